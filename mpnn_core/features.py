@@ -1,0 +1,86 @@
+"""Edge features: 25 interatomic distances in 16 Gaussians each, and the residue offset."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mpnn_core.graph import Backbones, Graph
+from mpnn_core.reference import ATOM_PAIRS, CA, MAX_OFFSET, C, N
+
+GAUSSIANS = 16
+FIRST_CENTRE, LAST_CENTRE, SIGMA = 2.0, 22.0, 1.25  # Å
+OTHER_CHAIN = 2 * MAX_OFFSET + 1
+OFFSET_WIDTH = 16
+
+
+class OffsetEmbedding(nn.Module):
+    """66 classes of residue offset, as the linear layer on one-hot labels that was trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(OTHER_CHAIN + 1, OFFSET_WIDTH)
+
+    def table(self) -> Tensor:
+        """The embedding of every class: (66, 16)."""
+        return self.linear.weight.T + self.linear.bias
+
+
+class EdgeFeatures(nn.Module):
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.embeddings = OffsetEmbedding()
+        width = OFFSET_WIDTH + GAUSSIANS * len(ATOM_PAIRS)
+        self.edge_embedding = nn.Linear(width, hidden, bias=False)
+        self.norm_edges = nn.LayerNorm(hidden)
+
+    def forward(self, backbones: Backbones, graph: Graph, nodes: slice) -> Tensor:
+        """Embedded, normalised features of the edges of `nodes`: (n, K, H)."""
+        W_offset, W_rbf = self.edge_embedding.weight.split(
+            [OFFSET_WIDTH, GAUSSIANS * len(ATOM_PAIRS)], 1
+        )
+        # The embedding of the offset is linear in its class: one (66, H) table, one gather.
+        table = F.linear(self.embeddings.table(), W_offset)  # (66, H)
+        E = F.linear(gaussians(pair_distances(backbones, graph, nodes)), W_rbf)  # (n, K, H)
+        E = E + table[offset_classes(backbones, graph, nodes)]
+        return self.norm_edges(E)
+
+
+def with_virtual_cb(coords: Tensor) -> Tensor:
+    """N, CA, C, O (N, 4, 3) and the CB of an idealised residue: (N, 5, 3), Å."""
+    b, c = coords[:, CA] - coords[:, N], coords[:, C] - coords[:, CA]
+    a = torch.linalg.cross(b, c)
+    cb = -0.58273431 * a + 0.56802827 * b - 0.54067466 * c + coords[:, CA]
+    return torch.cat([coords, cb[:, None]], 1)
+
+
+def pair_distances(backbones: Backbones, graph: Graph, nodes: slice) -> Tensor:
+    """Distances of the 25 atom pairs along the edges of `nodes`: (n, K, 25), Å."""
+    atoms = with_virtual_cb(backbones.coords).permute(2, 0, 1).contiguous()  # (3, N, 5)
+    here, there = torch.tensor(ATOM_PAIRS, device=atoms.device).T  # (25,), (25,)
+    first = atoms[:, nodes][:, :, here]  # (3, n, 25)
+    second = atoms[:, :, there]  # (3, N, 25)
+    neighbours = graph.neighbours[nodes]  # (n, K)
+    squared: Tensor | float = 1e-6
+    for axis in range(3):
+        squared = squared + (first[axis][:, None] - second[axis][neighbours]).square()
+    assert isinstance(squared, Tensor)
+    return squared.sqrt()
+
+
+def gaussians(distances: Tensor) -> Tensor:
+    """(n, K, 25) Å -> (n, K, 400): each distance in 16 Gaussians of width 1.25 Å, 2 to 22 Å."""
+    centres = torch.linspace(
+        FIRST_CENTRE, LAST_CENTRE, GAUSSIANS, dtype=distances.dtype, device=distances.device
+    )
+    scaled = (distances[..., None] - centres) / SIGMA  # (n, K, 25, 16)
+    return torch.exp(-scaled.square()).flatten(-2)
+
+
+def offset_classes(backbones: Backbones, graph: Graph, nodes: slice) -> Tensor:
+    """Class 0 to 65 of every edge's residue offset: (n, K) int64."""
+    neighbours = graph.neighbours[nodes]  # (n, K)
+    index, chain = backbones.residue_index, backbones.chain
+    offset = (index[nodes, None] - index[neighbours] + MAX_OFFSET).clamp(0, 2 * MAX_OFFSET)
+    return torch.where(chain[nodes, None] == chain[neighbours], offset, OTHER_CHAIN)

@@ -1,0 +1,141 @@
+"""Many structures as one disjoint graph: the complete residues end to end, and their neighbours.
+
+There is no batch axis. A residue with an incomplete backbone is no node: in the original it adds
+nothing to any complete residue that has k complete ones around it, and where there are fewer it
+leaks in as padding does (docs/exactness.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mpnn_core.structure import Structure
+
+CA = 1
+# Pairwise distances are built in blocks of rows of at most this size, so memory stays O(L).
+DISTANCE_BLOCK_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class Backbones:
+    """The complete residues of one or more structures, end to end.
+
+    Attributes
+    ----------
+    coords : (N, 4, 3) float, Å: N, CA, C, O, all finite
+    residue_index : (N,) int64, the original's `residue_idx`; only differences within a chain count
+    chain : (N,) int64, equal for residues of the same chain of the same structure only
+    offsets : S + 1 ints; structure s has the nodes offsets[s] to offsets[s + 1]
+    """
+
+    coords: Tensor
+    residue_index: Tensor
+    chain: Tensor
+    offsets: tuple[int, ...]
+
+    @classmethod
+    def from_structures(
+        cls,
+        structures: Sequence[Structure],
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> Backbones:
+        """Lay the complete residues of `structures` end to end on `device`."""
+        coords, residue_index, chain, offsets, chains = [], [], [], [0], 0
+        for structure in structures:
+            coords.append(structure.coords[structure.mask])
+            residue_index.append(structure.residue_index[structure.mask])
+            labels, numbers = np.unique(structure.chain_ids, return_inverse=True)
+            chain.append(numbers[structure.mask] + chains)
+            chains += len(labels)
+            offsets.append(offsets[-1] + len(coords[-1]))
+        return cls(
+            torch.from_numpy(np.concatenate(coords)).to(device, dtype),
+            torch.from_numpy(np.concatenate(residue_index)).to(device),
+            torch.from_numpy(np.concatenate(chain)).to(device),
+            tuple(offsets),
+        )
+
+    def __len__(self) -> int:
+        return self.coords.shape[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """Who is whose neighbour.
+
+    Attributes
+    ----------
+    neighbours : (N, K) int64, nearest first, the node itself included
+    valid : (N, K) bool, False on the spare slots of a structure with fewer than K residues (they
+        point at the node itself); None where there is no spare slot
+    """
+
+    neighbours: Tensor
+    valid: Tensor | None
+
+    @cached_property
+    def degree(self) -> Tensor:
+        """How many neighbours each node really has: (N, 1) int64."""
+        N, K = self.neighbours.shape
+        if self.valid is None:
+            return torch.full((N, 1), K, device=self.neighbours.device)
+        return self.valid.sum(1, keepdim=True)
+
+    def valid_of(self, nodes: Tensor | slice) -> Tensor | None:
+        """`valid` of some nodes: (n, K) or None."""
+        return None if self.valid is None else self.valid[nodes]
+
+    def padded(self, nodes: int, slots: int) -> Graph:
+        """The same graph in a fixed shape: (nodes, slots), everything added being invalid."""
+        N, K = self.neighbours.shape
+        if nodes < N or slots < K:
+            raise ValueError(f"a graph of shape ({N}, {K}) does not fit into ({nodes}, {slots})")
+        itself = torch.arange(nodes, device=self.neighbours.device)[:, None].repeat(1, slots)
+        itself[:N, :K] = self.neighbours
+        valid = torch.zeros(nodes, slots, dtype=torch.bool, device=itself.device)
+        valid[:N, :K] = True if self.valid is None else self.valid
+        return Graph(itself, None if bool(valid.all()) else valid)
+
+
+def nearest_neighbours(backbones: Backbones, k: int) -> Graph:
+    """The k nearest residues of every residue by CA distance, within its own structure.
+
+    Ties are broken as in the original: the same float32 distances go through the same top-k, so
+    symmetric assemblies give the same sets. K is the largest min(k, residues) of any structure.
+    """
+    offsets = backbones.offsets
+    sizes = np.diff(offsets)
+    K = int(min(k, sizes.max()))
+    parts = []
+    for start, size in zip(offsets[:-1], sizes.tolist(), strict=True):
+        nearest = start + _nearest(backbones.coords[start : start + size, CA], min(K, size))
+        if size < K:
+            itself = torch.arange(start, start + size, device=nearest.device)[:, None]
+            nearest = torch.cat([nearest, itself.expand(-1, K - size)], 1)
+        parts.append(nearest)  # (size, K)
+    neighbours = torch.cat(parts)  # (N, K)
+    if sizes.min() >= K:
+        return Graph(neighbours, None)
+    slots = torch.from_numpy(np.minimum(K, sizes).repeat(sizes)).to(neighbours.device)
+    return Graph(neighbours, torch.arange(K, device=neighbours.device) < slots[:, None])
+
+
+def _nearest(ca: Tensor, k: int) -> Tensor:
+    """Indices (L, k) of the k nearest of (L, 3) points, in blocks of rows."""
+    x, y, z = ca.unbind(1)
+    block = max(1, DISTANCE_BLOCK_BYTES // (ca.element_size() * len(ca)))
+    rows = []
+    for a, b, c in zip(x.split(block), y.split(block), z.split(block), strict=True):
+        # Term by term: the original's sum over the last axis, bit for bit, without its (L, L, 3).
+        squared = (a[:, None] - x).square_()
+        squared += (b[:, None] - y).square_()
+        squared += (c[:, None] - z).square_()
+        rows.append(squared.add_(1e-6).sqrt_().topk(k, largest=False).indices)
+    return torch.cat(rows)

@@ -1,0 +1,273 @@
+"""ProteinMPNN, reformulated: the same function of the same weights, with far less arithmetic.
+
+`reference.py` is the network as the paper writes it. Four identities lead from there to here, none
+of them an approximation; they only reorder floating-point sums (derivation: docs/engine.md).
+
+1. A linear layer on a concatenation is a sum of linear layers: W1 [h_i, h_E, h_j] =
+   A h_i + B h_E + C h_j. A h_i and C h_j cost per node, and only B h_E per edge.
+2. The sum over neighbours commutes with the last linear layer of a message, so W3 acts per node.
+3. In the decoder B h_E depends on the structure alone: computed once, shared by all sequences.
+4. What a decoder layer reads of a neighbour j is a row of one of two tables: D h_enc_j while j is
+   undecoded (constant), C emb(s_j) + D h_j once it is decoded. The order picks the row.
+
+Nodes are the complete residues of any number of structures, end to end: (N, H); edges (N, K, H).
+What has an edge axis is computed in tiles of nodes, so memory stays bounded at any size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mpnn_core.features import EdgeFeatures
+from mpnn_core.graph import Backbones, Graph, nearest_neighbours
+from mpnn_core.reference import LETTERS, MESSAGE_SCALE
+
+TILE_EDGES = 2304  # edges per tile: 48 nodes of 48 neighbours, 1.2 MB at H = 128 in float32
+
+
+def tiles(nodes: int, neighbours: int) -> Iterator[slice]:
+    """Slices that cover `nodes` rows, each of about TILE_EDGES edges."""
+    step = max(1, TILE_EDGES // neighbours)
+    return (slice(start, min(start + step, nodes)) for start in range(0, nodes, step))
+
+
+class FeedForward(nn.Module):
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.W_in = nn.Linear(hidden, 4 * hidden)
+        self.W_out = nn.Linear(4 * hidden, hidden)
+
+    def forward(self, h_V: Tensor) -> Tensor:
+        out: Tensor = self.W_out(F.gelu(self.W_in(h_V)))
+        return out
+
+
+class MessageLayer(nn.Module):
+    """What encoder and decoder layers share: the message MLP and the node update."""
+
+    def __init__(self, hidden: int, inputs: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(hidden)
+        self.norm2 = nn.LayerNorm(hidden)
+        self.W1 = nn.Linear(inputs * hidden, hidden)
+        self.W2 = nn.Linear(hidden, hidden)
+        self.W3 = nn.Linear(hidden, hidden)
+        self.dense = FeedForward(hidden)
+
+    def aggregate(self, edge_input: Tensor, valid: Tensor | None) -> Tensor:
+        """Sum of messages before W3, from W1's output (n, K, H): (n, H)."""
+        message = F.gelu(self.W2(F.gelu(edge_input)))  # (n, K, H)
+        if valid is not None:
+            message = message * valid[..., None]
+        return message.sum(1)
+
+    def update(self, h_V: Tensor, aggregated: Tensor, count: Tensor) -> Tensor:
+        """New node states (n, H) from the aggregate (n, H) of `count` (n, 1) messages."""
+        message = F.linear(aggregated, self.W3.weight) + count * self.W3.bias
+        h_V = self.norm1(h_V + message / MESSAGE_SCALE)
+        updated: Tensor = self.norm2(h_V + self.dense(h_V))
+        return updated
+
+
+class EncoderLayer(MessageLayer):
+    def __init__(self, hidden: int) -> None:
+        super().__init__(hidden, inputs=3)  # h_i, h_E, h_j
+        self.norm3 = nn.LayerNorm(hidden)
+        self.W11 = nn.Linear(3 * hidden, hidden)
+        self.W12 = nn.Linear(hidden, hidden)
+        self.W13 = nn.Linear(hidden, hidden)
+
+    def forward(self, h_V: Tensor, h_E: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
+        """(N, H), (N, K, H) -> the same, one layer on."""
+        parts = list(tiles(*graph.neighbours.shape))
+        edge_input = split_encoder_input(self.W1, h_V, h_E, graph)
+        aggregated = [self.aggregate(edge_input(part), graph.valid_of(part)) for part in parts]
+        h_V = self.update(h_V, torch.cat(aggregated), graph.degree)  # (N, H)
+        edge_input = split_encoder_input(self.W11, h_V, h_E, graph)
+        updated = [self.norm3(h_E[part] + self.edge_update(edge_input(part))) for part in parts]
+        return h_V, torch.cat(updated)
+
+    def edge_update(self, edge_input: Tensor) -> Tensor:
+        """What is added to h_E, from W11's output: (n, K, H) -> (n, K, H)."""
+        dh: Tensor = self.W13(F.gelu(self.W12(F.gelu(edge_input))))
+        return dh
+
+
+def split_encoder_input(
+    W1: nn.Linear, h_V: Tensor, h_E: Tensor, graph: Graph
+) -> Callable[[slice], Tensor]:
+    """W1 [h_i, h_E, h_j] for the edges of any tile of nodes: slice -> (n, K, H)."""
+    A, B, C = W1.weight.chunk(3, 1)  # (H, H) each
+    here, there = F.linear(h_V, A, W1.bias), F.linear(h_V, C)  # (N, H), (N, H)
+
+    def edge_input(part: slice) -> Tensor:
+        return F.linear(h_E[part], B) + here[part, None] + there[graph.neighbours[part]]
+
+    return edge_input
+
+
+class DecoderLayer(MessageLayer):
+    def __init__(self, hidden: int) -> None:
+        super().__init__(hidden, inputs=4)  # h_i, h_E, emb(s_j), h_j
+
+    def blocks(self) -> tuple[Tensor, ...]:
+        """W1 by what it acts on: A on h_i, B on h_E, C on emb(s_j), D on h_j; (H, H) each."""
+        return self.W1.weight.chunk(4, 1)
+
+    def forward(
+        self, h_V: Tensor, edges: Tensor, table: Tensor, rows: Tensor, nodes: Tensor, graph: Graph
+    ) -> Tensor:
+        """New states of any n nodes of any sequences, from their states h_V: (n, H) -> (n, H).
+
+        Parameters
+        ----------
+        edges : (N, K, H), B h_E of the structures' edges
+        table : (R, H), what a neighbour contributes: D h_enc_j, and C emb(s_j) + D h_j
+        rows : (n, K) int64, the row of `table` that each edge reads
+        nodes : (n,) int64, which of the graph's N nodes each one is
+        """
+        A, *_ = self.blocks()
+        here = F.linear(h_V, A, self.W1.bias)  # (n, H)
+        aggregated = []
+        for part in tiles(*rows.shape):
+            edge_input = table[rows[part]]  # (t, K, H)
+            edge_input += edges[nodes[part]]
+            edge_input += here[part, None]
+            aggregated.append(self.aggregate(edge_input, graph.valid_of(nodes[part])))
+        return self.update(h_V, torch.cat(aggregated), graph.degree[nodes])
+
+
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """What decoding needs to know of the structures: computed once, shared by all sequences.
+
+    Attributes
+    ----------
+    graph : who is whose neighbour
+    h_V : (N, H), the encoder's node states
+    edges : per decoder layer (N, K, H), B h_E
+    undecoded : per decoder layer (N, H), D h_V: what an undecoded neighbour contributes
+    """
+
+    graph: Graph
+    h_V: Tensor
+    edges: tuple[Tensor, ...]
+    undecoded: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Copies:
+    """The nodes of many sequences on the same structures: M rows, one per residue and sequence.
+
+    Attributes
+    ----------
+    nodes : (M,) int64, the graph's node that each row is a copy of
+    neighbours : (M, K) int64, the rows of its neighbours in the same sequence
+    starts : first row of every copied structure, and M at the end
+    """
+
+    nodes: Tensor
+    neighbours: Tensor
+    starts: tuple[int, ...]
+
+    @classmethod
+    def of(cls, graph: Graph, offsets: tuple[int, ...], structures: Sequence[int]) -> Copies:
+        """One copy per entry of `structures`, an index of a structure each, repeats allowed."""
+        device = graph.neighbours.device
+        starts = [0]
+        nodes, neighbours = [], []
+        for s in structures:
+            first, last = offsets[s], offsets[s + 1]
+            nodes.append(torch.arange(first, last, device=device))
+            neighbours.append(graph.neighbours[first:last] + (starts[-1] - first))
+            starts.append(starts[-1] + last - first)
+        return cls(torch.cat(nodes), torch.cat(neighbours), tuple(starts))
+
+
+class MPNN(nn.Module):
+    """The reformulated network. Parameter names are the published checkpoints'.
+
+    Parameters
+    ----------
+    hidden, encoder_layers, decoder_layers, neighbours
+        Width, depths and k of the k-NN graph; the published models are 128, 3, 3, 48.
+    """
+
+    def __init__(
+        self,
+        hidden: int = 128,
+        encoder_layers: int = 3,
+        decoder_layers: int = 3,
+        neighbours: int = 48,
+    ) -> None:
+        super().__init__()
+        self.neighbours = neighbours
+        self.features = EdgeFeatures(hidden)
+        self.W_e = nn.Linear(hidden, hidden)
+        self.W_s = nn.Embedding(LETTERS, hidden)
+        self.encoder_layers = nn.ModuleList(EncoderLayer(hidden) for _ in range(encoder_layers))
+        self.decoder_layers = nn.ModuleList(DecoderLayer(hidden) for _ in range(decoder_layers))
+        self.W_out = nn.Linear(hidden, LETTERS)
+
+    def encode(self, backbones: Backbones, graph: Graph | None = None) -> Encoding:
+        """Features and encoder, for any number of structures at once.
+
+        `graph` is given by who knows it already, for instance in a fixed shape with spare slots;
+        otherwise it is the k-NN graph.
+        """
+        graph = graph or nearest_neighbours(backbones, self.neighbours)
+        h_E = torch.cat(
+            [
+                self.W_e(self.features(backbones, graph, part))
+                for part in tiles(*graph.neighbours.shape)
+            ]
+        )  # (N, K, H)
+        h_V = torch.zeros_like(h_E[:, 0])  # (N, H)
+        for layer in self.encoder_layers:
+            h_V, h_E = layer(h_V, h_E, graph)
+        blocks = [layer.blocks() for layer in self.decoder_layers]
+        return Encoding(
+            graph,
+            h_V,
+            edges=tuple(F.linear(h_E, B) for _, B, _, _ in blocks),
+            undecoded=tuple(F.linear(h_V, D) for _, _, _, D in blocks),
+        )
+
+    def decode(self, encoding: Encoding, copies: Copies, tokens: Tensor, rank: Tensor) -> Tensor:
+        """Logits of given sequences, every position seeing those decoded before it.
+
+        Parameters
+        ----------
+        tokens, rank : (M,) int64
+            Residue of every row, and when it is decoded; only the order of ranks within a
+            sequence counts, and rows of equal rank do not see each other.
+
+        Returns
+        -------
+        (M, 21) logits.
+        """
+        rows = self.rows(encoding, copies, rank)
+        h_V = encoding.h_V[copies.nodes]  # (M, H)
+        for layer, edges, undecoded in zip(
+            self.decoder_layers, encoding.edges, encoding.undecoded, strict=True
+        ):
+            _, _, C, D = layer.blocks()
+            decoded = F.linear(self.W_s.weight, C)[tokens] + F.linear(h_V, D)  # (M, H)
+            table = torch.cat([undecoded, decoded])  # (N + M, H)
+            h_V = layer(h_V, edges, table, rows, copies.nodes, encoding.graph)
+        logits: Tensor = self.W_out(h_V)
+        return logits
+
+    @staticmethod
+    def rows(encoding: Encoding, copies: Copies, rank: Tensor) -> Tensor:
+        """Row of [undecoded; decoded] that each edge reads under `rank`: (M, K) int64."""
+        N = encoding.h_V.shape[0]
+        before = rank[copies.neighbours] < rank[:, None]
+        return torch.where(
+            before, copies.neighbours + N, encoding.graph.neighbours[copies.nodes]
+        )
