@@ -1,5 +1,7 @@
 """The fastest exact ProteinMPNN: sequences for protein backbones.
 
+A first design::
+
     import mpnn_core as mpnn
 
     structure = mpnn.read_structure("5L33.pdb")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -30,9 +31,7 @@ def choose_bucket(length: int, buckets: Sequence[int] = BUCKETS) -> int:
         Buckets are not positive and strictly increasing, or the length is not positive or over the
         largest bucket, which the message names.
     """
-    if not buckets or buckets[0] < 1 or any(
-        b <= a for a, b in zip(buckets[:-1], buckets[1:], strict=True)
-    ):
+    if not buckets or buckets[0] < 1 or any(b <= a for a, b in pairwise(buckets)):
         raise ValueError(f"buckets must be positive and strictly increasing, got {tuple(buckets)}")
     if length < 1:
         raise ValueError(f"a structure has at least 1 residue, got {length}")

@@ -59,8 +59,7 @@ class Constraints:
         absent = [chain for chain in asked if chain not in structure.chains]
         if absent:
             raise ConstraintError(
-                f"{structure.name} has no chain {absent[0]!r}; it has "
-                f"{', '.join(structure.chains)}"
+                f"{structure.name} has no chain {absent[0]!r}; it has {', '.join(structure.chains)}"
             )
         return [chain for chain in structure.chains if chain in asked]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from mpnn_core.graph import Backbones
 from mpnn_core.network import MPNN, Copies, Encoding
 from mpnn_core.reference import LETTERS
 from mpnn_core.sampler import Distribution, order_noise, residue_noise, sample
-from mpnn_core.schedule import draw_order, ranks, sequential
+from mpnn_core.schedule import draw_order, ranks, wavefront
 from mpnn_core.structure import ALPHABET, Structure
 from mpnn_core.variants import Variant, find_variant
 
@@ -99,8 +100,7 @@ class Batch:
     def positions(self, rows: Tensor) -> Iterator[NDArray[Any]]:
         """(M, ...) over the rows -> per job its part, over the positions in its mask."""
         values = rows.cpu().numpy()
-        spans = zip(self.copies.starts[:-1], self.copies.starts[1:], strict=True)
-        return (values[first:last] for first, last in spans)
+        return (values[first:last] for first, last in pairwise(self.copies.starts))
 
 
 class Model:
@@ -166,7 +166,9 @@ class Model:
         designed = [c.designed(s) for c, s in zip(constraints, items, strict=True)]
         for structure, mask in zip(items, designed, strict=True):
             if not mask.any():
-                raise ConstraintError(f"{structure.name}: every position is fixed; nothing to design")
+                raise ConstraintError(
+                    f"{structure.name}: every position is fixed; nothing to design"
+                )
         biases = [c.biases(s) for c, s in zip(constraints, items, strict=True)]
         omitted = [c.omitted(s) for c, s in zip(constraints, items, strict=True)]
         orders = [
@@ -187,7 +189,7 @@ class Model:
                     batch.encoding,
                     batch.copies,
                     rank,
-                    sequential(rank, batch.copies.starts),
+                    wavefront(rank, batch.copies.neighbours),
                     Distribution(
                         torch.full(rank.shape, temperature, device=rank.device),
                         batch.rows(biases[s] for s, _ in batch.jobs),
@@ -471,7 +473,9 @@ def _tokens(structure: Structure, given: Any) -> NDArray[np.int64]:
             f"expected (n, {len(structure)}) integers, or strings"
         )
     if tokens.size == 0 or tokens.min() < 0 or tokens.max() >= LETTERS:
-        raise ValueError(f"{structure.name}: tokens must be 0 to {LETTERS - 1}, at least one sequence")
+        raise ValueError(
+            f"{structure.name}: tokens must be 0 to {LETTERS - 1}, at least one sequence"
+        )
     return tokens.astype(np.int64)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -114,10 +115,11 @@ def nearest_neighbours(backbones: Backbones, k: int) -> Graph:
     sizes = np.diff(offsets)
     K = int(min(k, sizes.max()))
     parts = []
-    for start, size in zip(offsets[:-1], sizes.tolist(), strict=True):
-        nearest = start + _nearest(backbones.coords[start : start + size, CA], min(K, size))
+    for start, stop in pairwise(offsets):
+        size = stop - start
+        nearest = start + _nearest(backbones.coords[start:stop, CA], min(K, size))
         if size < K:
-            itself = torch.arange(start, start + size, device=nearest.device)[:, None]
+            itself = torch.arange(start, stop, device=nearest.device)[:, None]
             nearest = torch.cat([nearest, itself.expand(-1, K - size)], 1)
         parts.append(nearest)  # (size, K)
     neighbours = torch.cat(parts)  # (N, K)

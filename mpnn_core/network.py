@@ -268,6 +268,4 @@ class MPNN(nn.Module):
         """Row of [undecoded; decoded] that each edge reads under `rank`: (M, K) int64."""
         N = encoding.h_V.shape[0]
         before = rank[copies.neighbours] < rank[:, None]
-        return torch.where(
-            before, copies.neighbours + N, encoding.graph.neighbours[copies.nodes]
-        )
+        return torch.where(before, copies.neighbours + N, encoding.graph.neighbours[copies.nodes])

@@ -16,7 +16,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -139,7 +139,9 @@ class Structure:
         if infinite.any():
             i = int(infinite.argmax())
             raise StructureError(
-                "infinite coordinate", chain=self.chain_ids[i], residue=self.residue_numbers[i]
+                "infinite coordinate",
+                chain=str(self.chain_ids[i]),
+                residue=str(self.residue_numbers[i]),
             )
         if not self.mask.any():
             missing = [atom for a, atom in enumerate(BACKBONE) if np.isnan(coords[:, a]).any()]
@@ -187,11 +189,8 @@ class Structure:
         if residue_index is None:
             rank = {chain: c for c, chain in enumerate(dict.fromkeys(ids.tolist()))}
             index = np.array([i + CHAIN_GAP * rank[c] for i, c in enumerate(ids.tolist())])
-            seen: Counter[str] = Counter()
-            numbers = []
-            for chain in ids.tolist():
-                seen[chain] += 1
-                numbers.append(str(seen[chain]))
+            position: dict[str, Iterator[int]] = defaultdict(lambda: count(1))
+            numbers = [str(next(position[chain])) for chain in ids.tolist()]
         else:
             index = np.asarray(residue_index)
             if index.dtype.kind not in "iu":

@@ -1,4 +1,4 @@
-"""The network's variants, as data: the published model, and the study's smaller and sparser ones."""
+"""The network's variants, as data: the published model, and smaller and sparser ones."""
 
 from __future__ import annotations
 
