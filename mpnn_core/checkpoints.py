@@ -40,7 +40,7 @@ NAMES = tuple(prefix + level for prefix, (_, levels) in PUBLISHED.items() for le
 
 
 class CheckpointError(ValueError):
-    """Weights that cannot be had or do not fit; the message says what was expected and what to do."""
+    """Weights that cannot be had or do not fit: what was expected, and what to do."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +148,8 @@ def _read_packaged() -> Checkpoint:
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != PACKAGED_SHA256:
         raise CheckpointError(
-            f"{path} is damaged: sha256 {found}, expected {PACKAGED_SHA256}; install mpnn-core again"
+            f"{path} is damaged: sha256 {found}, expected {PACKAGED_SHA256}; "
+            "install mpnn-core again"
         )
     return _read_safetensors(path)
 
@@ -201,7 +202,8 @@ def _read_pt(path: Path, name: str) -> Checkpoint:
     state = content.get("model_state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise CheckpointError(
-            f"{path} has no model_state_dict of tensors; expected is an original ProteinMPNN .pt file"
+            f"{path} has no model_state_dict of tensors; expected is an original "
+            "ProteinMPNN .pt file"
         )
     if "features.node_embedding.weight" in state:
         raise CheckpointError(f"{path} is a CA-only model, which is not supported yet")

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -43,8 +44,7 @@ class FeedForward(nn.Module):
         self.W_out = nn.Linear(4 * hidden, hidden)
 
     def forward(self, h_V: Tensor) -> Tensor:
-        out: Tensor = self.W_out(F.gelu(self.W_in(h_V)))
-        return out
+        return self.W_out(F.gelu(self.W_in(h_V)))
 
 
 class MessageLayer(nn.Module):
@@ -70,8 +70,7 @@ class MessageLayer(nn.Module):
         """New node states (n, H) from the aggregate (n, H) of `count` (n, 1) messages."""
         message = F.linear(aggregated, self.W3.weight) + count * self.W3.bias
         h_V = self.norm1(h_V + message / MESSAGE_SCALE)
-        updated: Tensor = self.norm2(h_V + self.dense(h_V))
-        return updated
+        return self.norm2(h_V + self.dense(h_V))
 
 
 class EncoderLayer(MessageLayer):
@@ -94,8 +93,7 @@ class EncoderLayer(MessageLayer):
 
     def edge_update(self, edge_input: Tensor) -> Tensor:
         """What is added to h_E, from W11's output: (n, K, H) -> (n, K, H)."""
-        dh: Tensor = self.W13(F.gelu(self.W12(F.gelu(edge_input))))
-        return dh
+        return self.W13(F.gelu(self.W12(F.gelu(edge_input))))
 
 
 def split_encoder_input(
@@ -214,6 +212,10 @@ class MPNN(nn.Module):
         self.decoder_layers = nn.ModuleList(DecoderLayer(hidden) for _ in range(decoder_layers))
         self.W_out = nn.Linear(hidden, LETTERS)
 
+    @property
+    def decoders(self) -> list[DecoderLayer]:
+        return cast("list[DecoderLayer]", list(self.decoder_layers))
+
     def encode(self, backbones: Backbones, graph: Graph | None = None) -> Encoding:
         """Features and encoder, for any number of structures at once.
 
@@ -230,7 +232,7 @@ class MPNN(nn.Module):
         h_V = torch.zeros_like(h_E[:, 0])  # (N, H)
         for layer in self.encoder_layers:
             h_V, h_E = layer(h_V, h_E, graph)
-        blocks = [layer.blocks() for layer in self.decoder_layers]
+        blocks = [layer.blocks() for layer in self.decoders]
         return Encoding(
             graph,
             h_V,
@@ -254,14 +256,13 @@ class MPNN(nn.Module):
         rows = self.rows(encoding, copies, rank)
         h_V = encoding.h_V[copies.nodes]  # (M, H)
         for layer, edges, undecoded in zip(
-            self.decoder_layers, encoding.edges, encoding.undecoded, strict=True
+            self.decoders, encoding.edges, encoding.undecoded, strict=True
         ):
             _, _, C, D = layer.blocks()
             decoded = F.linear(self.W_s.weight, C)[tokens] + F.linear(h_V, D)  # (M, H)
             table = torch.cat([undecoded, decoded])  # (N + M, H)
             h_V = layer(h_V, edges, table, rows, copies.nodes, encoding.graph)
-        logits: Tensor = self.W_out(h_V)
-        return logits
+        return self.W_out(h_V)
 
     @staticmethod
     def rows(encoding: Encoding, copies: Copies, rank: Tensor) -> Tensor:

@@ -105,7 +105,7 @@ def sample(
     N, H = encoding.h_V.shape
     M = len(tokens)
     rows = network.rows(encoding, copies, rank)  # (M, K)
-    blocks = [layer.blocks() for layer in network.decoder_layers]
+    blocks = [layer.blocks() for layer in network.decoders]
     residues = [network.W_s.weight @ C.T for _, _, C, _ in blocks]  # (21, H) each
     tables = [torch.cat([T, T.new_empty(M, H)]) for T in encoding.undecoded]  # (N + M, H) each
     tokens = tokens.clone()
@@ -114,7 +114,7 @@ def sample(
     for step in steps:
         nodes = copies.nodes[step]  # (n,)
         states = [encoding.h_V[nodes]]  # per layer (n, H)
-        for layer, edges, table in zip(network.decoder_layers, encoding.edges, tables, strict=True):
+        for layer, edges, table in zip(network.decoders, encoding.edges, tables, strict=True):
             states.append(layer(states[-1], edges, table, rows[step], nodes, encoding.graph))
         logits[step] = network.W_out(states[-1])
         chosen = step[designed[step]]  # (d,)

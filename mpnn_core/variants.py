@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 
@@ -30,17 +31,17 @@ class Variant:
     accuracy: Literal["exact", "lossy", "unknown"] = "unknown"
 
 
-_SMALL = {"hidden": 64, "encoder_layers": 2, "decoder_layers": 2}
+_small = partial(Variant, hidden=64, encoder_layers=2, decoder_layers=2)
 
 VARIANTS: dict[str, Variant] = {
     variant.name: variant
     for variant in (
         Variant("baseline", accuracy="exact"),
         Variant("fast", neighbours=16, accuracy="lossy"),
-        Variant("minimal", **_SMALL),
-        Variant("minimal-fast", **_SMALL, neighbours=16),
-        Variant("extreme-v2", **_SMALL, neighbours=12, batch=8),
-        Variant("minimal-batched", **_SMALL, batch=8),
+        _small("minimal"),
+        _small("minimal-fast", neighbours=16),
+        _small("extreme-v2", neighbours=12, batch=8),
+        _small("minimal-batched", batch=8),
     )
 }
 
