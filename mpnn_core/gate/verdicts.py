@@ -1,0 +1,165 @@
+"""From an interval to a verdict on a claim and to a gate's result. Pure functions.
+
+Two questions, two answers. The *verdict* holds a measurement against what was reported elsewhere,
+on other hardware. The *gate* holds it against what must be true here; it alone turns a test red.
+Both look at the interval only, so neither is ever more certain than the measurement.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from mpnn_core.gate.claims import Figure, Gate
+
+# The error of all looks at a measurement together. Small, because there are many claims.
+ERROR = 0.01
+
+
+class Verdict(StrEnum):
+    CONFIRMED = "confirmed"
+    DIRECTION_ONLY = "direction only"
+    REFUTED = "refuted"
+    INCONCLUSIVE = "inconclusive"
+    RECORDED = "recorded"
+    NOT_EXERCISED = "not exercised"
+    NOT_RUN = "not run"
+
+
+class GateResult(StrEnum):
+    PASSED = "passed"
+    FAILED = "failed"
+    INCONCLUSIVE = "inconclusive"
+    NONE = "no gate"
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A measured value and the interval that holds the true one."""
+
+    value: float
+    low: float
+    high: float
+
+    def within(self, low: float, high: float) -> bool:
+        return low <= self.low and self.high <= high
+
+    def outside(self, low: float, high: float) -> bool:
+        return self.high < low or self.low > high
+
+    def __str__(self) -> str:
+        if self.low == self.high:
+            return f"{self.value:.4g}"
+        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
+
+
+def exactly(value: float) -> Interval:
+    """The interval of a number that was counted."""
+    return Interval(value, value, value)
+
+
+def order_index(n: int, error: float) -> int | None:
+    """The i for which elements [i] and [n - 1 - i] of n sorted values bound the median.
+
+    Exact, by the binomial distribution, at a confidence of at least 1 - `error`; None where even
+    the smallest and the largest value do not reach it.
+    """
+    index = int(stats.binom.ppf(error / 2, n, 0.5))
+    while index >= 0 and 2 * stats.binom.cdf(index, n, 0.5) > error:
+        index -= 1
+    return index if index >= 0 else None
+
+
+def median_ratio(log_ratios: Sequence[float], error: float) -> Interval | None:
+    """The median of ratios with its interval, from their logarithms; None from too few."""
+    index = order_index(len(log_ratios), error)
+    if index is None:
+        return None
+    ordered = sorted(log_ratios)
+    return Interval(
+        math.exp(float(np.median(ordered))),
+        math.exp(ordered[index]),
+        math.exp(ordered[len(ordered) - 1 - index]),
+    )
+
+
+def paired_mean(differences: ArrayLike, error: float = ERROR, seed: int = 0) -> Interval:
+    """The mean over chains of paired differences, with a bootstrap interval over chains (BCa)."""
+    values = np.asarray(differences, dtype=float)
+    mean = float(values.mean())
+    if np.ptp(values) == 0:
+        return exactly(mean)
+    found = stats.bootstrap(
+        (values,), np.mean, confidence_level=1 - error, rng=np.random.default_rng(seed)
+    ).confidence_interval
+    return Interval(mean, float(found.low), float(found.high))
+
+
+def judge_claim(figure: Figure, measured: Interval | None, control: Interval | None) -> Verdict:
+    """A measurement against a reported figure.
+
+    `control` is the baseline against itself, measured in the same loop; None where nothing was
+    timed. A speed-up copied from other hardware has a floor, the square root of the claim, half-way
+    to no effect in log space: wholly short of it is refuted; wholly beyond it is the direction
+    only, or confirmed if the interval reaches the figure.
+    """
+    if figure.sense == "record":
+        return Verdict.RECORDED
+    if measured is None or (control is not None and not _quiet(figure, control)):
+        return Verdict.INCONCLUSIVE
+    if figure.sense == "speedup":
+        floor = math.sqrt(figure.reported)
+        if measured.high < floor:
+            return Verdict.REFUTED
+        if measured.low < floor:
+            return Verdict.INCONCLUSIVE
+        reaches = measured.high >= figure.reported
+        return Verdict.CONFIRMED if reaches else Verdict.DIRECTION_ONLY
+    low, high = accepted(figure)
+    if measured.within(low, high):
+        return Verdict.CONFIRMED
+    return Verdict.REFUTED if measured.outside(low, high) else Verdict.INCONCLUSIVE
+
+
+def judge_gate(
+    gate: Gate | None, measured: Interval | None, control: Interval | None
+) -> GateResult:
+    """A measurement against what must hold: wholly inside the bounds, wholly outside, or neither.
+
+    A control that is off lets nothing through, either way.
+    """
+    if gate is None:
+        return GateResult.NONE
+    low = -math.inf if gate.at_least is None else gate.at_least
+    high = math.inf if gate.at_most is None else gate.at_most
+    if measured is None or (control is not None and control.outside(1, 1)):
+        return GateResult.INCONCLUSIVE
+    if measured.within(low, high):
+        return GateResult.PASSED
+    return GateResult.FAILED if measured.outside(low, high) else GateResult.INCONCLUSIVE
+
+
+def accepted(figure: Figure) -> tuple[float, float]:
+    """The values that agree with a figure that is not a speed-up."""
+    if figure.sense == "range":
+        assert figure.low is not None and figure.high is not None
+        return figure.low, figure.high
+    if figure.sense == "count":
+        return figure.reported, figure.reported
+    assert figure.margin is not None
+    if figure.unit == "x":
+        return figure.reported / figure.margin, figure.reported * figure.margin
+    return figure.reported - figure.margin, figure.reported + figure.margin
+
+
+def _quiet(figure: Figure, control: Interval) -> bool:
+    """Whether the baseline against itself is 1, and surely so within what the claim turns on."""
+    margin = figure.margin if figure.sense == "about" else max(math.sqrt(figure.reported), 1.01)
+    assert margin is not None
+    return not control.outside(1, 1) and control.within(1 / margin, margin)
