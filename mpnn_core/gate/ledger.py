@@ -21,7 +21,7 @@ from mpnn_core.gate.verdicts import GateResult, Interval, Verdict
 SCHEMA = 1
 DEFAULT_PATH = Path(".mpnn_core") / "ledger.json"
 # Below this no line of the table fits; a narrower terminal, or a file, gets this many columns.
-COLUMNS = 118
+COLUMNS = 120
 
 _STYLE = {
     Verdict.CONFIRMED: "green",
@@ -176,31 +176,37 @@ def _processor() -> str:
 
 
 def render(ledger: Ledger, console: Console) -> None:
-    """Print the table, what it was measured on, and what the words mean."""
+    """Print the table, what was not exercised, the machine, and the counts."""
     if console.width < COLUMNS:
         console.width = COLUMNS
-    table = Table(title="Claims ledger", title_justify="left", pad_edge=False, box=None)
-    for column in ("claim", "figure", "reported", "measured here", "verdict", "gate", "on"):
-        table.add_column(column, overflow="fold", no_wrap=column in ("claim", "verdict"))
-    table.add_column("workload", overflow="fold", ratio=1)
+    table = Table(title="Claims ledger", title_justify="left", box=None, pad_edge=False)
+    for column in ("claim", "figure", "reported", "measured here", "verdict", "gate"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("workload", overflow="fold")
+    absent = (Verdict.NOT_EXERCISED, Verdict.NOT_RUN)
     for entry in ledger.entries:
-        gate = f"{entry.gate} ({entry.bound})" if entry.bound else str(entry.gate)
-        table.add_row(
-            entry.claim,
-            entry.figure,
-            entry.reported,
-            entry.measured,
-            _styled(entry.verdict),
-            _styled(entry.gate, gate),
-            entry.device,
-            f"{entry.workload}; {entry.note}" if entry.note else entry.workload,
-        )
+        if entry.verdict not in absent:
+            gate = f"{entry.gate}, {entry.bound}" if entry.bound else "-"
+            table.add_row(
+                entry.claim,
+                entry.figure,
+                entry.reported,
+                entry.measured,
+                _styled(entry.verdict),
+                _styled(entry.gate, gate),
+                "; ".join(filter(None, (entry.device, entry.note, entry.workload))),
+            )
     console.print(table)
-    console.print(
-        ", ".join(f"{key} {value}" for key, value in ledger.machine.items()) + f"; {ledger.date}",
-        style="dim",
-    )
-    console.print(_summary(ledger.entries))
+    for verdict in absent:
+        rows = [e for e in ledger.entries if e.verdict is verdict]
+        by_note: dict[str, list[str]] = {}
+        for e in rows:
+            by_note.setdefault(e.note, []).append(f"{e.claim} {e.figure} ({e.reported})")
+        for note, names in by_note.items():
+            console.print(f"{verdict}, {note}: {', '.join(names)}", highlight=False)
+    machine = ", ".join(f"{key} {value}" for key, value in ledger.machine.items())
+    console.print(f"{machine}; {ledger.date}; mode {ledger.mode}", style="dim", highlight=False)
+    console.print(_summary(ledger.entries), highlight=False)
 
 
 def _styled(word: Verdict | GateResult, text: str = "") -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -130,6 +131,11 @@ def inputs(
         residue_idx=repeated(structure.residue_index, torch.int64),
         chain_encoding=repeated(chains, torch.int64),
     )
+
+
+def batched(decoding_order: Iterable[int]) -> Tensor:
+    """One decoding order as the original takes it: (1, L) int64."""
+    return torch.tensor(list(decoding_order))[None]
 
 
 def log_probs(network: Any, given: Inputs, decoding_order: Tensor | None = None) -> Tensor:

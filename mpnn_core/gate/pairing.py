@@ -1,7 +1,7 @@
 """Two things timed against each other, on a machine that others use too.
 
 One round is one run of each, in random order, and a second run of the baseline as the control. The
-estimate is the median of the rounds' ratios: what slows the machine down for a while slows down both
+estimate is the median of the rounds' ratios: what slows the machine down for a while slows both
 sides of a round, and a round that was disturbed is one value among many.
 """
 
@@ -30,11 +30,13 @@ class Pairing:
     ----------
     baseline, candidate : called without arguments; what they return is dropped
     synchronise : waits until the device has done what it was given
+    work : how many times the baseline's work one call of the candidate does, as a batch of 8 does
     """
 
     baseline: Callable[[], Any]
     candidate: Callable[[], Any]
     synchronise: Callable[[], None] = lambda: None
+    work: int = 1
     seed: int = 0
     log_ratios: list[float] = field(default_factory=list)
     log_controls: list[float] = field(default_factory=list)
@@ -62,7 +64,7 @@ class Pairing:
             name = "candidate" if side == "candidate" else "baseline"
             call = self.candidate if side == "candidate" else self.baseline
             took[side] = self._time(call, self._repeats[name])
-        self.log_ratios.append(math.log(took["baseline"] / took["candidate"]))
+        self.log_ratios.append(math.log(self.work * took["baseline"] / took["candidate"]))
         self.log_controls.append(math.log(took["baseline"] / took["control"]))
         self.seconds += time.perf_counter() - started
 

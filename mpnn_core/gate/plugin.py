@@ -8,9 +8,9 @@ missing. Entries travel with the test's report, so they arrive from pytest-xdist
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from rich.console import Console
@@ -146,6 +146,7 @@ class Judge:
         control: Interval | None = None,
         pairs: int = 0,
         note: str = "",
+        only_record: bool = False,
     ) -> list[Entry]:
         """Judge, record, and fail the test if a gate fails.
 
@@ -153,6 +154,7 @@ class Judge:
         ----------
         measured : an interval; a number that was counted; or None if there was too little
         key, claim : which of the figures that the test names; all of them if None
+        only_record : it is another workload than the claim's, kept beside it and not judged
         """
         interval = exactly(measured) if isinstance(measured, int | float) else measured
         chosen = [
@@ -163,14 +165,16 @@ class Judge:
         assert chosen, f"{self.request.node.nodeid} names no figure {key!r} of claim {claim!r}"
         entries = []
         for figure in chosen:
-            gate = figure.gates.get(device)
+            gate = None if only_record else figure.gates.get(device)
             entry = Entry(
                 claim=figure.claim,
                 figure=figure.key,
                 reported=str(figure),
                 workload=workload or self.workloads[figure.claim],
                 device=device,
-                verdict=judge_claim(figure, interval, control),
+                verdict=(
+                    Verdict.RECORDED if only_record else judge_claim(figure, interval, control)
+                ),
                 gate=judge_gate(gate, interval, control),
                 bound=str(gate) if gate else "",
                 unit=figure.unit,
@@ -243,17 +247,20 @@ def paired(
         workload: str = "",
         device: str = "cpu",
         synchronise: Callable[[], None] = lambda: None,
+        work: int = 1,
         note: str = "",
+        only_record: bool = False,
     ) -> list[Entry]:
         import torch
 
         budget: Budget = request.config.stash[_BUDGET]
-        pairing = Pairing(baseline, candidate, synchronise)
+        pairing = Pairing(baseline, candidate, synchronise, work)
         pairing.warm_up()
         benchmark.pedantic(pairing.round, rounds=LOOKS[0], iterations=1, warmup_rounds=0)
         if benchmark.enabled:
             pairing.look_again(
-                lambda: judge.settled(pairing.ratio(), pairing.control(), device), budget.share()
+                lambda: only_record or judge.settled(pairing.ratio(), pairing.control(), device),
+                budget.share(),
             )
         budget.spend(pairing.seconds)
         ratio, control, pairs = pairing.ratio(), pairing.control(), len(pairing.log_ratios)
@@ -272,7 +279,13 @@ def paired(
                 workload=workload,
             )
         return judge(
-            ratio, workload=workload, device=device, control=control, pairs=pairs, note=note
+            ratio,
+            workload=workload,
+            device=device,
+            control=control,
+            pairs=pairs,
+            note=note,
+            only_record=only_record,
         )
 
     return measure
@@ -298,7 +311,7 @@ def _not_exercised(figure: Figure, workload: str, needs: str) -> Entry:
 
 
 @pytest.fixture(scope="session", params=["cpu", "cuda", "mps"])
-def device(request: pytest.FixtureRequest) -> Iterator[Any]:
+def device(request: pytest.FixtureRequest) -> Any:
     """Each torch device that is present."""
     import torch
 
@@ -337,7 +350,9 @@ class LedgerKeeper:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call":
             self.ledger.entries += [
-                Entry.from_json(value) for key, value in report.user_properties if key == _ENTRY
+                Entry.from_json(cast("Mapping[str, Any]", value))
+                for key, value in report.user_properties
+                if key == _ENTRY
             ]
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:

@@ -1,0 +1,140 @@
+"""S1, S4, S6, S13, S14, S19, E3: the study's accuracy column, settled on real proteins."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from proteins import EXAMPLES, TS50, protein
+
+import mpnn_core as mpnn
+from mpnn_core import evaluate
+from mpnn_core.checkpoints import random_network
+from mpnn_core.design import Model
+from mpnn_core.gate import original
+from mpnn_core.gate.verdicts import paired_mean
+
+CPU = torch.device("cpu")
+INITIALISATIONS = 100
+DESIGNS_PER_CHAIN = 4
+
+
+@pytest.fixture(scope="module")
+def ts50() -> list[mpnn.Structure]:
+    return [protein(name) for name in TS50]
+
+
+@pytest.fixture(scope="module")
+def examples() -> list[mpnn.Structure]:
+    return [protein(name) for name in EXAMPLES]
+
+
+@pytest.fixture(scope="module")
+def teacher_forced(model, ts50) -> np.ndarray:
+    return evaluate.teacher_forced_recovery(model, ts50)
+
+
+@pytest.mark.claim("S14", "teacher-forced")
+def test_teacher_forced_recovery(model, teacher_forced, examples, judge) -> None:
+    found = evaluate.teacher_forced_recovery(model, examples)
+    judge(paired_mean(100 * found), workload="six example proteins", only_record=True)
+    judge(paired_mean(100 * found[:1]), workload="5L33 alone", only_record=True)
+    assert teacher_forced.mean() > evaluate.LEAST_REFERENCE_RECOVERY
+    judge(paired_mean(100 * teacher_forced), workload="TS50, argmax under the native context")
+
+
+@pytest.mark.claim("S14", "designed")
+def test_designed_recovery(model, ts50, examples, judge) -> None:
+    found = evaluate.designed_recovery(model, examples, DESIGNS_PER_CHAIN)
+    judge(paired_mean(100 * found), workload="six example proteins", only_record=True)
+    judge(paired_mean(100 * found[:1]), workload="5L33 alone", only_record=True)
+    found = evaluate.designed_recovery(model, ts50, DESIGNS_PER_CHAIN)
+    judge(
+        paired_mean(100 * found),
+        workload=f"TS50, {DESIGNS_PER_CHAIN} designs a chain at T = 0.1",
+    )
+
+
+@pytest.mark.claim("S4", "loss")
+@pytest.mark.claim("S13", "loss")
+def test_what_k_of_16_costs(ts50, teacher_forced, judge) -> None:
+    fast = mpnn.load_model("v_48_020", variant="fast")
+    found = evaluate.teacher_forced_recovery(fast, ts50)
+    judge(
+        paired_mean(100 * (teacher_forced - found)),
+        workload="TS50, teacher-forced, v_48_020 with k = 16, no retraining",
+    )
+
+
+@pytest.mark.claim("S6", "loss")
+def test_what_batching_costs(model, teacher_forced, ts50, judge) -> None:
+    alone = np.array([evaluate.teacher_forced_recovery(model, [s])[0] for s in ts50])
+    judge(
+        paired_mean(100 * (alone - teacher_forced)),
+        workload="TS50 in one batch, 50 lengths, against one at a time",
+    )
+
+
+@pytest.fixture(scope="module")
+def random_recoveries() -> dict[str, np.ndarray]:
+    """Recovery of 5L33, in %, by random networks: variant -> (INITIALISATIONS,)."""
+    structure = protein("5L33")
+    found: dict[str, np.ndarray] = {}
+    for name in ("baseline", "fast", "minimal"):
+        variant = mpnn.VARIANTS[name]
+        recoveries = []
+        for seed in range(INITIALISATIONS):
+            random = Model(random_network(variant, seed), "random", variant, CPU)
+            recoveries.append(evaluate.teacher_forced_recovery(random, [structure], seed)[0])
+        found[name] = 100 * np.array(recoveries)
+    return found
+
+
+@pytest.mark.claim("S1", "recovery")
+def test_random_baseline(random_recoveries, judge) -> None:
+    found = random_recoveries["baseline"]
+    judge(
+        paired_mean(found),
+        workload=f"5L33, {len(found)} random initialisations",
+        note=f"sd of one {found.std(ddof=1):.1f}",
+    )
+
+
+@pytest.mark.claim("S19", "baseline-over-chance")
+def test_random_baseline_against_chance(random_recoveries, judge) -> None:
+    # One letter for all positions, drawn from 21, is right 100 / 21 % of the time.
+    judge(
+        paired_mean(random_recoveries["baseline"] - 100 / 21),
+        workload=f"5L33, {INITIALISATIONS} random initialisations",
+    )
+
+
+@pytest.mark.claim("S19", "minimal-over-baseline")
+def test_random_minimal_against_random_baseline(random_recoveries, judge) -> None:
+    difference = random_recoveries["minimal"] - random_recoveries["baseline"]
+    judge(
+        paired_mean(difference),
+        workload=f"5L33, {INITIALISATIONS} random initialisations of each",
+        note=f"sd of one comparison {difference.std(ddof=1):.1f}",
+    )
+
+
+@pytest.mark.claim("S19", "loss-of-fast")
+def test_random_weights_do_not_see_what_k_of_16_costs(random_recoveries, judge) -> None:
+    difference = random_recoveries["baseline"] - random_recoveries["fast"]
+    judge(
+        paired_mean(difference),
+        workload=f"5L33, the same {INITIALISATIONS} random weights at k = 48 and 16",
+        note=f"sd of one comparison {difference.std(ddof=1):.1f}",
+    )
+
+
+@pytest.mark.claim("E3", "difference")
+def test_largest_difference_from_the_original(model, published, examples, judge) -> None:
+    largest = 0.0
+    for structure in examples:
+        order = np.random.default_rng(1).permutation(len(structure))
+        ours = model.log_probs(structure, decoding_order=order)
+        theirs = original.log_probs(published, original.inputs(structure), original.batched(order))
+        largest = max(largest, float(np.abs(ours - theirs.numpy()).max()))
+    judge(largest)

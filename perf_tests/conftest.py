@@ -1,0 +1,45 @@
+"""The workloads: the study's protein and the example proteins, for the original and for us."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import mpnn_core as mpnn
+from mpnn_core.gate import original
+
+STRUCTURES = Path(__file__).parents[1] / "fixtures" / "structures"
+EXAMPLES = ("5L33", "6MRR", "4GYT", "6EHB", "3HTN", "4YOW")
+
+
+@pytest.fixture(scope="session")
+def examples() -> list[mpnn.Structure]:
+    """The six example proteins of ProteinMPNN."""
+    return [mpnn.read_structure(STRUCTURES / f"{name}.pdb") for name in EXAMPLES]
+
+
+@pytest.fixture(scope="session")
+def study_protein(examples: list[mpnn.Structure]) -> mpnn.Structure:
+    """5L33, 106 residues: what the study measured on."""
+    return examples[0]
+
+
+@pytest.fixture(scope="session")
+def original_forward():
+    """(variant, copies) -> the original's forward() of 5L33 in that shape, featurised its own way.
+
+    Its speed does not depend on the weights; the baseline's are the pretrained ones.
+    """
+
+    def forward(variant: str = "baseline", copies: int = 1):
+        v = mpnn.VARIANTS[variant]
+        network = (
+            original.load(neighbours=v.neighbours)
+            if (v.hidden, v.encoder_layers, v.decoder_layers) == (128, 3, 3)
+            else original.build(v.hidden, v.encoder_layers, v.decoder_layers, v.neighbours)
+        )
+        given = original.featurize(STRUCTURES / "5L33.pdb", copies)
+        return lambda: original.log_probs(network, given)
+
+    return forward

@@ -1,0 +1,95 @@
+"""S9: the k-NN graph by k-d trees of scikit-learn and SciPy, alone and inside the network."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial import KDTree
+from sklearn.neighbors import NearestNeighbors
+
+from mpnn_core.gate import original
+
+K = 48
+
+
+def scikit_learn(ca: np.ndarray) -> np.ndarray:
+    return NearestNeighbors(n_neighbors=K, algorithm="kd_tree").fit(ca).kneighbors(ca)[1]
+
+
+def scipy(ca: np.ndarray) -> np.ndarray:
+    return KDTree(ca).query(ca, K)[1]
+
+
+def chain(length: int) -> np.ndarray:
+    """A compact random walk of CA atoms, 3.8 Å apart: (length, 3) float32."""
+    rng = np.random.default_rng(0)
+    steps = rng.normal(size=(length, 3))
+    walk = np.cumsum(3.8 * steps / np.linalg.norm(steps, axis=1, keepdims=True), 0)
+    # Folded back into a ball of protein density, about 135 cubic Å a residue.
+    radius = (135 * length * 3 / (4 * np.pi)) ** (1 / 3)
+    return (radius * np.sin(walk / radius)).astype(np.float32)
+
+
+def same_sets(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.mean([set(x) == set(y) for x, y in zip(a.tolist(), b.tolist(), strict=True)]))
+
+
+@pytest.fixture(scope="session")
+def original_knn():
+    network = original.load().features
+
+    def knn(ca: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return network._dist(torch.from_numpy(ca)[None], torch.ones(1, len(ca)))[1][0].numpy()
+
+    return knn
+
+
+@pytest.mark.parametrize("tree", [scikit_learn, scipy])
+@pytest.mark.parametrize(
+    "length",
+    [
+        pytest.param(106, marks=pytest.mark.claim("S9", "component")),
+        pytest.param(500, marks=pytest.mark.claim("S9", "component-500")),
+        pytest.param(2000, marks=pytest.mark.claim("S9", "component-2000")),
+        pytest.param(10000, marks=pytest.mark.claim("S9", "component-10000")),
+    ],
+)
+def test_tree_alone(original_knn, study_protein, paired, tree, length) -> None:
+    ca = study_protein.coords[:, 1] if length == len(study_protein) else chain(length)
+    ca = np.array(ca)
+    agreement = same_sets(original_knn(ca), tree(ca))
+    assert agreement > 0.999  # a tie in the last place may fall either way
+    paired(
+        lambda: original_knn(ca),
+        lambda: tree(ca),
+        workload=f"k-NN of {length} residues, {tree.__name__} against all pairs",
+    )
+
+
+@pytest.mark.claim("S9", "model")
+def test_tree_in_the_model(study_protein, paired) -> None:
+    """The original's forward with its k-NN replaced by scikit-learn's."""
+    network, patched = original.load(), original.load()
+    given = original.inputs(study_protein)
+
+    def tree_dist(X: torch.Tensor, mask: torch.Tensor, eps: float = 1e-6):
+        ca = X[0].numpy()
+        distance, index = (
+            NearestNeighbors(n_neighbors=K, algorithm="kd_tree").fit(ca).kneighbors(ca)
+        )
+        squared = torch.from_numpy(distance)[None].float().square() + eps
+        return squared.sqrt(), torch.from_numpy(index)[None]
+
+    patched.features._dist = tree_dist
+    order = original.batched(range(len(study_protein)))
+    difference = original.log_probs(network, given, order) - original.log_probs(
+        patched, given, order
+    )
+    assert difference.abs().max() < 1e-3
+    paired(
+        lambda: original.log_probs(network, given, order),
+        lambda: original.log_probs(patched, given, order),
+        workload="forward() of 5L33 with scikit-learn's k-NN",
+    )
