@@ -78,20 +78,23 @@ class Structure:
     Numbers that are missing from a chain are no rows: they only advance `residue_index`. Residues
     whose backbone is incomplete are rows, with `mask` False.
 
-    Attributes:
-        name: what outputs are called after.
-        coords: (L, 4, 3) float32, Å, the atoms N, CA, C, O; NaN where missing.
-        sequence: L letters of `ALPHABET`.
-        chain_ids: (L,) str.
-        residue_index: (L,) int64, the `residue_idx` of the original's `tied_featurize`: the
-            position in the chain with its missing numbers counted, running on over the chains,
-            and 100 more for each chain.
-        residue_numbers: (L,) str, the author's numbering with its insertion code ("52A").
-        mask: (L,) bool, True where all of N, CA, C, O are known. Follows from `coords`.
+    Attributes
+    ----------
+    name : what outputs are called after
+    coords : (L, 4, 3) float32, Å: the atoms N, CA, C, O; NaN where missing
+    sequence : L letters of `ALPHABET`
+    chain_ids : (L,) str
+    residue_index : (L,) int64, the `residue_idx` of the original's `tied_featurize`: the position
+        in the chain with its missing numbers counted, running on over the chains, and 100 more
+        for each chain
+    residue_numbers : (L,) str, the author's numbering with its insertion code ("52A")
+    mask : (L,) bool, True where all of N, CA, C, O are known; follows from `coords`
 
-    Raises:
-        StructureError: no residue, none with a complete backbone, an infinite coordinate, a
-            letter that is not in `ALPHABET`, or arrays of different lengths.
+    Raises
+    ------
+    StructureError
+        No residue, none with a complete backbone, an infinite coordinate, a letter that is not in
+        `ALPHABET`, or arrays of different lengths.
     """
 
     name: str
@@ -161,16 +164,19 @@ class Structure:
     ) -> Structure:
         """A structure from coordinates.
 
-        Args:
-            coords: (L, 4, 3), Å, the atoms N, CA, C, O; NaN where missing.
-            sequence: L letters of `ALPHABET`; "X" * L where it is unknown.
-            chain_ids: L ids, or L letters; None is one chain, "A".
-            residue_index: (L,) integers; differences within a chain are what counts, so that PDB
-                numbers will do. None is 0, 1, 2, ... and 100 more for each chain.
-            name: what outputs are called after.
+        Parameters
+        ----------
+        coords : (L, 4, 3), Å: the atoms N, CA, C, O; NaN where missing
+        sequence : L letters of `ALPHABET`; "X" * L where it is unknown
+        chain_ids : L ids, or L letters; None is one chain, "A"
+        residue_index : (L,) integers; differences within a chain are what counts, so that PDB
+            numbers will do; None is 0, 1, 2, ... and 100 more for each chain
+        name : what outputs are called after
 
-        Raises:
-            StructureError: as `Structure`, and for what is not a number, a letter or an integer.
+        Raises
+        ------
+        StructureError
+            As `Structure`, and for what is not a number, a letter or an integer.
         """
         if isinstance(coords, torch.Tensor):
             coords = coords.detach().to("cpu", torch.float32).numpy()
@@ -231,13 +237,16 @@ def read_structure(
     parent is X. HETATM residues belong to a chain when a peptide bond joins them to it, or when
     they are MSE, as in the original; waters, ligands and nucleotides don't.
 
-    Args:
-        path: the file.
-        chains: the author's chain ids, "A", "A,B" or ["A", "B"]; None is all protein chains.
+    Parameters
+    ----------
+    path : the file
+    chains : the author's chain ids, "A", "A,B" or ["A", "B"]; None is all protein chains
 
-    Raises:
-        StructureError: no such file, not a structure, cut short, no protein, chain not there,
-            no residue with a complete backbone, a coordinate that is infinite or not a number.
+    Raises
+    ------
+    StructureError
+        No such file, not a structure, cut short, no protein, chain not there, no residue with a
+        complete backbone, a coordinate that is infinite or not a number.
     """
     file = Path(path)
     try:
