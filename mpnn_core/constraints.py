@@ -43,6 +43,13 @@ class Constraints:
         default_factory=dict
     )
 
+    def check(self, structure: Structure) -> None:
+        """Raise ConstraintError unless they fit the structure and leave something to design."""
+        if not self.designed(structure).any():
+            raise ConstraintError(f"{structure.name}: every position is fixed; nothing to design")
+        self.biases(structure)
+        self.omitted(structure)
+
     def designed(self, structure: Structure) -> NDArray[np.bool_]:
         """Positions to design, (L,) bool; never one whose backbone is incomplete."""
         chains = self.design_chains(structure)

@@ -22,7 +22,7 @@ from mpnn_core.checkpoints import (
     load_checkpoint,
     random_network,
 )
-from mpnn_core.constraints import ConstraintError, Constraints
+from mpnn_core.constraints import Constraints
 from mpnn_core.graph import Backbones
 from mpnn_core.network import MPNN, Copies, Encoding
 from mpnn_core.reference import LETTERS
@@ -163,12 +163,9 @@ class Model:
             raise ValueError(f"{len(constraints)} constraints for {len(items)} structures")
         given = _per_structure(structures, decoding_order)
 
+        for c, structure in zip(constraints, items, strict=True):
+            c.check(structure)
         designed = [c.designed(s) for c, s in zip(constraints, items, strict=True)]
-        for structure, mask in zip(items, designed, strict=True):
-            if not mask.any():
-                raise ConstraintError(
-                    f"{structure.name}: every position is fixed; nothing to design"
-                )
         biases = [c.biases(s) for c, s in zip(constraints, items, strict=True)]
         omitted = [c.omitted(s) for c, s in zip(constraints, items, strict=True)]
         orders = [

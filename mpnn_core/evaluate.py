@@ -27,9 +27,7 @@ def teacher_forced_recovery(
     return np.array(
         [
             (lp[0].argmax(-1) == s.tokens)[_known(s)].mean()
-            for s, lp in zip(
-                structures, model.log_probs(list(structures), seed=seed), strict=True
-            )
+            for s, lp in zip(structures, model.log_probs(list(structures), seed=seed), strict=True)
         ]
     )
 
@@ -59,9 +57,7 @@ def native_perplexity(
     return np.array(
         [
             np.exp(mean_nll(lp, s.tokens, _known(s))[0])
-            for s, lp in zip(
-                structures, model.log_probs(list(structures), seed=seed), strict=True
-            )
+            for s, lp in zip(structures, model.log_probs(list(structures), seed=seed), strict=True)
         ]
     )
 

@@ -252,10 +252,15 @@ def read_structure(
     try:
         text = _read_text(file)
         atoms = _mmcif_atoms(text) if _is_mmcif(text) else _pdb_atoms(text)
-        return _assemble(Path(file.name.removesuffix(".gz")).stem, atoms, chains)
+        return _assemble(structure_name(file), atoms, chains)
     except StructureError as error:
         error.file = str(file)
         raise
+
+
+def structure_name(path: str | os.PathLike[str]) -> str:
+    """What a structure read from this file is called: "5L33" for 5L33.pdb and 5L33.cif.gz."""
+    return Path(Path(path).name.removesuffix(".gz")).stem
 
 
 class _Atom(NamedTuple):

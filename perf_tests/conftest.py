@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
+from proteins import EXAMPLES, path_of, protein
 
 import mpnn_core as mpnn
 from mpnn_core.gate import original
-
-STRUCTURES = Path(__file__).parents[1] / "fixtures" / "structures"
-EXAMPLES = ("5L33", "6MRR", "4GYT", "6EHB", "3HTN", "4YOW")
 
 
 @pytest.fixture(scope="session")
 def examples() -> list[mpnn.Structure]:
     """The six example proteins of ProteinMPNN."""
-    return [mpnn.read_structure(STRUCTURES / f"{name}.pdb") for name in EXAMPLES]
+    return [protein(name) for name in EXAMPLES]
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +35,7 @@ def original_forward():
             if (v.hidden, v.encoder_layers, v.decoder_layers) == (128, 3, 3)
             else original.build(v.hidden, v.encoder_layers, v.decoder_layers, v.neighbours)
         )
-        given = original.featurize(STRUCTURES / "5L33.pdb", copies)
+        given = original.featurize(path_of("5L33"), copies)
         return lambda: original.log_probs(network, given)
 
     return forward

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,11 @@ from scipy.spatial import KDTree
 from sklearn.neighbors import NearestNeighbors
 
 from mpnn_core.gate import original
+from mpnn_core.gate.pairing import interleaved
+from mpnn_core.gate.verdicts import ERROR, median_ratio
 
 K = 48
+ROUNDS = 8
 
 
 def scikit_learn(ca: np.ndarray) -> np.ndarray:
@@ -53,7 +58,6 @@ def original_knn():
         pytest.param(106, marks=pytest.mark.claim("S9", "component")),
         pytest.param(500, marks=pytest.mark.claim("S9", "component-500")),
         pytest.param(2000, marks=pytest.mark.claim("S9", "component-2000")),
-        pytest.param(10000, marks=pytest.mark.claim("S9", "component-10000")),
     ],
 )
 def test_tree_alone(original_knn, study_protein, paired, tree, length) -> None:
@@ -66,6 +70,25 @@ def test_tree_alone(original_knn, study_protein, paired, tree, length) -> None:
         lambda: tree(ca),
         workload=f"k-NN of {length} residues, {tree.__name__} against all pairs",
     )
+
+
+@pytest.mark.costly(50)
+@pytest.mark.claim("S9", "component-10000")
+def test_trees_of_a_large_assembly(original_knn, judge) -> None:
+    """All pairs take seconds here, so both trees are held against the same runs of it."""
+    ca = chain(10_000)
+    trees = {tree.__name__: partial(tree, ca) for tree in (scikit_learn, scipy)}
+    exact = original_knn(ca)
+    for tree in trees.values():
+        assert same_sets(exact, tree()) > 0.999
+    logs = interleaved({"all pairs": lambda: original_knn(ca), **trees}, ROUNDS)
+    for name in trees:
+        ratios = np.array(logs["all pairs"]) - np.array(logs[name])
+        judge(
+            median_ratio(ratios, ERROR),
+            pairs=ROUNDS,
+            workload=f"k-NN of 10000 residues, {name} against all pairs",
+        )
 
 
 @pytest.mark.claim("S9", "model")

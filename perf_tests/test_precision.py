@@ -35,6 +35,7 @@ def test_autocast(study_protein, original_forward, paired, dtype) -> None:
     paired(forward, autocast, note=f"argmax agreement {100 * agreement:.1f} %")
 
 
+@pytest.mark.costly(80)
 @pytest.mark.claim("S11", "speed")
 def test_compile(study_protein, original_forward, paired, not_exercised) -> None:
     if shutil.which("g++") is None and shutil.which("clang++") is None:
@@ -62,7 +63,7 @@ def test_int8(study_protein, judge) -> None:
     errors, note = 0, ""
     with warnings.catch_warnings():
         # torch.ao's dynamic quantisation is deprecated in favour of torchao; the claim is older.
-        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore")
         try:
             quantised = torch.ao.quantization.quantize_dynamic(network, {torch.nn.Linear})
             found = original.log_probs(quantised, given, order)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -25,9 +26,11 @@ class Gate:
     at_most: float | None = None
 
     def __str__(self) -> str:
-        low = [f">= {self.at_least:g}"] if self.at_least is not None else []
-        high = [f"<= {self.at_most:g}"] if self.at_most is not None else []
-        return " and ".join(low + high)
+        if self.at_least is None:
+            return f"<= {self.at_most:g}"
+        if self.at_most is None:
+            return f">= {self.at_least:g}"
+        return f"{self.at_least:g} to {self.at_most:g}"
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Figure:
         "count": an exact number
         "record": kept, and not judged: a time on hardware that is not here
     needs : hardware without which it cannot be measured; "" where a CPU will do
+    ungated : why nothing bounds it, where nothing does
     gates : device class -> Gate
     """
 
@@ -56,6 +60,7 @@ class Figure:
     low: float | None = None
     high: float | None = None
     needs: str = ""
+    ungated: str = ""
     gates: Mapping[str, Gate] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -92,10 +97,12 @@ def load_claims(path: Path | str) -> dict[str, Claim]:
         raise ClaimsError(f"there is no {path}") from None
     except tomllib.TOMLDecodeError as error:
         raise ClaimsError(f"{path} is not TOML: {error}") from None
-    if set(content) != {"claim"}:
-        raise ClaimsError(f"{path}: expected [[claim]] tables alone, found {sorted(content)}")
+    tables = content.pop("claim", None)
+    if content or not isinstance(tables, list):
+        found = sorted(content) or type(tables).__name__
+        raise ClaimsError(f"{path}: expected [[claim]] tables alone, found {found}")
     claims: dict[str, Claim] = {}
-    for table in content["claim"]:
+    for table in tables:
         claim = _claim(table)
         if claim.id in claims:
             raise ClaimsError(f"claim {claim.id} is there twice")
@@ -106,41 +113,70 @@ def load_claims(path: Path | str) -> dict[str, Claim]:
 def _claim(table: dict[str, Any]) -> Claim:
     where = f"claim {table.get('id', '(without id)')}"
     _check_keys(where, table, {f.name for f in fields(Claim)}, set())
-    for key, value in table.items():
-        if key != "figures" and not (isinstance(value, str) and value):
-            raise ClaimsError(f"{where}: {key} must be a text, got {value!r}")
-    if not table["figures"]:
-        raise ClaimsError(f"{where}: it reports no figure")
+    for key in table.keys() - {"figures"}:
+        _check_text(where, key, table[key])
+    if not isinstance(table["figures"], dict) or not table["figures"]:
+        raise ClaimsError(f"{where}: figures must be a table of one or more, and is not")
     figures = {key: _figure(table["id"], key, given) for key, given in table["figures"].items()}
     return Claim(**{**table, "figures": figures})
 
 
 def _figure(claim: str, key: str, table: dict[str, Any]) -> Figure:
     where = f"claim {claim}, figure {key}"
-    optional = {"margin", "low", "high", "needs", "gates"}
+    optional = {"margin", "low", "high", "needs", "ungated", "gates"}
     _check_keys(where, table, {"reported", "unit", "sense"}, optional)
     sense = table["sense"]
     if sense not in get_args(Sense):
         raise ClaimsError(f"{where}: sense {sense!r} is none of {', '.join(get_args(Sense))}")
-    for name in ("reported", "margin", "low", "high"):
-        value = table.get(name)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise ClaimsError(f"{where}: {name} must be a number, got {value!r}")
-    required = {"about": {"margin"}, "range": {"low", "high"}}.get(sense, set())
-    allowed = required | ({"margin"} if sense == "speedup" else set())
-    for name in ("margin", "low", "high"):
-        if (name in required) != (name in table) and not (name in table and name in allowed):
-            verb = "needs" if name in required else "has no use for"
-            raise ClaimsError(f"{where}: sense {sense!r} {verb} {name}")
+    for name in table.keys() & {"reported", "margin", "low", "high"}:
+        _check_number(where, name, table[name])
+    for name in table.keys() & {"unit", "needs", "ungated"}:
+        _check_text(where, name, table[name])
+    _check_sense(where, table)
     gates = {}
     for device, gate in table.get("gates", {}).items():
         if device not in DEVICES:
             raise ClaimsError(f"{where}: {device!r} is no device; there are {', '.join(DEVICES)}")
-        _check_keys(f"{where}, gate {device}", gate, {"source"}, {"at_least", "at_most"})
-        if not gate.keys() & {"at_least", "at_most"}:
-            raise ClaimsError(f"{where}, gate {device}: it bounds nothing")
-        gates[device] = Gate(**gate)
+        gates[device] = _gate(f"{where}, gate {device}", gate)
+    # A figure that nothing bounds cannot turn a test red: its reader is owed the reason.
+    reasons = [name for name in ("gates", "needs", "ungated") if table.get(name)]
+    if sense != "record" and (not reasons or {"gates", "ungated"} <= set(reasons)):
+        raise ClaimsError(
+            f"{where}: expected a gate, or `needs` with the hardware, or `ungated` with the reason;"
+            f" found {' and '.join(reasons) or 'none'}"
+        )
     return Figure(claim, key, **{**table, "gates": gates})
+
+
+def _check_sense(where: str, table: dict[str, Any]) -> None:
+    sense, given = table["sense"], table.keys() & {"margin", "low", "high"}
+    required = {"about": {"margin"}, "range": {"low", "high"}}.get(sense, set())
+    for name in sorted(required ^ given):
+        verb = "needs" if name in required else "has no use for"
+        raise ClaimsError(f"{where}: sense {sense!r} {verb} {name}")
+    if sense == "speedup" and not (table["unit"] == "x" and table["reported"] > 1):
+        raise ClaimsError(
+            f"{where}: a speedup is over 1 x, got {table['reported']:g} {table['unit']}; "
+            "what is slower, or no faster, is 'about' a figure"
+        )
+    least = 1 if table["unit"] == "x" else 0
+    if sense == "about" and not table["margin"] > least:
+        raise ClaimsError(f"{where}: margin must be over {least}, got {table['margin']:g}")
+    if sense == "range" and not table["low"] <= table["reported"] <= table["high"]:
+        raise ClaimsError(f"{where}: low, reported and high must be in this order")
+
+
+def _gate(where: str, table: dict[str, Any]) -> Gate:
+    _check_keys(where, table, {"source"}, {"at_least", "at_most"})
+    _check_text(where, "source", table["source"])
+    bounds = table.keys() & {"at_least", "at_most"}
+    for name in bounds:
+        _check_number(where, name, table[name])
+    if not bounds:
+        raise ClaimsError(f"{where}: it bounds nothing")
+    if len(bounds) == 2 and not table["at_least"] <= table["at_most"]:
+        raise ClaimsError(f"{where}: at_least is over at_most; nothing could pass")
+    return Gate(**table)
 
 
 def _check_keys(where: str, table: dict[str, Any], required: set[str], optional: set[str]) -> None:
@@ -150,3 +186,13 @@ def _check_keys(where: str, table: dict[str, Any], required: set[str], optional:
         raise ClaimsError(f"{where}: {key} is missing")
     for key in sorted(table.keys() - required - optional):
         raise ClaimsError(f"{where}: {key} is not a key; there are {sorted(required | optional)}")
+
+
+def _check_text(where: str, key: str, value: object) -> None:
+    if not isinstance(value, str) or not value:
+        raise ClaimsError(f"{where}: {key} must be a text, got {value!r}")
+
+
+def _check_number(where: str, key: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ClaimsError(f"{where}: {key} must be a finite number, got {value!r}")

@@ -14,14 +14,15 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from mpnn_core.gate.claims import Claim, Figure
 from mpnn_core.gate.verdicts import GateResult, Interval, Verdict
 
 SCHEMA = 1
 DEFAULT_PATH = Path(".mpnn_core") / "ledger.json"
-# Below this no line of the table fits; a narrower terminal, or a file, gets this many columns.
-COLUMNS = 120
+# What the table needs; a narrower terminal, or a file, gets this many columns all the same.
+COLUMNS = 150
 
 _STYLE = {
     Verdict.CONFIRMED: "green",
@@ -60,12 +61,18 @@ class Entry:
     high: float | None = None
     control: tuple[float, float] | None = None
     pairs: int = 0
+    agrees: bool | None = None  # whether the interval holds the reported figure itself
     test: str = ""
     note: str = ""
 
+    def to_json(self) -> dict[str, Any]:
+        """Built-in types only: what JSON, and pytest-xdist's channel, can carry."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return plain
+
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Entry:
-        """The entry whose `asdict` went through JSON."""
+        """The entry that `to_json` gave."""
         return cls(
             **{
                 **values,
@@ -93,7 +100,7 @@ class Ledger:
 
     def save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        content = {"schema": SCHEMA, **asdict(self)}
+        content = {"schema": SCHEMA, **asdict(self), "entries": [e.to_json() for e in self.entries]}
         part = path.with_suffix(".part")
         part.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
         os.replace(part, path)
@@ -182,19 +189,17 @@ def render(ledger: Ledger, console: Console) -> None:
     table = Table(title="Claims ledger", title_justify="left", box=None, pad_edge=False)
     for column in ("claim", "figure", "reported", "measured here", "verdict", "gate"):
         table.add_column(column, no_wrap=True)
-    table.add_column("workload", overflow="fold")
+    table.add_column("workload", min_width=30)
     absent = (Verdict.NOT_EXERCISED, Verdict.NOT_RUN)
     for entry in ledger.entries:
         if entry.verdict not in absent:
             gate = f"{entry.gate}, {entry.bound}" if entry.bound else "-"
+            where = "; ".join(filter(None, (entry.device, entry.note, entry.workload)))
             table.add_row(
-                entry.claim,
-                entry.figure,
-                entry.reported,
-                entry.measured,
-                _styled(entry.verdict),
-                _styled(entry.gate, gate),
-                "; ".join(filter(None, (entry.device, entry.note, entry.workload))),
+                *map(Text, (entry.claim, entry.figure, entry.reported, entry.measured)),
+                Text(entry.verdict, _STYLE.get(entry.verdict, "")),
+                Text(gate, _STYLE.get(entry.gate, "")),
+                Text(where),
             )
     console.print(table)
     for verdict in absent:
@@ -203,15 +208,10 @@ def render(ledger: Ledger, console: Console) -> None:
         for e in rows:
             by_note.setdefault(e.note, []).append(f"{e.claim} {e.figure} ({e.reported})")
         for note, names in by_note.items():
-            console.print(f"{verdict}, {note}: {', '.join(names)}", highlight=False)
+            console.print(Text(f"{verdict}, {note}: {', '.join(names)}"))
     machine = ", ".join(f"{key} {value}" for key, value in ledger.machine.items())
-    console.print(f"{machine}; {ledger.date}; mode {ledger.mode}", style="dim", highlight=False)
-    console.print(_summary(ledger.entries), highlight=False)
-
-
-def _styled(word: Verdict | GateResult, text: str = "") -> str:
-    style = _STYLE.get(word)
-    return f"[{style}]{text or word}[/]" if style else text or str(word)
+    console.print(Text(f"{machine}; {ledger.date}; mode {ledger.mode}", "dim"))
+    console.print(Text(_summary(ledger.entries)))
 
 
 def _summary(entries: Iterable[Entry]) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -90,15 +90,18 @@ def featurize(path: Path, copies: int = 1, designed: tuple[str, ...] | None = No
 
     `designed` lists the chains to design; the original lays them out before the fixed ones.
     """
-    entry = _parsed(Path(path))
-    chains = [key[-1:] for key in entry if key.startswith("seq_chain_")]
-    chosen = [chain for chain in chains if designed is None or chain in designed]
-    fixed = [chain for chain in chains if chain not in chosen]
-    out = published.tied_featurize(
-        [copy.deepcopy(entry) for _ in range(copies)],
-        torch.device("cpu"),
-        {entry["name"]: (chosen, fixed)},
-    )
+    return featurize_together([path] * copies, designed)
+
+
+def featurize_together(paths: Sequence[Path], designed: tuple[str, ...] | None = None) -> Inputs:
+    """PDB files as one batch of the original, padded to the longest."""
+    entries = [copy.deepcopy(_parsed(Path(path))) for path in paths]
+    layouts = {}
+    for entry in entries:
+        chains = [key[-1:] for key in entry if key.startswith("seq_chain_")]
+        chosen = [chain for chain in chains if designed is None or chain in designed]
+        layouts[entry["name"]] = chosen, [chain for chain in chains if chain not in chosen]
+    out = published.tied_featurize(entries, torch.device("cpu"), layouts)
     X, S, mask, _, chain_M, chain_encoding, *_ = out
     return Inputs(X, S, mask, chain_M, out[10], out[12], chain_encoding)
 

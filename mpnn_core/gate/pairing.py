@@ -10,14 +10,18 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from mpnn_core.gate.verdicts import ERROR, Interval, median_ratio
 
+Side = TypeVar("Side", bound=Hashable)
+
 # Pairs after which the interval is looked at; the error is shared among the looks.
 LOOKS = (10, 31, 61, 183)
+# A side that takes longer than this to warm up is warm after one run.
+LONGEST_WARM_UP_S = 1.0
 # A side that is shorter is repeated until it is not: clocks and calls have a cost of their own.
 SHORTEST_SIDE_S = 1e-3
 
@@ -31,6 +35,7 @@ class Pairing:
     baseline, candidate : called without arguments; what they return is dropped
     synchronise : waits until the device has done what it was given
     work : how many times the baseline's work one call of the candidate does, as a batch of 8 does
+    clock : seconds, from any start
     """
 
     baseline: Callable[[], Any]
@@ -38,35 +43,37 @@ class Pairing:
     synchronise: Callable[[], None] = lambda: None
     work: int = 1
     seed: int = 0
-    log_ratios: list[float] = field(default_factory=list)
-    log_controls: list[float] = field(default_factory=list)
-    seconds: float = 0.0  # spent in rounds so far
+    clock: Callable[[], float] = time.perf_counter
+    log_ratios: list[float] = field(default_factory=list, init=False)
+    log_controls: list[float] = field(default_factory=list, init=False)
+    seconds: float = field(default=0.0, init=False)  # spent so far, warm-up and all
+    seconds_per_round: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
+        """Warm up both sides, and fix how often each is repeated within a round."""
         self._random = random.Random(self.seed)
-        self._repeats = {"baseline": 0, "candidate": 0}
-
-    def warm_up(self) -> None:
-        """Run both sides twice, and fix how often each is repeated within a round."""
-        for name, side in (("baseline", self.baseline), ("candidate", self.candidate)):
-            self._time(side, 1)
-            self._repeats[name] = max(1, math.ceil(SHORTEST_SIDE_S / self._time(side, 1)))
+        self._sides = {}
+        started = self.clock()
+        for name, call in (("baseline", self.baseline), ("candidate", self.candidate)):
+            took = self._time(call, 1)
+            if took < LONGEST_WARM_UP_S:
+                took = self._time(call, 1)
+            repeats = max(1, math.ceil(SHORTEST_SIDE_S / max(took, 1e-9)))
+            self._sides[name] = call, repeats
+            self.seconds_per_round += took * repeats * (2 if name == "baseline" else 1)
+        self._sides["control"] = self._sides["baseline"]
+        self.seconds += self.clock() - started
 
     def round(self) -> None:
         """Time baseline, candidate and baseline again, in random order."""
-        if not self._repeats["baseline"]:
-            self.warm_up()
-        started = time.perf_counter()
-        sides = ["baseline", "candidate", "control"]
-        self._random.shuffle(sides)
-        took = {}
-        for side in sides:
-            name = "candidate" if side == "candidate" else "baseline"
-            call = self.candidate if side == "candidate" else self.baseline
-            took[side] = self._time(call, self._repeats[name])
+        started = self.clock()
+        order = self._random.sample(list(self._sides), len(self._sides))
+        took = {side: self._time(*self._sides[side]) for side in order}
         self.log_ratios.append(math.log(self.work * took["baseline"] / took["candidate"]))
         self.log_controls.append(math.log(took["baseline"] / took["control"]))
-        self.seconds += time.perf_counter() - started
+        this_round = self.clock() - started
+        self.seconds += this_round
+        self.seconds_per_round += (this_round - self.seconds_per_round) / len(self.log_ratios)
 
     def ratio(self) -> Interval | None:
         """How many times faster the candidate is; None while there are too few pairs."""
@@ -79,11 +86,10 @@ class Pairing:
     def look_again(self, settled: Callable[[], bool], budget_s: float) -> None:
         """More rounds, look by look, until `settled` or the next look would not fit the budget."""
         for look in LOOKS:
-            missing = look - len(self.log_ratios)
-            if missing <= 0:
-                continue
-            per_round = self.seconds / max(1, len(self.log_ratios))
-            if settled() or self.seconds + missing * per_round > budget_s:
+            missing = max(0, look - len(self.log_ratios))
+            if missing and (
+                settled() or self.seconds + missing * self.seconds_per_round > budget_s
+            ):
                 return
             for _ in range(missing):
                 self.round()
@@ -91,8 +97,27 @@ class Pairing:
     def _time(self, side: Callable[[], Any], repeats: int) -> float:
         """Seconds per call."""
         self.synchronise()
-        started = time.perf_counter()
+        started = self.clock()
         for _ in range(repeats):
             side()
         self.synchronise()
-        return (time.perf_counter() - started) / repeats
+        return (self.clock() - started) / repeats
+
+
+def interleaved(
+    sides: Mapping[Side, Callable[[], Any]], rounds: int, seed: int = 0
+) -> dict[Side, list[float]]:
+    """Several things timed against each other: log seconds of each side, (rounds,) each.
+
+    Every side runs once to warm up, and once in each round, in random order. For figures that
+    share their baseline, or that turn on more than two sides; on the CPU.
+    """
+    for call in sides.values():
+        call()
+    order, logs = random.Random(seed), {side: list[float]() for side in sides}
+    for _ in range(rounds):
+        for side in order.sample(list(sides), len(sides)):
+            started = time.perf_counter()
+            sides[side]()
+            logs[side].append(math.log(time.perf_counter() - started))
+    return logs

@@ -7,15 +7,20 @@ missing. Entries travel with the test's report, so they arrive from pytest-xdist
 
 from __future__ import annotations
 
+import argparse
+import importlib
+import io
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping
+from dataclasses import dataclass
+from shutil import get_terminal_size
 from typing import Any, cast
 
 import pytest
 from rich.console import Console
 
-from mpnn_core.gate.claims import Claim, ClaimsError, Figure, load_claims
+from mpnn_core.gate.claims import DEVICES, Claim, ClaimsError, Figure, load_claims
 from mpnn_core.gate.ledger import (
     DEFAULT_PATH,
     Entry,
@@ -29,13 +34,21 @@ from mpnn_core.gate.verdicts import (
     GateResult,
     Interval,
     Verdict,
+    agrees,
     exactly,
     judge_claim,
     judge_gate,
 )
 
 _ENTRY = "mpnn_core.ledger.entry"
-_CLAIMS = pytest.StashKey[dict[str, Claim]]()
+_HARDWARE = {
+    "cuda": "an NVIDIA GPU",
+    "mps": "Apple silicon",
+    "mlx": "MLX",
+    "coreml": "Core ML (coremltools)",
+}
+TORCH_DEVICES = ("cpu", "cuda", "mps")
+_CLAIMS = pytest.StashKey[Mapping[str, Claim]]()
 _BUDGET = pytest.StashKey["Budget"]()
 SCHEMA = 1
 
@@ -49,6 +62,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--budget", default="4m", metavar="TIME", type=seconds,
         help="time for all paired measurements of the run, such as 90s or 4m (default: 4m)",
     )  # fmt: skip
+    group.addoption(
+        "--bindings", action="store_true",
+        help="print which test settles which figure, run nothing, and fail if one has no test",
+    )  # fmt: skip
+    group.addoption(
+        "--device", choices=DEVICES, action="append", metavar="DEVICE",
+        help=f"of the tests for every device, those on this one: {', '.join(DEVICES)}; repeatable",
+    )  # fmt: skip
     group.addoption("--claims", default="claims.toml", metavar="FILE", help="the claims")
     group.addoption(
         "--ledger", default=str(DEFAULT_PATH), metavar="FILE",
@@ -60,13 +81,19 @@ def seconds(text: str) -> float:
     """ "90s", "4m" or "1.5h" in seconds."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
     if not found:
-        raise ValueError(f"{text!r} is no time; expected a number and s, m or h, such as 4m")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no time; expected a number and s, m or h, such as 4m"
+        )
     return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "claim(id, figure): the test settles this figure of a claim in claims.toml"
+    )
+    config.addinivalue_line(
+        "markers",
+        "costly(seconds): measured after all others, if so much of --budget is left by then",
     )
     try:
         config.stash[_CLAIMS] = load_claims(config.rootpath / config.getoption("--claims"))
@@ -76,18 +103,21 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(LedgerKeeper(config), "mpnn_core.ledger")
 
 
+@dataclass
 class Budget:
-    """Seconds for paired measurements, shared evenly among the tests still to come."""
+    """Seconds left for paired measurements, and the tests still to come that share them."""
 
-    def __init__(self, total: float, tests: int) -> None:
-        self.left, self.tests = total, tests
+    left: float
+    tests: int
 
     def share(self) -> float:
         return max(0.0, self.left) / max(1, self.tests)
 
-    def spend(self, taken: float) -> None:
-        self.left -= taken
-        self.tests -= 1
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "device" in metafunc.fixturenames:
+        asked = metafunc.config.getoption("--device") or DEVICES
+        metafunc.parametrize("device", [d for d in TORCH_DEVICES if d in asked], indirect=True)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -100,12 +130,61 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                     f"{item.nodeid} names claim {claim!r}, figure {figure!r}, which claims.toml "
                     f"does not have; it has {known}"
                 )
+    items.sort(key=_cost)
+
+
+def _cost(item: pytest.Item) -> float:
+    mark = item.get_closest_marker("costly")
+    return float(mark.args[0]) if mark else 0.0
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
     paired_tests = sum("paired" in getattr(i, "fixturenames", ()) for i in session.items)
     session.config.stash[_BUDGET] = Budget(session.config.getoption("--budget"), paired_tests)
+
+
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    if not session.config.getoption("--bindings"):
+        return None
+    if session.testsfailed:
+        raise pytest.UsageError(f"{session.testsfailed} files could not be collected")
+    bound = [(pair, item.nodeid) for item in session.items for pair in bindings(item)]
+    for (claim, figure), test in bound:
+        print("binding", claim, figure, test)
+    missing = unbound(session.config.stash[_CLAIMS].values(), [pair for pair, _ in bound])
+    if missing:
+        names = ", ".join(" ".join(pair) for pair in missing)
+        raise pytest.UsageError(f"no test settles {names}")
+    return True
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """No bound test ends without a word: not one that passes, nor one that fails or is skipped."""
+    report = yield
+    if call.when == "teardown":
+        if "paired" in getattr(item, "fixturenames", ()):
+            item.config.stash[_BUDGET].tests -= 1
+        return report
+    claims = item.config.stash[_CLAIMS]
+    told = {(e["claim"], e["figure"]) for e in _entries(item)}
+    silent = [claims[c].figures[key] for c, key in bindings(item) if (c, key) not in told]
+    if not silent or (call.when == "setup" and report.passed):
+        return report
+    if report.passed:
+        names = ", ".join(f"{f.claim} {f.key}" for f in silent)
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} names {names}, and judged nothing of it"
+    gate, note = GateResult.NONE, "the test of it was skipped"
+    if report.failed:
+        # What is asserted before a measurement is part of the gate: a wrong answer has no speed.
+        gate, note = GateResult.FAILED, "the test of it failed before it was measured"
+    for figure in silent:
+        _record(item, _unmeasured(claims, figure, Verdict.NOT_RUN, gate, note))
+    return report
 
 
 def bindings(item: pytest.Item) -> list[tuple[str, str]]:
@@ -129,11 +208,10 @@ class Judge:
 
     def __init__(self, request: pytest.FixtureRequest) -> None:
         self.request = request
-        claims: dict[str, Claim] = request.config.stash[_CLAIMS]
-        self.figures = [claims[c].figures[key] for c, key in bindings(request.node)]
+        self.claims = request.config.stash[_CLAIMS]
+        self.figures = [self.claims[c].figures[key] for c, key in bindings(request.node)]
         if not self.figures:
             raise pytest.UsageError(f"{request.node.nodeid} measures, but names no claim")
-        self.workloads = {c.id: c.workload for c in claims.values()}
 
     def __call__(
         self,
@@ -142,7 +220,7 @@ class Judge:
         key: str | None = None,
         claim: str | None = None,
         workload: str = "",
-        device: str = "cpu",
+        device: Any = "cpu",
         control: Interval | None = None,
         pairs: int = 0,
         note: str = "",
@@ -154,9 +232,22 @@ class Judge:
         ----------
         measured : an interval; a number that was counted; or None if there was too little
         key, claim : which of the figures that the test names; all of them if None
+        workload : what was measured; the claim's own if ""
+        device : its class, or the torch device
+        control : the baseline against itself, where something was timed
         only_record : it is another workload than the claim's, kept beside it and not judged
+
+        Raises
+        ------
+        ValueError
+            `measured` is NaN.
         """
-        interval = exactly(measured) if isinstance(measured, int | float) else measured
+        interval = (
+            measured
+            if measured is None or isinstance(measured, Interval)
+            else exactly(float(measured))
+        )
+        device = getattr(device, "type", device)
         chosen = [
             f
             for f in self.figures
@@ -170,7 +261,7 @@ class Judge:
                 claim=figure.claim,
                 figure=figure.key,
                 reported=str(figure),
-                workload=workload or self.workloads[figure.claim],
+                workload=workload or self.claims[figure.claim].workload,
                 device=device,
                 verdict=(
                     Verdict.RECORDED if only_record else judge_claim(figure, interval, control)
@@ -183,19 +274,17 @@ class Judge:
                 high=None if interval is None else float(interval.high),
                 control=None if control is None else (float(control.low), float(control.high)),
                 pairs=pairs,
+                agrees=None if interval is None else agrees(figure, interval),
                 test=self.request.node.nodeid,
                 note=note,
             )
-            self.record(entry)
+            _record(self.request.node, entry)
             entries.append(entry)
         acceptance = self.request.config.getoption("--acceptance")
         reds = [e for e in entries if _is_red(e, acceptance)]
         if reds:
             pytest.fail("\n".join(map(sentence, reds)), pytrace=False)
         return entries
-
-    def record(self, entry: Entry) -> None:
-        self.request.node.user_properties.append((_ENTRY, asdict(entry)))
 
     def settled(self, interval: Interval | None, control: Interval | None, device: str) -> bool:
         """Whether more measuring could change no verdict and no gate."""
@@ -204,6 +293,15 @@ class Judge:
             and judge_gate(f.gates.get(device), interval, control) is not GateResult.INCONCLUSIVE
             for f in self.figures
         )
+
+
+def _record(item: pytest.Item, entry: Entry) -> None:
+    item.user_properties.append((_ENTRY, entry.to_json()))
+
+
+def _entries(item: pytest.Item | pytest.TestReport) -> list[dict[str, Any]]:
+    """What was recorded, as `Entry.to_json` gave it."""
+    return [cast("dict[str, Any]", value) for key, value in item.user_properties if key == _ENTRY]
 
 
 def _is_red(entry: Entry, acceptance: bool) -> bool:
@@ -223,6 +321,22 @@ def sentence(entry: Entry) -> str:
     return text
 
 
+@pytest.fixture(autouse=True)
+def _affordable(request: pytest.FixtureRequest) -> Generator[None]:
+    """Leave out a costly test that what is left of the budget does not pay for."""
+    seconds, budget = _cost(request.node), request.config.stash[_BUDGET]
+    if not seconds:
+        yield
+        return
+    if seconds > budget.left:
+        note = f"takes about {seconds:.0f} s, the budget has {max(0, budget.left):.0f} s left"
+        Judge(request)(None, note=note)
+        pytest.skip(note)
+    left, started = budget.left, time.perf_counter()
+    yield
+    budget.left = left - (time.perf_counter() - started)
+
+
 @pytest.fixture
 def judge(request: pytest.FixtureRequest) -> Judge:
     """Judge an accuracy figure, a count, or a ratio measured elsewhere."""
@@ -237,7 +351,8 @@ def paired(
 
     The first look's rounds run under pytest-benchmark, so its storage and its statistics are those
     of real rounds; further looks follow until the verdict and the gate are settled, or the test's
-    share of `--budget` is spent.
+    share of `--budget` is spent. A first look that does not fit what is left of the budget, and a
+    run without benchmarks, is one round: inconclusive.
     """
 
     def measure(
@@ -245,74 +360,98 @@ def paired(
         candidate: Callable[[], Any],
         *,
         workload: str = "",
-        device: str = "cpu",
-        synchronise: Callable[[], None] = lambda: None,
+        device: Any = "cpu",
+        synchronise: Callable[[], None] | None = None,
         work: int = 1,
         note: str = "",
         only_record: bool = False,
     ) -> list[Entry]:
+        """See `Pairing` and `Judge`; `synchronise` is the torch device's own unless given."""
         import torch
 
-        budget: Budget = request.config.stash[_BUDGET]
-        pairing = Pairing(baseline, candidate, synchronise, work)
-        pairing.warm_up()
-        benchmark.pedantic(pairing.round, rounds=LOOKS[0], iterations=1, warmup_rounds=0)
-        if benchmark.enabled:
+        device = getattr(device, "type", device)
+        budget = request.config.stash[_BUDGET]
+        pairing = Pairing(baseline, candidate, synchronise or synchroniser(device), work)
+        needed = pairing.seconds + LOOKS[0] * pairing.seconds_per_round
+        fits = needed <= budget.left
+        if benchmark.enabled and not fits:
+            cause = f"{LOOKS[0]} pairs take {needed:.0f} s, the budget has {budget.left:.0f} s left"
+            note = "; ".join(filter(None, (note, cause)))
+        benchmark.pedantic(pairing.round, rounds=LOOKS[0] if fits else 1, iterations=1)
+        if benchmark.enabled and fits:
             pairing.look_again(
                 lambda: only_record or judge.settled(pairing.ratio(), pairing.control(), device),
                 budget.share(),
             )
-        budget.spend(pairing.seconds)
+        budget.left -= pairing.seconds
         ratio, control, pairs = pairing.ratio(), pairing.control(), len(pairing.log_ratios)
-        if ratio is not None and control is not None:
+        try:
+            return judge(
+                ratio,
+                workload=workload,
+                device=device,
+                control=control,
+                pairs=pairs,
+                note=note,
+                only_record=only_record,
+            )
+        finally:  # a red is stored as well
+            entries = _entries(request.node)
             benchmark.extra_info.update(
                 schema=SCHEMA,
-                claim=[f"{f.claim}.{f.key}" for f in judge.figures],
-                ratio=ratio.value,
-                ci=[ratio.low, ratio.high],
-                control_ci=[control.low, control.high],
+                claim=[e["claim"] for e in entries],
+                figure=[e["figure"] for e in entries],
+                ratio=ratio and ratio.value,
+                ci=ratio and [ratio.low, ratio.high],
+                control_ci=control and [control.low, control.high],
                 pairs=pairs,
-                verdict=[str(judge_claim(f, ratio, control)) for f in judge.figures],
+                verdict=[e["verdict"] for e in entries],
+                gate=[e["gate"] for e in entries],
                 device=device,
                 torch=torch.__version__,
                 threads=torch.get_num_threads(),
-                workload=workload,
+                workload=entries[0]["workload"],
             )
-        return judge(
-            ratio,
-            workload=workload,
-            device=device,
-            control=control,
-            pairs=pairs,
-            note=note,
-            only_record=only_record,
-        )
 
     return measure
 
 
+def synchroniser(device: str) -> Callable[[], None]:
+    """What waits until a torch device has done what it was given; the CPU has when it returns."""
+    import torch
+
+    waits = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}
+    return waits.get(device, lambda: None)
+
+
 @pytest.fixture
-def not_exercised(judge: Judge) -> Callable[[str], None]:
+def not_exercised(request: pytest.FixtureRequest) -> Callable[[str], None]:
     """Say in the ledger that the figures need hardware that is not here, and skip."""
-
-    def skip(needs: str) -> None:
-        for figure in judge.figures:
-            judge.record(_not_exercised(figure, judge.workloads[figure.claim], needs))
-        pytest.skip(f"not exercised: needs {needs}")
-
-    return skip
+    return lambda needs: _skip(request.node, needs)
 
 
-def _not_exercised(figure: Figure, workload: str, needs: str) -> Entry:
-    return Entry(
-        figure.claim, figure.key, str(figure), workload, "-", Verdict.NOT_EXERCISED,
-        GateResult.NONE, note=f"needs {needs}",
-    )  # fmt: skip
+def _skip(item: pytest.Item, needs: str) -> None:
+    claims = item.config.stash[_CLAIMS]
+    for claim, key in bindings(item):
+        figure = claims[claim].figures[key]
+        _record(item, _unmeasured(claims, figure, Verdict.NOT_EXERCISED, note=f"needs {needs}"))
+    pytest.skip(f"not exercised: needs {needs}")
 
 
-@pytest.fixture(scope="session", params=["cpu", "cuda", "mps"])
+def _unmeasured(
+    claims: Mapping[str, Claim],
+    figure: Figure,
+    verdict: Verdict,
+    gate: GateResult = GateResult.NONE,
+    note: str = "",
+) -> Entry:
+    workload = claims[figure.claim].workload
+    return Entry(figure.claim, figure.key, str(figure), workload, "-", verdict, gate, note=note)
+
+
+@pytest.fixture
 def device(request: pytest.FixtureRequest) -> Any:
-    """Each torch device that is present."""
+    """Each torch device; one that is not here is in the ledger as not exercised."""
     import torch
 
     present = {
@@ -321,21 +460,36 @@ def device(request: pytest.FixtureRequest) -> Any:
         "mps": torch.backends.mps.is_available(),
     }
     if not present[request.param]:
-        hardware = {"cuda": "an NVIDIA GPU", "mps": "Apple silicon"}[request.param]
-        pytest.skip(f"not exercised: needs {hardware}")
+        _skip(request.node, _HARDWARE[request.param])
     return torch.device(request.param)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def synchronise(device: Any) -> Callable[[], None]:
     """Wait until `device` has done what it was given."""
-    import torch
+    return synchroniser(device.type)
 
-    waits: dict[str, Callable[[], None]] = {
-        "cuda": torch.cuda.synchronize,
-        "mps": torch.mps.synchronize,
-    }
-    return waits.get(device.type, lambda: None)
+
+@pytest.fixture
+def mlx(request: pytest.FixtureRequest) -> Any:
+    """The module mlx.core; not exercised where it cannot be imported."""
+    return _module(request, "mlx", "mlx.core")
+
+
+@pytest.fixture
+def coreml(request: pytest.FixtureRequest) -> Any:
+    """The module coremltools; not exercised where it cannot be imported."""
+    return _module(request, "coreml", "coremltools")
+
+
+def _module(request: pytest.FixtureRequest, device: str, name: str) -> Any:
+    asked = request.config.getoption("--device")
+    if asked and device not in asked:
+        pytest.skip(f"--device {' '.join(asked)}")
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return _skip(request.node, _HARDWARE[device])
 
 
 class LedgerKeeper:
@@ -348,12 +502,8 @@ class LedgerKeeper:
         )
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.when == "call":
-            self.ledger.entries += [
-                Entry.from_json(cast("Mapping[str, Any]", value))
-                for key, value in report.user_properties
-                if key == _ENTRY
-            ]
+        if report.when == "teardown":  # the one report that every test has, with all properties
+            self.ledger.entries += map(Entry.from_json, _entries(report))
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if not self.ledger.entries:
@@ -362,6 +512,8 @@ class LedgerKeeper:
         ledger = self.ledger.completed(self.config.stash[_CLAIMS])
         ledger.machine, ledger.date = this_machine(), now()
         ledger.save(path)
-        out = terminalreporter._tw._file  # where pytest itself writes
-        render(ledger, Console(file=out, force_terminal=terminalreporter.hasmarkup or None))
+        table = io.StringIO()
+        width = get_terminal_size().columns
+        render(ledger, Console(file=table, force_terminal=terminalreporter.hasmarkup, width=width))
+        terminalreporter.write("\n" + table.getvalue())
         terminalreporter.write_line(f"written to {path}")

@@ -11,10 +11,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from mpnn_core.gate.claims import Figure, Gate
 
@@ -41,11 +41,16 @@ class GateResult(StrEnum):
 
 @dataclass(frozen=True)
 class Interval:
-    """A measured value and the interval that holds the true one."""
+    """A measured value and the interval that holds the true one; never NaN (ValueError)."""
 
     value: float
     low: float
     high: float
+
+    def __post_init__(self) -> None:
+        # NaN is neither inside nor outside any bounds: it would pass as inconclusive.
+        if math.isnan(self.value) or not self.low <= self.high:
+            raise ValueError(f"measured {self.value}, with the interval [{self.low}, {self.high}]")
 
     def within(self, low: float, high: float) -> bool:
         return low <= self.low and self.high <= high
@@ -70,9 +75,10 @@ def order_index(n: int, error: float) -> int | None:
     Exact, by the binomial distribution, at a confidence of at least 1 - `error`; None where even
     the smallest and the largest value do not reach it.
     """
-    index = int(stats.binom.ppf(error / 2, n, 0.5))
-    while index >= 0 and 2 * stats.binom.cdf(index, n, 0.5) > error:
-        index -= 1
+    # The interval misses the median if at most `index` of the n values lie on one side of it.
+    index, tail, allowed = -1, 0, Fraction(error) / 2 * 2**n
+    while index < n // 2 and (tail := tail + math.comb(n, index + 1)) <= allowed:
+        index += 1
     return index if index >= 0 else None
 
 
@@ -90,8 +96,25 @@ def median_ratio(log_ratios: Sequence[float], error: float) -> Interval | None:
 
 
 def paired_mean(differences: ArrayLike, error: float = ERROR, seed: int = 0) -> Interval:
-    """The mean over chains of paired differences, with a bootstrap interval over chains (BCa)."""
+    """The mean over chains of paired differences, with a bootstrap interval over chains (BCa).
+
+    The same numbers give the same interval: the resampling is seeded.
+
+    Raises
+    ------
+    ValueError
+        Fewer than two values, which have no interval, or one that is not finite.
+    """
+    from scipy import stats
+
     values = np.asarray(differences, dtype=float)
+    if values.ndim != 1 or len(values) < 2:
+        raise ValueError(
+            f"an interval over chains takes two or more values, got shape {values.shape}; "
+            "one value alone is judged as the number that it is"
+        )
+    if not np.isfinite(values).all():
+        raise ValueError(f"{np.sum(~np.isfinite(values))} of {len(values)} values are not finite")
     mean = float(values.mean())
     if np.ptp(values) == 0:
         return exactly(mean)
@@ -158,8 +181,18 @@ def accepted(figure: Figure) -> tuple[float, float]:
     return figure.reported - figure.margin, figure.reported + figure.margin
 
 
+def agrees(figure: Figure, measured: Interval) -> bool:
+    """Whether the interval holds the reported figure itself."""
+    low, high = accepted(figure) if figure.sense == "range" else (figure.reported, figure.reported)
+    return not measured.outside(low, high)
+
+
 def _quiet(figure: Figure, control: Interval) -> bool:
     """Whether the baseline against itself is 1, and surely so within what the claim turns on."""
-    margin = figure.margin if figure.sense == "about" else max(math.sqrt(figure.reported), 1.01)
-    assert margin is not None
+    margin = math.inf
+    if figure.sense == "about":
+        assert figure.margin is not None
+        margin = figure.margin
+    elif figure.sense == "speedup":
+        margin = math.sqrt(figure.reported)
     return not control.outside(1, 1) and control.within(1 / margin, margin)

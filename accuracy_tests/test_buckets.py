@@ -1,0 +1,184 @@
+"""Buckets: padded is unpadded, at every length; and the original's way of padding is caught."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from proteins import protein, random_order, rows_of
+from strategies import Layout, layouts
+
+from mpnn_core import Model, Structure
+from mpnn_core.buckets import BUCKETS, Padded, choose_bucket, log_probs, pad, padding_waste
+from mpnn_core.gate import original
+from mpnn_core.graph import Backbones, Graph, nearest_neighbours
+from mpnn_core.schedule import ranks
+
+TOLERANCE = 1e-4
+CAUGHT = 1e-2  # what a leak of padding moves, and more
+K = 48
+
+
+def unpadded(model: Model, structure: Structure) -> np.ndarray:
+    """Log-probabilities of the complete residues: (N, 21)."""
+    order = random_order(len(structure))
+    return model.log_probs(structure, decoding_order=order)[0, structure.mask]
+
+
+def padded_log_probs(model: Model, structure: Structure, padded: Padded) -> np.ndarray:
+    tokens = torch.tensor(structure.tokens[structure.mask])
+    rank = torch.tensor(ranks(random_order(len(structure)))[structure.mask])
+    with torch.inference_mode():
+        return log_probs(model.network, padded, tokens, rank).numpy()
+
+
+def pinned(test):
+    """The lengths at which something may change: around k, and around every bucket."""
+    at = {1, K - 1, K, K + 1, *(b + d for b in BUCKETS for d in (-1, 0, 1))}
+    for length in sorted(at - {BUCKETS[-1] + 1}):  # which is refused: see below
+        test = example(Layout(length, start=length))(test)
+    return test
+
+
+@settings(max_examples=25, deadline=None)
+@given(layouts(max_length=BUCKETS[-1]))
+@pinned
+@example(Layout(70, chain_starts=(20, 50), gaps=((10, 3), (60, 40)), missing=(0, 30, 69)))
+@example(Layout(64, missing=tuple(range(0, 60, 2))))
+def test_padded_is_unpadded(model, layout):
+    structure = layout.build()
+    padded = pad(Backbones.from_structures([structure]), K)
+    N = int(structure.mask.sum())
+    bucket = min(b for b in BUCKETS if b >= N)
+    assert padded.length == N
+    assert padded.backbones.coords.shape == (bucket, 4, 3)
+    assert padded.graph.neighbours.shape == (bucket, min(K, bucket))
+    farthest = np.abs(padded_log_probs(model, structure, padded) - unpadded(model, structure)).max()
+    assert farthest <= TOLERANCE, f"{farthest:.1e}"
+
+
+@pytest.mark.parametrize("length", [5, 48, 64, 100])
+def test_what_is_in_the_padding_does_not_count(length, model):
+    structure = Layout(length).build()
+    padded = pad(Backbones.from_structures([structure]), K, (128,))
+    clean = padded_log_probs(model, structure, padded)
+    coords = padded.backbones.coords.clone()
+    coords[length:] = torch.tensor(structure.coords[0]) + 1.0  # among the real residues
+    dirty = replace(padded, backbones=replace(padded.backbones, coords=coords))
+    farthest = np.abs(padded_log_probs(model, structure, dirty) - clean).max()
+    assert farthest <= 1e-6, f"{farthest:.1e}"
+
+
+@pytest.mark.parametrize("bucket", [64, 128, 256])
+def test_the_bucket_does_not_count(bucket, model):
+    structure = protein("6MRR") if bucket > 64 else rows_of(protein("6MRR"), slice(0, 64))
+    padded = pad(Backbones.from_structures([structure]), K, (bucket,))
+    farthest = np.abs(padded_log_probs(model, structure, padded) - unpadded(model, structure)).max()
+    assert farthest <= TOLERANCE, f"{farthest:.1e}"
+
+
+# ------------------------------------------------------------------------ a test of the test above
+
+
+@pytest.mark.parametrize("length", [30, 36, 42, 47])
+def test_the_originals_padding_is_caught(length, model, published):
+    """It lets padding into the neighbours of small proteins, and into the decoder's messages."""
+    structure = rows_of(protein("6MRR"), slice(0, length))
+    order = np.r_[random_order(length), length : BUCKETS[0]]
+    given = original.inputs(structure)
+    spare = BUCKETS[0] - length
+
+    def rows(values: torch.Tensor) -> torch.Tensor:
+        pad_rows = (0, 0) * (values.dim() - 2) + (0, spare)
+        return torch.nn.functional.pad(values, pad_rows)
+
+    padded = original.Inputs(*(rows(values) for values in vars(given).values()))
+    found = original.log_probs(published, padded, torch.tensor(order)[None])[0, :length].numpy()
+    assert np.abs(found - unpadded(model, structure)).max() > CAUGHT
+    [whole] = original.log_probs(published, given, torch.tensor(order[:length])[None]).numpy()
+    assert np.abs(whole - unpadded(model, structure)).max() <= TOLERANCE
+
+
+def neighbours_of_padding(padded: Padded) -> Padded:
+    """k-NN over padded coordinates, as if padding were residues."""
+    return replace(padded, graph=nearest_neighbours(padded.backbones, K))
+
+
+def spare_slots_used(padded: Padded) -> Padded:
+    """The right neighbours, but the messages of spare slots are not masked."""
+    return replace(padded, graph=Graph(padded.graph.neighbours, None))
+
+
+@pytest.mark.parametrize("bug", [neighbours_of_padding, spare_slots_used])
+@pytest.mark.parametrize("length", [30, 47])
+def test_padding_that_leaks_into_ours_is_caught(length, bug, model):
+    structure = rows_of(protein("6MRR"), slice(0, length))
+    padded = bug(pad(Backbones.from_structures([structure]), K))
+    found = np.abs(padded_log_probs(model, structure, padded) - unpadded(model, structure)).max()
+    assert found > CAUGHT, f"{found:.1e}"
+
+
+# ------------------------------------------------------------------------------ choice of bucket
+
+increasing = st.sets(st.integers(1, 5000), min_size=1, max_size=6).map(lambda s: tuple(sorted(s)))
+
+
+@settings(max_examples=200, deadline=None)
+@given(increasing, st.data())
+def test_the_smallest_bucket_that_holds_the_length_is_chosen(buckets, data):
+    length = data.draw(st.integers(1, buckets[-1]))
+    chosen = choose_bucket(length, buckets)
+    assert chosen in buckets
+    assert chosen >= length
+    assert all(b < length for b in buckets if b < chosen)
+
+
+@pytest.mark.parametrize(
+    "length, bucket, waste",
+    [(1, 64, 63 / 64), (63, 64, 1 / 64), (64, 64, 0), (65, 128, 63 / 128), (127, 128, 1 / 128),
+     (128, 128, 0), (129, 256, 127 / 256), (255, 256, 1 / 256), (256, 256, 0)],
+)  # fmt: skip
+def test_choice_and_waste_are_exact(length, bucket, waste):
+    assert choose_bucket(length) == bucket
+    assert padding_waste(length, bucket) == waste
+
+
+@pytest.mark.parametrize("length", [BUCKETS[-1] + 1, 10_000])
+def test_over_long_input_names_the_largest_bucket(length):
+    with pytest.raises(ValueError, match=f"^{length} residues .* largest bucket, {BUCKETS[-1]};"):
+        choose_bucket(length)
+
+
+def test_a_structure_one_over_the_largest_bucket_is_refused():
+    backbones = Backbones.from_structures([Layout(BUCKETS[-1] + 1).build()])
+    with pytest.raises(ValueError, match=f"largest bucket, {BUCKETS[-1]}"):
+        pad(backbones, K)
+
+
+@pytest.mark.parametrize("length", [0, -3])
+def test_no_residue_fits_no_bucket(length):
+    with pytest.raises(ValueError, match=f"at least 1 residue, got {length}"):
+        choose_bucket(length)
+
+
+@pytest.mark.parametrize("buckets", [(), (0, 64), (64, 64), (128, 64), (-1,)])
+def test_buckets_must_be_positive_and_increasing(buckets):
+    with pytest.raises(ValueError, match="positive and strictly increasing, got"):
+        choose_bucket(10, buckets)
+
+
+def test_a_bucket_holds_one_structure():
+    two = Backbones.from_structures([Layout(5).build(), Layout(6).build()])
+    with pytest.raises(ValueError, match="a bucket holds one structure, got 2"):
+        pad(two, K)
+
+
+def test_a_graph_does_not_fit_into_fewer_nodes_or_slots():
+    graph = nearest_neighbours(Backbones.from_structures([Layout(20).build()]), 10)
+    for shape in ((19, 10), (20, 9)):
+        with pytest.raises(ValueError, match=r"shape \(20, 10\) does not fit into"):
+            graph.padded(*shape)

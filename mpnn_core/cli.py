@@ -1,0 +1,369 @@
+"""The command line: `mpnn-core design`, `score` and `claims`.
+
+Exit codes: 0, all is well; 1, a file failed and the others are done, or a gate of the ledger
+failed; 2, the call itself is wrong, and nothing was written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import secrets
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+import mpnn_core as mpnn
+from mpnn_core.design import RANDOM
+from mpnn_core.fasta import FastaError, format_designs, read_sequences, write_atomically
+from mpnn_core.structure import structure_name
+
+SUFFIXES = (".pdb", ".ent", ".cif", ".mmcif")
+# Residues decoded together: enough to fill the processor, few enough to lose little to a power cut.
+ROWS_PER_CALL = 8192
+WRONG_CALL = 2
+
+
+class CallError(Exception):
+    """The call is wrong; the message says what was expected."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line: an exit code."""
+    options = parser().parse_args(arguments)
+    try:
+        code: int = options.run(options)
+        return code
+    except (CallError, mpnn.CheckpointError) as error:
+        complain(str(error))
+        return WRONG_CALL
+    except KeyboardInterrupt:
+        complain("interrupted; what was written before is whole")
+        return 130
+    except BrokenPipeError:  # `mpnn-core score ... | head`
+        sys.stderr.close()
+        return 141
+
+
+def parser() -> argparse.ArgumentParser:
+    """Commands and options."""
+    top = argparse.ArgumentParser(prog="mpnn-core", description="ProteinMPNN, exact and fast.")
+    top.add_argument("--version", action="version", version=f"mpnn-core {mpnn.__version__}")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    design = commands.add_parser("design", help="design sequences for backbones")
+    _input_options(design)
+    design.add_argument(
+        "-n", "--num-sequences", type=_number(int, 1), default=1, metavar="N",
+        help="sequences per structure (default: 1)",
+    )  # fmt: skip
+    design.add_argument(
+        "-T", "--temperature", type=_number(float, 1e-6), default=0.1, metavar="T",
+        help="divides the logits; 0.1 to 0.3 is usual (default: 0.1)",
+    )  # fmt: skip
+    design.add_argument(
+        "--omit", default="", metavar="LETTERS", help="residues never drawn; X never is",
+    )  # fmt: skip
+    design.add_argument(
+        "--omit-at", action="append", default=[], metavar="POSITIONS=LETTERS",
+        help="residues never drawn at some positions, such as A10-20=CP; repeatable",
+    )  # fmt: skip
+    design.add_argument(
+        "--bias", action="append", default=[], metavar="LETTER=VALUE",
+        help="added to the logit of a residue everywhere, such as W=-1.5; repeatable",
+    )  # fmt: skip
+    design.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="DIR/seqs/NAME.fa is written"
+    )
+    design.add_argument(
+        "--save-probs", action="store_true",
+        help="write DIR/probs/NAME.npz as well: probabilities, log-probabilities, orders",
+    )  # fmt: skip
+    design.set_defaults(run=run_design)
+
+    score = commands.add_parser(
+        "score", help="score sequences on backbones: mean negative log-probability, tab-separated"
+    )
+    _input_options(score)
+    score.add_argument(
+        "--fasta", type=Path, metavar="FILE",
+        help="sequences to score on one structure, chains joined by '/' (default: the native one)",
+    )  # fmt: skip
+    score.add_argument(
+        "--num-orders", type=_number(int, 1), default=10, metavar="N",
+        help="random decoding orders to average over (default: 10)",
+    )  # fmt: skip
+    score.set_defaults(run=run_score)
+
+    claims = commands.add_parser("claims", help="print the ledger of the last run of the gates")
+    claims.add_argument(
+        "--ledger", type=Path, default=Path(".mpnn_core/ledger.json"), metavar="FILE",
+        help="the ledger as JSON (default: .mpnn_core/ledger.json)",
+    )  # fmt: skip
+    claims.set_defaults(run=run_claims)
+    return top
+
+
+def _input_options(command: argparse.ArgumentParser) -> None:
+    """What `design` and `score` share."""
+    command.add_argument(
+        "files", nargs="+", type=Path, metavar="FILE",
+        help="PDB or mmCIF, plain or gzipped; of a folder, all such files",
+    )  # fmt: skip
+    command.add_argument(
+        "--chains", metavar="A,B", help="chains to design, the others are context (default: all)"
+    )
+    command.add_argument(
+        "--fixed", action="append", default=[], metavar="POSITIONS",
+        help="residues to keep, by chain and author number: A52, A52B or A10-20,B7; repeatable",
+    )  # fmt: skip
+    command.add_argument(
+        "--seed", type=_number(int, 0), metavar="N",
+        help="makes a run reproducible (default: design draws one and names it, score takes 0)",
+    )  # fmt: skip
+    command.add_argument(
+        "--variant", default="baseline", choices=list(mpnn.VARIANTS), metavar="NAME",
+        help=f"{', '.join(mpnn.VARIANTS)} (default: baseline, the exact one)",
+    )  # fmt: skip
+    command.add_argument(
+        "--weights", default="v_48_020", metavar="NAME",
+        help="a published name, or a path to .pt or .safetensors (default: v_48_020)",
+    )  # fmt: skip
+    command.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: cpu)")
+    command.add_argument("--backend", default="auto", help="auto or torch (default: auto)")
+
+
+def run_design(options: argparse.Namespace) -> int:
+    """`mpnn-core design`."""
+    files, model = _files(options.files), _model(options)
+    constraints = mpnn.Constraints(
+        chains=options.chains,
+        fixed=_positions(options.fixed),
+        omit=options.omit.upper() + "X",
+        omit_at={at: letters.upper() for at, letters in _pairs(options.omit_at, "--omit-at")},
+        bias={letter: _float(value, "--bias") for letter, value in _pairs(options.bias, "--bias")},
+    )
+    seed = secrets.randbits(32) if options.seed is None else options.seed
+    failures = 0
+    with _progress(len(files)) as advance:
+
+        def usable() -> Iterator[mpnn.Structure]:
+            nonlocal failures
+            for file in files:
+                try:
+                    structure = mpnn.read_structure(file)
+                    constraints.check(structure)
+                    yield structure
+                except mpnn.StructureError as error:
+                    complain(str(error))
+                except mpnn.ConstraintError as error:
+                    complain(f"{file}: {error}")
+                else:
+                    continue
+                failures += 1
+                advance(1)
+
+        for structures in _batches(usable(), options.num_sequences):
+            waiting = [structure.name for structure in structures]
+            try:
+                for designs in model.design(
+                    structures, options.num_sequences, options.temperature, seed, constraints
+                ):
+                    native = model.score(designs.structure, None, constraints, seed=seed)
+                    _write(options, designs, native)
+                    waiting.pop(0)
+                    advance(1)
+            except (RuntimeError, MemoryError, OSError) as error:  # out of memory, disk full
+                complain(f"{', '.join(waiting)}: {error}")
+                failures += len(waiting)
+    return _verdict(failures, len(files))
+
+
+def _write(options: argparse.Namespace, designs: mpnn.Designs, native: mpnn.Scores) -> None:
+    text = format_designs(designs, native, mpnn.__version__).encode()
+    name = designs.structure.name
+    if options.save_probs:
+        write_atomically(
+            options.out / "probs" / f"{name}.npz",
+            lambda file: np.savez_compressed(
+                file,
+                probs=designs.probabilities,
+                log_probs=designs.log_probs,
+                S=np.array([[mpnn.ALPHABET.index(a) for a in s] for s in designs.sequences]),
+                decoding_order=designs.decoding_order,
+                mask=designs.structure.mask,
+                designed=designs.designed,
+                chain_ids=designs.structure.chain_ids,
+                residue_numbers=designs.structure.residue_numbers,
+                alphabet=np.array(list(mpnn.ALPHABET)),
+            ),
+        )
+    # Last: who finds the FASTA file finds the rest.
+    write_atomically(options.out / "seqs" / f"{name}.fa", lambda file: file.write(text))
+
+
+def run_score(options: argparse.Namespace) -> int:
+    """`mpnn-core score`."""
+    files = _files(options.files)
+    if options.fasta is not None and len(files) > 1:
+        raise CallError(f"--fasta scores sequences on one structure; {len(files)} were given")
+    model = _model(options)
+    constraints = mpnn.Constraints(chains=options.chains, fixed=_positions(options.fixed))
+    failures = 0
+    print("structure", "sequence", "score", "global_score", "orders", sep="\t")
+    with _progress(len(files)) as advance:
+        for file in files:
+            try:
+                structure = mpnn.read_structure(file)
+                constraints.check(structure)
+                named = [("native", structure.sequence)]
+                if options.fasta is not None:
+                    chains = constraints.design_chains(structure)
+                    named = read_sequences(options.fasta, structure, chains)
+                found = model.score(
+                    structure, [s for _, s in named], constraints,
+                    options.num_orders, options.seed or 0,
+                )  # fmt: skip
+            except (mpnn.StructureError, FastaError) as error:
+                complain(str(error))
+                failures += 1
+            except (ValueError, RuntimeError, MemoryError) as error:
+                complain(f"{file}: {error}")
+                failures += 1
+            else:
+                means = found.score.mean(1), found.global_score.mean(1)
+                for (title, _), score, global_score in zip(named, *means, strict=True):
+                    label = " ".join(title.split())  # a tab would add a column
+                    print(
+                        structure.name, label, f"{score:.4f}", f"{global_score:.4f}",
+                        options.num_orders, sep="\t",
+                    )  # fmt: skip
+            advance(1)
+    return _verdict(failures, len(files))
+
+
+def run_claims(options: argparse.Namespace) -> int:
+    """`mpnn-core claims`."""
+    from mpnn_core.gate.ledger import Ledger, LedgerError, render
+    from mpnn_core.gate.verdicts import GateResult
+
+    try:
+        ledger = Ledger.load(options.ledger)
+    except LedgerError as error:
+        raise CallError(str(error)) from None
+    render(ledger, Console())
+    return int(any(entry.gate is GateResult.FAILED for entry in ledger.entries))
+
+
+def complain(message: str) -> None:
+    """One line on standard error."""
+    print(f"mpnn-core: {message}", file=sys.stderr)
+
+
+def _verdict(failures: int, files: int) -> int:
+    if failures:
+        complain(f"{failures} of {files} files failed")
+    return int(failures > 0)
+
+
+def _model(options: argparse.Namespace) -> mpnn.Model:
+    if options.weights == RANDOM:
+        raise CallError("random weights design nothing; they are for measurements of speed")
+    try:
+        model = mpnn.load_model(options.weights, options.variant, options.device, options.backend)
+    except mpnn.CheckpointError:
+        raise
+    except ValueError as error:
+        raise CallError(str(error)) from None
+    if model.variant.accuracy != "exact":
+        loss = model.variant.loss or "of unknown accuracy"
+        complain(f"warning: variant {model.variant.name} is not exact: {loss}")
+    return model
+
+
+def _files(given: Iterable[Path]) -> list[Path]:
+    """The structure files that are meant; refused if two would be written to one output."""
+    files: list[Path] = []
+    for path in given:
+        if not path.is_dir():
+            files.append(path)
+            continue
+        found = sorted(
+            p for p in path.iterdir()
+            if Path(p.name.removesuffix(".gz")).suffix.lower() in SUFFIXES
+        )  # fmt: skip
+        if not found:
+            raise CallError(f"{path} holds no structure; expected {', '.join(SUFFIXES)}, or .gz")
+        files += found
+    by_name: dict[str, Path] = {}
+    for file in files:
+        other = by_name.setdefault(structure_name(file), file)
+        if other is not file:
+            raise CallError(
+                f"{other} and {file} are both called {structure_name(file)}, and would be written "
+                "to the same output; rename one, or run them apart"
+            )
+    return files
+
+
+def _batches(
+    structures: Iterable[mpnn.Structure], num_sequences: int
+) -> Iterator[list[mpnn.Structure]]:
+    """Structures to be designed in one call, so that small ones share the work of a step."""
+    batch: list[mpnn.Structure] = []
+    for structure in structures:
+        batch.append(structure)
+        if num_sequences * sum(map(len, batch)) >= ROWS_PER_CALL:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+@contextlib.contextmanager
+def _progress(total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error where that is a terminal; nothing elsewhere."""
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("structures"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("structures", total=total)
+        yield lambda count: bar.advance(task, count)
+
+
+def _positions(given: Iterable[str]) -> list[str]:
+    return [label for text in given for label in text.split(",") if label]
+
+
+def _pairs(given: Iterable[str], option: str) -> Iterator[tuple[str, str]]:
+    for text in given:
+        for pair in text.split(","):
+            name, equals, value = pair.partition("=")
+            if not (name and equals and value):
+                raise CallError(f"{option} {pair!r}: expected {option} NAME=VALUE")
+            yield name, value
+
+
+def _float(text: str, option: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise CallError(f"{option}: {text!r} is no number") from None
+
+
+def _number(kind: type[int] | type[float], least: float) -> Callable[[str], int | float]:
+    def read(text: str) -> int | float:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is no {kind.__name__}") from None
+        if not least <= value < 2**63:
+            raise argparse.ArgumentTypeError(f"{text} is out of range; expected at least {least}")
+        return value
+
+    return read

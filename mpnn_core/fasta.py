@@ -1,0 +1,108 @@
+"""Designs as FASTA files, with the header fields of the original; sequences from FASTA files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from mpnn_core.design import Designs, Scores
+from mpnn_core.structure import Structure
+
+
+class FastaError(ValueError):
+    """A FASTA file that cannot be used; names the file and the record."""
+
+
+def chain_sequences(structure: Structure, sequence: str, chains: Iterable[str]) -> str:
+    """The letters of some chains of a sequence (L,), in the structure's order, joined by "/"."""
+    letters = np.array(list(sequence))
+    return "/".join("".join(letters[structure.chain_ids == chain]) for chain in chains)
+
+
+def format_designs(designs: Designs, native: Scores, version: str) -> str:
+    """The text of the FASTA file of one structure: the native sequence, then each design.
+
+    The fields are those of the original's `protein_mpnn_run.py`, with the version of this package
+    where it has its git hash.
+    """
+    s = designs.structure
+    fixed = [chain for chain in s.chains if chain not in designs.design_chains]
+    lines = [
+        f">{s.name}, score={native.score.mean():.4f}, global_score={native.global_score.mean():.4f}"
+        f", fixed_chains={fixed}, designed_chains={list(designs.design_chains)}"
+        f", model_name={designs.model_name}, mpnn_core={version}, seed={designs.seed}",
+        chain_sequences(s, s.sequence, designs.design_chains),
+    ]
+    found = zip(
+        designs.sequences, designs.scores, designs.global_scores, designs.recovery, strict=True
+    )
+    for sample, (sequence, score, global_score, recovery) in enumerate(found, start=1):
+        lines += [
+            f">T={designs.temperature:g}, sample={sample}, score={score:.4f}"
+            f", global_score={global_score:.4f}, seq_recovery={recovery:.4f}",
+            chain_sequences(s, sequence, designs.design_chains),
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def read_sequences(
+    path: str | os.PathLike[str], structure: Structure, chains: Iterable[str]
+) -> list[tuple[str, str]]:
+    """(title, sequence of L letters) of each record of a FASTA file.
+
+    A record holds the sequences of `chains` joined by "/", as `format_designs` writes them, or of
+    all chains; other chains keep the structure's own residues.
+
+    Raises
+    ------
+    FastaError
+        No such file, no record, or a record whose chains do not fit the structure.
+    """
+    from Bio.SeqIO.FastaIO import SimpleFastaParser
+
+    chosen = list(chains)
+    try:
+        with Path(path).open(encoding="utf-8") as file:
+            records = list(SimpleFastaParser(file))
+    except OSError as error:
+        raise FastaError(f"{path}: {error.strerror}") from None
+    except ValueError as error:
+        raise FastaError(f"{path} is not a FASTA file: {error}") from None
+    if not records:
+        raise FastaError(f"{path} holds no sequence; expected FASTA records, '>title' first")
+    return [(title, _filled(path, title, text, structure, chosen)) for title, text in records]
+
+
+def _filled(
+    path: str | os.PathLike[str], title: str, text: str, structure: Structure, chains: list[str]
+) -> str:
+    parts = text.upper().split("/")
+    if len(parts) == len(structure.chains):
+        chains = list(structure.chains)
+    sizes = {chain: int((structure.chain_ids == chain).sum()) for chain in chains}
+    if [len(part) for part in parts] != list(sizes.values()):
+        expected = ", ".join(f"{chain} {size}" for chain, size in sizes.items())
+        raise FastaError(
+            f"{path}: record {title!r} has chains of {', '.join(str(len(p)) for p in parts)} "
+            f"residues; {structure.name} needs {expected}, joined by '/'"
+        )
+    letters = np.array(list(structure.sequence))
+    for chain, part in zip(chains, parts, strict=True):
+        letters[structure.chain_ids == chain] = list(part)
+    return "".join(letters)
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Let `write` fill a file that appears at `path` whole, or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            write(file)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
