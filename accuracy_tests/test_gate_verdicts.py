@@ -27,6 +27,7 @@ from mpnn_core.gate.verdicts import (
 QUIET = Interval(1.0, 0.99, 1.01)
 SPEEDUP = Figure("T", "speed", 2.0, "x", "speedup")  # floor 1.414
 NO_CHANGE = Figure("T", "ratio", 0.99, "x", "about", margin=1.05)  # 0.943 to 1.0395
+SLOWER = Figure("T", "slower", 0.9, "x", "about", margin=1.05)
 POINTS = Figure("T", "loss", 0.0, "points", "about", margin=1.0)
 
 
@@ -90,6 +91,10 @@ def test_drift_and_outliers_do_not_move_the_ratio(effect, noise, drift, seed) ->
         pytest.param(NO_CHANGE, Interval(1.0, 0.95, 1.03), Verdict.CONFIRMED, id="no change"),
         pytest.param(NO_CHANGE, Interval(1.2, 1.1, 1.3), Verdict.REFUTED, id="a change"),
         pytest.param(NO_CHANGE, Interval(1.0, 0.9, 1.1), Verdict.INCONCLUSIVE, id="unknown"),
+        pytest.param(SLOWER, Interval(0.2, 0.17, 0.21), Verdict.DIRECTION_ONLY, id="far slower"),
+        pytest.param(SLOWER, Interval(0.91, 0.88, 0.93), Verdict.CONFIRMED, id="as much slower"),
+        pytest.param(SLOWER, Interval(1.4, 1.3, 1.5), Verdict.REFUTED, id="faster, not slower"),
+        pytest.param(SLOWER, Interval(0.98, 0.97, 0.99), Verdict.REFUTED, id="hardly slower"),
         pytest.param(POINTS, exactly(0.0), Verdict.CONFIRMED, id="no loss, counted"),
         pytest.param(POINTS, Interval(9, 8, 10), Verdict.REFUTED, id="a loss"),
         pytest.param(POINTS, Interval(0.5, -1, 2), Verdict.INCONCLUSIVE, id="loss unknown"),
@@ -111,6 +116,14 @@ def test_a_control_that_is_off_settles_nothing(control) -> None:
     assert judge_claim(SPEEDUP, Interval(3.0, 2.9, 3.1), control) is Verdict.INCONCLUSIVE
     gate = judge_gate(Gate("", at_least=2.0), Interval(1.0, 0.9, 1.1), control)
     assert gate is (GateResult.INCONCLUSIVE if control.low > 1 else GateResult.FAILED)
+
+
+def test_a_noisy_control_confirms_no_equality_and_hides_no_large_difference() -> None:
+    noisy = Interval(1.0, 0.85, 1.2)
+    assert judge_claim(NO_CHANGE, Interval(1.0, 0.97, 1.03), noisy) is Verdict.INCONCLUSIVE
+    assert judge_claim(NO_CHANGE, Interval(0.85, 0.8, 0.9), noisy) is Verdict.INCONCLUSIVE
+    assert judge_claim(NO_CHANGE, Interval(0.2, 0.17, 0.22), noisy) is Verdict.REFUTED
+    assert judge_claim(SLOWER, Interval(0.2, 0.17, 0.22), noisy) is Verdict.DIRECTION_ONLY
 
 
 @pytest.mark.parametrize(

@@ -128,16 +128,22 @@ def judge_claim(figure: Figure, measured: Interval | None, control: Interval | N
     """A measurement against a reported figure.
 
     `control` is the baseline against itself, measured in the same loop; None where nothing was
-    timed. A speed-up copied from other hardware has a floor, the square root of the claim, half-way
-    to no effect in log space: wholly short of it is refuted; wholly beyond it is the direction
-    only, or confirmed if the interval reaches the figure.
+    timed; one that excludes 1 settles nothing. A speed-up copied from other hardware has a floor,
+    the square root of the claim, half-way to no effect in log space: wholly short of it is refuted;
+    wholly beyond it is the direction only, or confirmed if the interval reaches the figure. Any
+    other figure is confirmed where the interval lies wholly within what agrees with it, and refuted
+    where it lies wholly outside, by more than the control; a ratio that is outside on the reported
+    side of 1 is the direction only.
     """
     if figure.sense == "record":
         return Verdict.RECORDED
-    if measured is None or (control is not None and not _quiet(figure, control)):
+    if measured is None or (control is not None and control.outside(1, 1)):
         return Verdict.INCONCLUSIVE
+    noise = exactly(1) if control is None else control
     if figure.sense == "speedup":
         floor = math.sqrt(figure.reported)
+        if not noise.within(1 / floor, floor):
+            return Verdict.INCONCLUSIVE
         if measured.high < floor:
             return Verdict.REFUTED
         if measured.low < floor:
@@ -145,9 +151,18 @@ def judge_claim(figure: Figure, measured: Interval | None, control: Interval | N
         reaches = measured.high >= figure.reported
         return Verdict.CONFIRMED if reaches else Verdict.DIRECTION_ONLY
     low, high = accepted(figure)
-    if measured.within(low, high):
+    margin = figure.margin if figure.sense == "about" and figure.unit == "x" else math.inf
+    assert margin is not None
+    if measured.within(low, high) and noise.within(1 / margin, margin):
         return Verdict.CONFIRMED
-    return Verdict.REFUTED if measured.outside(low, high) else Verdict.INCONCLUSIVE
+    if figure.unit == "x":
+        measured = Interval(measured.value, measured.low * noise.low, measured.high * noise.high)
+    if not measured.outside(low, high):
+        return Verdict.INCONCLUSIVE
+    says_no_change = low <= 1 <= high
+    if figure.unit == "x" and not says_no_change and _beyond_half(figure, measured):
+        return Verdict.DIRECTION_ONLY
+    return Verdict.REFUTED
 
 
 def judge_gate(
@@ -187,12 +202,7 @@ def agrees(figure: Figure, measured: Interval) -> bool:
     return not measured.outside(low, high)
 
 
-def _quiet(figure: Figure, control: Interval) -> bool:
-    """Whether the baseline against itself is 1, and surely so within what the claim turns on."""
-    margin = math.inf
-    if figure.sense == "about":
-        assert figure.margin is not None
-        margin = figure.margin
-    elif figure.sense == "speedup":
-        margin = math.sqrt(figure.reported)
-    return not control.outside(1, 1) and control.within(1 / margin, margin)
+def _beyond_half(figure: Figure, measured: Interval) -> bool:
+    """Whether a ratio is on the reported side of 1, wholly beyond the square root of the figure."""
+    half = math.sqrt(figure.reported)
+    return (measured.low > half > 1) or (measured.high < half < 1)
