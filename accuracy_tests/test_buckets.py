@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from proteins import protein, random_order, rows_of
 from strategies import Layout, layouts
 
-from mpnn_core import Model, Structure
+from mpnn_core import Model, Structure, load_model
 from mpnn_core.buckets import BUCKETS, Padded, choose_bucket, log_probs, pad, padding_waste
 from mpnn_core.gate import original
 from mpnn_core.graph import Backbones, Graph, nearest_neighbours
@@ -27,6 +27,12 @@ def unpadded(model: Model, structure: Structure) -> np.ndarray:
     """Log-probabilities of the complete residues: (N, 21)."""
     order = random_order(len(structure))
     return model.log_probs(structure, decoding_order=order)[0, structure.mask]
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    """Padded and unpadded by the same arithmetic, so that nothing but the padding differs."""
+    return load_model(backend="torch")
 
 
 def padded_log_probs(model: Model, structure: Structure, padded: Padded) -> np.ndarray:

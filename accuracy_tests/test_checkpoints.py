@@ -6,7 +6,6 @@ import hashlib
 import os
 import pickle
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ import torch
 from proteins import protein
 from safetensors.torch import save_file
 
+import mpnn_core
 from mpnn_core import CheckpointError, load_model
 from mpnn_core import checkpoints as checkpoints_module
 from mpnn_core.checkpoints import (
@@ -77,7 +77,7 @@ def test_no_two_published_checkpoints_are_the_same():
 
 
 def test_the_packaged_file_and_its_source_have_the_recorded_hashes():
-    packaged = Path(str(files("mpnn_core"))) / "weights" / f"{PACKAGED}.safetensors"
+    packaged = Path(mpnn_core.__file__).parent / "weights" / f"{PACKAGED}.safetensors"
     assert hashlib.sha256(packaged.read_bytes()).hexdigest() == PACKAGED_SHA256
     source = published_file(PACKAGED)
     assert hashlib.sha256(source.read_bytes()).hexdigest() == PACKAGED_SOURCE_SHA256

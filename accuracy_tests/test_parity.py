@@ -23,6 +23,7 @@ from proteins import (
 from mpnn_core import ALPHABET, Model, Structure
 from mpnn_core.gate import original
 from mpnn_core.graph import Backbones, nearest_neighbours
+from mpnn_core.network import MPNN
 
 TOLERANCE = 1e-4  # log-probability
 # Our distance from the original in float64, in units of the original's own in float32.
@@ -203,26 +204,32 @@ def test_other_sequences_and_orders_in_one_call_are_the_originals(model, publish
 # ---------------------------------------------------------------------- broken on purpose: red
 
 
-def _scaled(name: str) -> Callable[[Model], None]:
+def broken_copy(model: Model, sabotage: Callable[[MPNN], None]) -> Model:
+    network = copy.deepcopy(model.network)
+    sabotage(network)
+    return Model(network, model.name, model.variant, model.device)
+
+
+def _scaled(name: str) -> Callable[[MPNN], None]:
     """Every other value of one parameter 1 % larger (all of them: a LayerNorm may undo that)."""
 
-    def sabotage(model: Model) -> None:
-        parameter = model.network.get_parameter(name)
+    def sabotage(network: MPNN) -> None:
+        parameter = network.get_parameter(name)
         parameter.view(-1)[::2] *= 1.01
 
     return sabotage
 
 
-def _fewer_neighbours(model: Model) -> None:
-    model.network.neighbours -= 1
+def _fewer_neighbours(network: MPNN) -> None:
+    network.neighbours -= 1
 
 
-def _no_message_bias(model: Model) -> None:
-    model.network.get_parameter("encoder_layers.1.W3.bias").zero_()
+def _no_message_bias(network: MPNN) -> None:
+    network.get_parameter("encoder_layers.1.W3.bias").zero_()
 
 
-def _swapped_letters(model: Model) -> None:
-    embedding = model.network.W_s.weight
+def _swapped_letters(network: MPNN) -> None:
+    embedding = network.W_s.weight
     D, E = ALPHABET.index("D"), ALPHABET.index("E")
     embedding[[D, E]] = embedding[[E, D]]
 
@@ -232,8 +239,7 @@ def test_a_broken_network_is_seen(sabotage, model, published):
     structure = protein("6MRR")
     order = random_order(len(structure))
     assert parity(model, structure, published, order).holds
-    broken = copy.deepcopy(model)
-    sabotage(broken)
+    broken = broken_copy(model, sabotage)
     found = parity(broken, structure, published, order)
     assert found.log_probs > TOLERANCE, found
 
@@ -244,8 +250,7 @@ def test_every_parameter_matters(model, published):
     theirs = original.log_probs(published, original.inputs(structure), torch.tensor(order)[None])[0]
     unseen = {}
     for name, _ in model.network.named_parameters():
-        broken = copy.deepcopy(model)
-        _scaled(name)(broken)
+        broken = broken_copy(model, _scaled(name))
         found = _farthest(broken.log_probs(structure, decoding_order=order)[0], theirs)
         if found <= TOLERANCE:
             unseen[name] = found

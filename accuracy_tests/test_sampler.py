@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -11,13 +13,14 @@ from proteins import protein
 from scipy.stats import t as student_t
 from strategies import layouts
 
-from mpnn_core import ALPHABET, Constraints, Designs, Model, Structure
+from mpnn_core import ALPHABET, PSSM, Constraints, Designs, Model, Structure, load_model
 from mpnn_core.gate import original
 from mpnn_core.graph import Backbones
 from mpnn_core.network import Copies
 from mpnn_core.sampler import Distribution, draw, order_noise, residue_noise, sample
 from mpnn_core.schedule import draw_order, ranks, sequential, wavefront
 
+BACKENDS = ("torch", "native")
 PROBABILITY_TOLERANCE = 1e-4
 CONFIDENCE = 0.999  # of the interval in which the two samplers' means must agree
 # The widest interval that still says something: what these numbers of sequences must resolve.
@@ -37,13 +40,23 @@ def original_sequences(
     monkeypatch: pytest.MonkeyPatch,
     omit: str,
     bias: np.ndarray | None,
+    pssm: PSSM | None = None,
+    tied: Sequence[Mapping[int, float]] = (),
 ) -> dict[str, torch.Tensor]:
     """The original's `sample` with our random numbers: its order noise is ours, and the call that
     draws a residue inverts the cumulative distribution at our number for that position."""
     n, L = designs.decoding_order.shape
     noise = np.stack([order_noise(designs.seed, i, L) for i in range(n)])
     uniform = np.stack([residue_noise(designs.seed, i, L) for i in range(n)])
-    step = iter(range(L))
+    # Of a group the one that is visited last draws.
+    group_of = {i: g for g, group in enumerate(tied) for i in group}
+    order = designs.decoding_order[0].tolist()
+    draws = [
+        step
+        for step, i in enumerate(order)
+        if i not in group_of or step + 1 == L or group_of[i] != group_of.get(order[step + 1])
+    ]
+    step = iter(draws)
 
     def inverted(probabilities: torch.Tensor, _: int) -> torch.Tensor:
         position = designs.decoding_order[:, next(step)]
@@ -59,6 +72,8 @@ def original_sequences(
         omit,
         torch.tensor(noise),
         None if bias is None else torch.tensor(bias).expand(n, L, 21),
+        pssm,
+        tied,
     )
     assert next(step, None) is None, "the original has not drawn once per position"
     return found
@@ -91,6 +106,64 @@ def test_the_same_random_numbers_give_the_originals_sequences(
     assert ours.sequences == letters
     farthest = np.abs(ours.probabilities - theirs["probs"].numpy()).max()
     assert farthest <= PROBABILITY_TOLERANCE, f"{farthest:.1e}"
+
+
+def a_pssm(structure: Structure, log_odds: bool) -> PSSM:
+    rng = np.random.default_rng(6)
+    L = len(structure)
+    bias = rng.dirichlet(np.ones(21), L)
+    bias[:, 20] = 0  # X, which we never draw and the original would
+    return PSSM(
+        bias / bias.sum(1, keepdims=True),
+        rng.uniform(0, 1, L),
+        0.7,
+        rng.normal(0, 1, (L, 21)) if log_odds else None,
+    )
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("log_odds", [False, True])
+def test_a_pssm_counts_as_in_the_original(log_odds, backend, published, monkeypatch):
+    structure = protein("6MRR")
+    pssm = a_pssm(structure, log_odds)
+    model = load_model(backend=backend)
+    ours = model.design(structure, 2, 0.5, seed=37, constraints=Constraints(pssm=pssm))
+    theirs = original_sequences(published, structure, ours, monkeypatch, "X", None, pssm)
+    assert ours.sequences == ["".join(ALPHABET[i] for i in row) for row in theirs["S"]]
+    farthest = np.abs(ours.probabilities - theirs["probs"].numpy()).max()
+    assert farthest <= PROBABILITY_TOLERANCE, f"{farthest:.1e}"
+    assert ours.sequences != model.design(structure, 2, 0.5, seed=37).sequences
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    "name, constraints",
+    [
+        pytest.param("6EHB", Constraints(tied_chains="A,B,C"), id="6EHB-homotrimer"),
+        pytest.param(
+            "6MRR",
+            Constraints(
+                tied=({3: 1.0, 40: -0.5, 10: 2.0}, range(20, 26), (60, 1)),
+                fixed=range(30, 35),
+                bias_at=np.tile(np.linspace(-1, 1, 21, dtype=np.float32), (68, 1)),
+            ),
+            id="6MRR-groups-weights-fixed",
+        ),
+    ],
+)
+def test_tied_positions_are_the_originals(name, constraints, backend, published, monkeypatch):
+    structure = protein(name)
+    groups = constraints.groups(structure)
+    model = load_model(backend=backend)
+    ours = model.design(structure, 1, 0.3, seed=37, constraints=constraints)
+    bias = constraints.biases(structure)
+    theirs = original_sequences(published, structure, ours, monkeypatch, "X", bias, None, groups)
+    np.testing.assert_array_equal(theirs["decoding_order"], ours.decoding_order)
+    assert ours.sequences == ["".join(ALPHABET[i] for i in row) for row in theirs["S"]]
+    farthest = np.abs(ours.probabilities - theirs["probs"].numpy())[:, ours.designed].max()
+    assert farthest <= PROBABILITY_TOLERANCE, f"{farthest:.1e}"
+    for group in groups:
+        assert len({ours.sequences[0][i] for i in group}) == 1
 
 
 def test_another_number_gives_another_sequence_than_the_original(model, published, monkeypatch):
@@ -267,13 +340,15 @@ def test_levels_decode_every_row_once_after_the_neighbours_before_it(model, layo
     neighbours = model.network.encode(backbones).graph.neighbours
     rank = torch.tensor(np.random.default_rng(seed).permutation(len(backbones)))
     steps = wavefront(rank, neighbours)
-    assert torch.cat(steps).sort().values.tolist() == list(range(len(rank)))
+    assert all(step.rows is step.drawn for step in steps)
+    assert torch.cat([step.rows for step in steps]).sort().values.tolist() == list(range(len(rank)))
     level = torch.empty_like(rank)
-    for i, rows in enumerate(steps):
-        level[rows] = i
+    for i, step in enumerate(steps):
+        level[step.rows] = i
     before = rank[neighbours] < rank[:, None]
     assert (level[neighbours] < level[:, None])[before].all()
     # No level is empty or could be earlier: each holds a row that waits for the one before.
     for i in range(1, len(steps)):
-        waits = before[steps[i]] & (level[neighbours[steps[i]]] == i - 1)
+        rows = steps[i].rows
+        waits = before[rows] & (level[neighbours[rows]] == i - 1)
         assert waits.any(1).all()

@@ -10,7 +10,7 @@ A first design::
 """
 
 from mpnn_core.checkpoints import CheckpointError
-from mpnn_core.constraints import ConstraintError, Constraints
+from mpnn_core.constraints import PSSM, ConstraintError, Constraints
 from mpnn_core.design import Designs, Model, Scores, load_model
 from mpnn_core.structure import ALPHABET, Structure, StructureError, read_structure
 from mpnn_core.variants import VARIANTS, Variant
@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ALPHABET",
+    "PSSM",
     "VARIANTS",
     "CheckpointError",
     "ConstraintError",

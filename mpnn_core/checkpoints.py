@@ -12,7 +12,6 @@ import hashlib
 import pickle
 import re
 from dataclasses import dataclass
-from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -142,7 +141,7 @@ def random_network(variant: Variant, seed: int = 0) -> MPNN:
 
 
 def _read_packaged() -> Checkpoint:
-    path = Path(str(files("mpnn_core"))) / "weights" / f"{PACKAGED}.safetensors"
+    path = Path(__file__).parent / "weights" / f"{PACKAGED}.safetensors"
     if not path.is_file():
         raise CheckpointError(f"{path} is missing from the installation; install mpnn-core again")
     found = hashlib.sha256(path.read_bytes()).hexdigest()

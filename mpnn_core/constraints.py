@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from mpnn_core.structure import ALPHABET, Structure
 
+# What the log-odds mask leaves of a residue's probability, in the original as here.
+_RARE = np.float32(0.001)
+
 Positions = int | str  # a 0-based position, or a label such as "A52", "A52B", "A10-20"
 
 
@@ -29,6 +32,10 @@ class Constraints:
     omit_at : letters never drawn at some positions
     bias : letter -> what is added to its logit everywhere
     bias_at : positions -> letter -> what is added to its logit there; or an (L, 21) array
+    tied : groups of positions that get one residue: each a list of positions, or of position ->
+        weight of its logits in the group's mean (the original's `tied_beta`; 1 unless given)
+    tied_chains : chains of a homo-oligomer, "A,B,C": residues of equal author number are tied
+    pssm : a position-specific scoring matrix
 
     Positions are 0-based ints or labels of chain and author number: "A52", "A52B" with an insertion
     code, "A10-20" for a range. Biases are in logits, divided by the temperature as in the original.
@@ -42,6 +49,9 @@ class Constraints:
     bias_at: Mapping[Positions, Mapping[str, float]] | NDArray[np.floating] = field(
         default_factory=dict
     )
+    tied: Sequence[Sequence[Positions] | Mapping[Positions, float]] = ()
+    tied_chains: str | Sequence[str] = ()
+    pssm: PSSM | None = None
 
     def check(self, structure: Structure) -> None:
         """Raise ConstraintError unless they fit the structure and leave something to design."""
@@ -49,6 +59,9 @@ class Constraints:
             raise ConstraintError(f"{structure.name}: every position is fixed; nothing to design")
         self.biases(structure)
         self.omitted(structure)
+        self.groups(structure)
+        if self.pssm is not None:
+            self.pssm.weights_and_factors(structure)
 
     def designed(self, structure: Structure) -> NDArray[np.bool_]:
         """Positions to design, (L,) bool; never one whose backbone is incomplete."""
@@ -62,13 +75,50 @@ class Constraints:
         """The chains to design, in the structure's order."""
         if self.chains is None:
             return list(structure.chains)
-        asked = self.chains.split(",") if isinstance(self.chains, str) else list(self.chains)
-        absent = [chain for chain in asked if chain not in structure.chains]
-        if absent:
-            raise ConstraintError(
-                f"{structure.name} has no chain {absent[0]!r}; it has {', '.join(structure.chains)}"
+        return _chains(structure, self.chains)
+
+    def groups(self, structure: Structure) -> list[dict[int, float]]:
+        """The tied positions to design, group by group, each with its weight.
+
+        A residue whose backbone is incomplete is left out of its group; the others stay tied.
+        """
+        groups = []
+        for given in self.tied:
+            weights = given if isinstance(given, Mapping) else dict.fromkeys(given, 1.0)
+            groups.append(
+                {i: w for where, w in weights.items() for i in positions(structure, where)}
             )
-        return [chain for chain in structure.chains if chain in asked]
+        numbers: dict[str, dict[int, float]] = {}
+        for chain in _chains(structure, self.tied_chains):
+            for i in np.flatnonzero(structure.chain_ids == chain).tolist():
+                numbers.setdefault(structure.residue_numbers[i], {})[i] = 1.0
+        if self.tied_chains and all(len(group) == 1 for group in numbers.values()):
+            raise ConstraintError(
+                f"{structure.name}: no residue number is in two of the tied chains; tie their "
+                "positions one by one"
+            )
+        groups += numbers.values()
+        designed = self.designed(structure)
+        seen: set[int] = set()
+        for group in groups:
+            for i, weight in group.items():
+                if i in seen:
+                    raise ConstraintError(f"{structure.name}: {label(structure, i)} is tied twice")
+                if not np.isfinite(weight):
+                    raise ConstraintError(
+                        f"{structure.name}: the weight of {label(structure, i)} is {weight}"
+                    )
+            seen |= group.keys()
+        complete = [{i: w for i, w in g.items() if structure.mask[i]} for g in groups]
+        for group in complete:
+            kept = [label(structure, i) for i in group if not designed[i]]
+            if kept and len(kept) < len(group):
+                changed = next(label(structure, i) for i in group if designed[i])
+                raise ConstraintError(
+                    f"{structure.name}: {changed} is designed and tied to {kept[0]}, which is not; "
+                    "fix both or neither"
+                )
+        return [g for g in complete if len(g) > 1 and designed[next(iter(g))]]
 
     def omitted(self, structure: Structure) -> NDArray[np.bool_]:
         """Letters not to draw at each position, (L, 21) bool."""
@@ -104,6 +154,62 @@ class Constraints:
         if not np.isfinite(biases).all():
             raise ConstraintError("biases must be finite; to bar a residue, omit it")
         return biases
+
+
+@dataclass(frozen=True)
+class PSSM:
+    """A position-specific scoring matrix, mixed into the probabilities as in the original.
+
+    Attributes
+    ----------
+    bias : (L, 21), probabilities of residues at each position
+    coefficient : (L,), how much each position follows them, 0 to 1
+    multiplier : by which all coefficients count, 0 to 1 (the original's `pssm_multi`)
+    log_odds : (L, 21); residues whose value is not over `threshold` become 1,000 times rarer; None
+        leaves that out
+    threshold : of the log-odds (the original's `pssm_threshold`)
+    """
+
+    bias: NDArray[np.floating]
+    coefficient: NDArray[np.floating]
+    multiplier: float = 0.0
+    log_odds: NDArray[np.floating] | None = None
+    threshold: float = 0.0
+
+    def weights_and_factors(
+        self, structure: Structure
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """bias (L, 21), weight (L,) and factor (L, 21), as `sampler.Profile` takes them."""
+        shape = (len(structure), len(ALPHABET))
+        given = {"bias": (self.bias, shape), "coefficient": (self.coefficient, shape[:1])}
+        if self.log_odds is not None:
+            given["log_odds"] = (self.log_odds, shape)
+        for name, (values, expected) in given.items():
+            if np.shape(values) != expected or not np.isfinite(values).all():
+                raise ConstraintError(
+                    f"pssm.{name} has shape {np.shape(values)}; {structure.name} needs finite "
+                    f"numbers of shape {expected}"
+                )
+        weight = np.asarray(self.multiplier * np.asarray(self.coefficient), dtype=np.float32)
+        if not ((weight >= 0) & (weight <= 1)).all():
+            raise ConstraintError(
+                f"{structure.name}: pssm.multiplier times pssm.coefficient must be 0 to 1"
+            )
+        factor = np.ones(shape, dtype=np.float32)
+        if self.log_odds is not None:
+            factor = (np.asarray(self.log_odds) > self.threshold).astype(np.float32) + _RARE
+        return np.asarray(self.bias, dtype=np.float32), weight, factor
+
+
+def _chains(structure: Structure, asked: str | Sequence[str]) -> list[str]:
+    """The chains that are asked for, in the structure's order."""
+    names = asked.split(",") if isinstance(asked, str) else list(asked)
+    absent = [chain for chain in names if chain not in structure.chains]
+    if absent:
+        raise ConstraintError(
+            f"{structure.name} has no chain {absent[0]!r}; it has {', '.join(structure.chains)}"
+        )
+    return [chain for chain in structure.chains if chain in names]
 
 
 def letter_index(letter: str) -> int:

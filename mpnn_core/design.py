@@ -14,6 +14,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from mpnn_core.backends import Backend, find_backend
 from mpnn_core.checkpoints import (
     NAMES,
     PACKAGED,
@@ -26,13 +27,14 @@ from mpnn_core.constraints import Constraints
 from mpnn_core.graph import Backbones
 from mpnn_core.network import MPNN, Copies, Encoding
 from mpnn_core.reference import LETTERS
-from mpnn_core.sampler import Distribution, order_noise, residue_noise, sample
-from mpnn_core.schedule import draw_order, ranks, wavefront
+from mpnn_core.sampler import Distribution, Profile, order_noise, residue_noise
+from mpnn_core.schedule import draw_order, ranks, visit_groups
 from mpnn_core.structure import ALPHABET, Structure
 from mpnn_core.variants import Variant, find_variant
 
-BACKENDS = ("auto", "torch")
 RANDOM = "random"
+
+Temperature = float | Sequence[float] | NDArray[np.floating]
 
 # Work is cut to keep the large tensors under about this size each, with the same results.
 MEMORY_BUDGET_BYTES = 1 << 30
@@ -53,13 +55,13 @@ class Designs:
     recovery : (n,) share of the designed positions that kept the native residue
     log_probs : (n, L, 21) float32, of the network, before temperature, bias and omission
     probabilities : (n, L, 21) float32, what residues were drawn from; 0 where none was
-    decoding_order : (n, L) int64, positions as decoded
+    decoding_order : (n, L) int64, positions as decoded; tied ones follow each other
     designed : (L,) bool
     """
 
     structure: Structure
     seed: int
-    temperature: float
+    temperature: Temperature
     model_name: str
     design_chains: tuple[str, ...]
     sequences: list[str]
@@ -106,20 +108,28 @@ class Batch:
 class Model:
     """A network with its weights on a device; `load_model` makes one."""
 
-    def __init__(self, network: MPNN, name: str, variant: Variant, device: torch.device) -> None:
+    def __init__(
+        self,
+        network: MPNN,
+        name: str,
+        variant: Variant,
+        device: torch.device,
+        backend: str = "auto",
+    ) -> None:
         self.network = network.to(device)
+        self.backend: Backend = find_backend(backend, self.network, device)
         self.name = name
         self.variant = variant
         self.device = device
 
     def __repr__(self) -> str:
-        return f"<Model {self.name}, {self.variant.name}, on {self.device}>"
+        return f"<Model {self.name}, {self.variant.name}, {self.backend.name} on {self.device}>"
 
     def design(
         self,
         structures: Structure | Sequence[Structure],
         num_sequences: int = 1,
-        temperature: float = 0.1,
+        temperature: Temperature = 0.1,
         seed: int | None = None,
         constraints: Constraints | Sequence[Constraints] | None = None,
         decoding_order: Any = None,
@@ -130,7 +140,8 @@ class Model:
         ----------
         structures : one Structure, or a list of them of any lengths
         num_sequences : sequences per structure
-        temperature : divides the logits; positive
+        temperature : divides the logits; positive. One number, or what broadcasts to (n, L): (L,)
+            per position, (n, 1) per sequence
         seed : 0 to 2**63 - 1; None draws one, which the result names. A sequence depends on the
             seed and its own index alone, not on what is designed beside it.
         constraints : what may change, and to what; one for all structures, or one each
@@ -148,9 +159,10 @@ class Model:
         """
         if num_sequences < 1:
             raise ValueError(f"num_sequences is {num_sequences}; expected at least 1")
-        if not (temperature > 0 and np.isfinite(temperature)):
+        given_temperature = np.asarray(temperature, dtype=np.float32)
+        if not ((given_temperature > 0) & np.isfinite(given_temperature)).all():
             raise ValueError(
-                f"temperature is {temperature}; expected a positive number, such as 0.1 "
+                f"temperature is {given_temperature}; expected a positive number, such as 0.1 "
                 "(1e-6 always takes the likeliest residue)"
             )
         seed = secrets.randbits(32) if seed is None else seed
@@ -168,11 +180,13 @@ class Model:
         designed = [c.designed(s) for c, s in zip(constraints, items, strict=True)]
         biases = [c.biases(s) for c, s in zip(constraints, items, strict=True)]
         omitted = [c.omitted(s) for c, s in zip(constraints, items, strict=True)]
+        temperatures = [_temperatures(s, given_temperature, num_sequences) for s in items]
+        groups = [c.groups(s) for c, s in zip(constraints, items, strict=True)]
         orders = [
-            np.broadcast_to(
+            _visits(
                 _orders(s, _drawn_orders(seed, num_sequences, d) if order is None else order,
-                        num_sequences), (num_sequences, len(s)))
-            for s, order, d in zip(items, given, designed, strict=True)
+                        num_sequences), num_sequences, tied)
+            for s, order, d, tied in zip(items, given, designed, groups, strict=True)
         ]  # fmt: skip
         tokens = [np.repeat(s.tokens[None], num_sequences, 0) for s in items]
         log_probs = [self._blank(num_sequences, s) for s in items]
@@ -181,16 +195,16 @@ class Model:
         for batch in self._batches(items, [num_sequences] * len(items)):
             rank = batch.rows(ranks(orders[s][i]) for s, i in batch.jobs)
             with torch.inference_mode():
-                samples = sample(
-                    self.network,
+                samples = self.backend.sample(
                     batch.encoding,
                     batch.copies,
                     rank,
-                    wavefront(rank, batch.copies.neighbours),
                     Distribution(
-                        torch.full(rank.shape, temperature, device=rank.device),
+                        batch.rows(temperatures[s][i] for s, i in batch.jobs),
                         batch.rows(biases[s] for s, _ in batch.jobs),
                         batch.rows(omitted[s] for s, _ in batch.jobs),
+                        _profile(batch, items, constraints),
+                        *_ties(batch, items, groups),
                     ),
                     batch.rows(residue_noise(seed, i, len(items[s])) for s, i in batch.jobs),
                     batch.rows(items[s].tokens for s, _ in batch.jobs),
@@ -273,7 +287,7 @@ class Model:
             rank = batch.rows(ranks(orders[s][i % len(orders[s])]) for s, i in batch.jobs)
             given = batch.rows(tokens[s][i % len(tokens[s])] for s, i in batch.jobs)
             with torch.inference_mode():
-                logits = self.network.decode(batch.encoding, batch.copies, given, rank)
+                logits = self.backend.decode(batch.encoding, batch.copies, given, rank)
                 found = batch.positions(logits.log_softmax(-1))
             for (s, i), mask, lp in zip(batch.jobs, batch.masks, found, strict=True):
                 results[s][i, mask] = lp
@@ -290,7 +304,7 @@ class Model:
             given = batch.rows(s.tokens for s in (items[j] for j, _ in batch.jobs))
             with torch.inference_mode():
                 # Rows of equal rank do not see each other.
-                logits = self.network.decode(
+                logits = self.backend.decode(
                     batch.encoding, batch.copies, given, torch.zeros_like(given)
                 )
                 found = batch.positions(logits.log_softmax(-1))
@@ -328,7 +342,7 @@ class Model:
         for group in _within(MEMORY_BUDGET_BYTES // self._encoding_bytes(), lengths):
             backbones = Backbones.from_structures([structures[s] for s in group], self.device)
             with torch.inference_mode():
-                encoding = self.network.encode(backbones)
+                encoding = self.backend.encode(backbones)
             jobs = [(s, i) for s in group for i in range(counts[s])]
             for part in _within(
                 MEMORY_BUDGET_BYTES // self._row_bytes(), [lengths[s] for s, _ in jobs]
@@ -371,7 +385,7 @@ def load_model(
         `.safetensors` file, or "random" for measurements of speed
     variant : a name in `mpnn_core.variants.VARIANTS`
     device : "cpu", "cuda", "mps", ...
-    backend : "auto" or "torch"
+    backend : "auto", the fastest here; "torch"; or "native", C++ on the CPU
 
     Raises
     ------
@@ -381,18 +395,16 @@ def load_model(
         Unknown variant or backend, or a device that this machine does not have.
     """
     shape = find_variant(variant)
-    if backend not in BACKENDS:
-        raise ValueError(f"no backend is called {backend!r}; there are {', '.join(BACKENDS)}")
     place = _device(device)
     if str(weights) == RANDOM:
-        return Model(random_network(shape), RANDOM, shape, place)
+        return Model(random_network(shape), RANDOM, shape, place, backend)
     checkpoint = load_checkpoint(weights)
     if shape.accuracy == "unknown" and str(weights) in NAMES:
         raise CheckpointError(
             f"variant {variant!r} has no trained weights yet: {weights} is a network of another "
             f"shape. Give a path to weights of its own, or weights={RANDOM!r} to measure its speed"
         )
-    return Model(build_network(checkpoint, shape), checkpoint.name, shape, place)
+    return Model(build_network(checkpoint, shape), checkpoint.name, shape, place, backend)
 
 
 def mean_nll(
@@ -494,6 +506,65 @@ def _orders(structure: Structure, given: ArrayLike, n: int) -> NDArray[np.int64]
     if n > 1 and len(orders) not in (1, n):
         raise ValueError(f"{structure.name}: {len(orders)} decoding orders for {n} sequences")
     return orders.astype(np.int64)
+
+
+def _visits(
+    orders: NDArray[np.int64], n: int, groups: Sequence[dict[int, float]]
+) -> NDArray[np.int64]:
+    """The orders (n, L) in which positions are decoded, tied ones one after the other."""
+    if groups:
+        members = [list(group) for group in groups]
+        orders = np.stack([visit_groups(order, members) for order in orders])
+    return np.broadcast_to(orders, (n, orders.shape[1]))
+
+
+def _temperatures(structure: Structure, given: NDArray[np.float32], n: int) -> NDArray[np.float32]:
+    try:
+        return np.broadcast_to(given, (n, len(structure)))
+    except ValueError:
+        raise ValueError(
+            f"temperature has shape {given.shape}; {structure.name} needs one number, or what "
+            f"broadcasts to {(n, len(structure))}"
+        ) from None
+
+
+def _profile(
+    batch: Batch, items: Sequence[Structure], constraints: Sequence[Constraints]
+) -> Profile | None:
+    """The PSSMs of a batch; structures that have none keep their probabilities."""
+    if all(constraints[s].pssm is None for s, _ in batch.jobs):
+        return None
+    per_structure = {}
+    for s in {s for s, _ in batch.jobs}:
+        pssm = constraints[s].pssm
+        L = len(items[s])
+        per_structure[s] = (
+            (np.zeros((L, LETTERS), np.float32), np.zeros(L, np.float32),
+             np.ones((L, LETTERS), np.float32))
+            if pssm is None else pssm.weights_and_factors(items[s])
+        )  # fmt: skip
+    return Profile(
+        *(batch.rows(per_structure[s][part] for s, _ in batch.jobs) for part in range(3))
+    )
+
+
+def _ties(
+    batch: Batch, items: Sequence[Structure], groups: Sequence[Sequence[dict[int, float]]]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Group of every row, numbered over the whole batch, and its weight: (M,) int64, (M,) float."""
+    if not any(groups[s] for s, _ in batch.jobs):
+        return None, None
+    numbers, weights, count = [], [], 0
+    for s, _ in batch.jobs:
+        number = np.full(len(items[s]), -1)
+        weight = np.ones(len(items[s]), np.float32)
+        for group in groups[s]:
+            number[list(group)] = count
+            weight[list(group)] = list(group.values())
+            count += 1
+        numbers.append(number)
+        weights.append(weight)
+    return batch.rows(numbers), batch.rows(weights)
 
 
 def _within(budget: int, sizes: Sequence[int]) -> Iterator[list[int]]:

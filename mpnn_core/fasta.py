@@ -42,7 +42,7 @@ def format_designs(designs: Designs, native: Scores, version: str) -> str:
     )
     for sample, (sequence, score, global_score, recovery) in enumerate(found, start=1):
         lines += [
-            f">T={designs.temperature:g}, sample={sample}, score={score:.4f}"
+            f">T={np.asarray(designs.temperature).item():g}, sample={sample}, score={score:.4f}"
             f", global_score={global_score:.4f}, seq_recovery={recovery:.4f}",
             chain_sequences(s, sequence, designs.design_chains),
         ]

@@ -148,14 +148,14 @@ class Encoding:
     ----------
     graph : who is whose neighbour
     h_V : (N, H), the encoder's node states
-    edges : per decoder layer (N, K, H), B h_E
-    undecoded : per decoder layer (N, H), D h_V: what an undecoded neighbour contributes
+    edges : (decoder layers, N, K, H), B h_E
+    undecoded : (decoder layers, N, H), D h_V: what an undecoded neighbour contributes
     """
 
     graph: Graph
     h_V: Tensor
-    edges: tuple[Tensor, ...]
-    undecoded: tuple[Tensor, ...]
+    edges: Tensor
+    undecoded: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,8 +236,8 @@ class MPNN(nn.Module):
         return Encoding(
             graph,
             h_V,
-            edges=tuple(F.linear(h_E, B) for _, B, _, _ in blocks),
-            undecoded=tuple(F.linear(h_V, D) for _, _, _, D in blocks),
+            edges=torch.stack([F.linear(h_E, B) for _, B, _, _ in blocks]),
+            undecoded=torch.stack([F.linear(h_V, D) for _, _, _, D in blocks]),
         )
 
     def decode(self, encoding: Encoding, copies: Copies, tokens: Tensor, rank: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mpnn_core.network import MPNN, Copies, Encoding
 from mpnn_core.reference import LETTERS
+from mpnn_core.schedule import Step
 
 _ORDER_STREAM, _RESIDUE_STREAM = 0, 1
 
@@ -38,6 +39,29 @@ def _uniforms(seed: int, sequence: int, stream: int, length: int) -> np.ndarray:
 
 
 @dataclass(frozen=True, eq=False)
+class Profile:
+    """What a position-specific scoring matrix makes of probabilities p, as in the original.
+
+    p <- (1 - weight) p + weight bias, and then p <- p factor.
+
+    Attributes
+    ----------
+    bias : (M, 21) float, probabilities
+    weight : (M,) float, 0 to 1
+    factor : (M, 21) float, not negative
+    """
+
+    bias: Tensor
+    weight: Tensor
+    factor: Tensor
+
+    def apply(self, probabilities: Tensor) -> Tensor:
+        """(M, 21) -> (M, 21), not normalised."""
+        weight = self.weight[:, None]
+        return ((1 - weight) * probabilities + weight * self.bias) * self.factor
+
+
+@dataclass(frozen=True, eq=False)
 class Distribution:
     """How logits become the probabilities that residues are drawn from.
 
@@ -46,17 +70,73 @@ class Distribution:
     temperature : (M,) float, positive
     bias : (M, 21) float, added to the logits before the temperature divides them
     omit : (M, 21) bool, residues never drawn
+    profile : changes the probabilities, before what is omitted is left out
+    group : (M,) int64, rows of equal number are tied and get one residue, -1 for none; None if no
+        row is tied
+    weight : (M,) float, by which the logits of a tied row count in its group's mean
     """
 
     temperature: Tensor
     bias: Tensor
     omit: Tensor
+    profile: Profile | None = None
+    group: Tensor | None = None
+    weight: Tensor | None = None
 
-    def probabilities(self, logits: Tensor, rows: Tensor) -> Tensor:
-        """(n, 21) for the rows (n,) whose logits these are."""
-        temperature = self.temperature[rows, None]
-        scaled = logits / temperature + self.bias[rows] / temperature
-        return scaled.masked_fill(self.omit[rows], -torch.inf).softmax(-1)
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """(M, 21) -> (M, 21), for every row by itself."""
+        temperature = self.temperature[:, None]
+        scaled = logits / temperature + self.bias / temperature
+        p = scaled.masked_fill(self.omit, -torch.inf).softmax(-1)
+        if self.profile is None:
+            return p
+        p = self.profile.apply(p).masked_fill(self.omit, 0)
+        return p / p.sum(-1, keepdim=True)
+
+    def of(self, rows: Tensor) -> Distribution:
+        """That of some rows (n,), each by itself."""
+        p = self.profile
+        return Distribution(
+            self.temperature[rows],
+            self.bias[rows],
+            self.omit[rows],
+            p and Profile(p.bias[rows], p.weight[rows], p.factor[rows]),
+        )
+
+    def merged(self, rows: Tensor, rank: Tensor) -> tuple[Distribution, Tensor, Tensor, Tensor]:
+        """That of groups and single rows, for rows (n,) that hold every group whole.
+
+        Means over the members; what one of them omits, none may be; the temperature is that of the
+        member visited last.
+
+        Returns
+        -------
+        The distribution of the u residues to draw; of each row the residue it gets (n,); the weight
+        of its logits in the mean (n,); and the row visited last for each residue (u,).
+        """
+        assert self.group is not None and self.weight is not None
+        single = self.group.max() + 1 + rows
+        keys = torch.where(self.group[rows] >= 0, self.group[rows], single)
+        residue, counts = keys.unique(return_inverse=True, return_counts=True)[1:]
+        share = 1 / counts[residue]
+
+        def mean(values: Tensor) -> Tensor:
+            scaled = values * share.view(-1, *[1] * (values.ndim - 1))
+            return values.new_zeros(len(counts), *values.shape[1:]).index_add_(0, residue, scaled)
+
+        latest = rank.new_zeros(len(counts)).scatter_reduce_(
+            0, residue, rank[rows], "amax", include_self=False
+        )
+        is_last = rank[rows] == latest[residue]
+        last = rows[is_last][residue[is_last].argsort()]  # (u,)
+        p = self.profile
+        distribution = Distribution(
+            self.temperature[last],
+            mean(self.bias[rows]),
+            mean(self.omit[rows].float()) > 0,
+            p and Profile(mean(p.bias[rows]), mean(p.weight[rows]), mean(p.factor[rows])),
+        )
+        return distribution, residue, self.weight[rows] * share, last
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +165,7 @@ def sample(
     encoding: Encoding,
     copies: Copies,
     rank: Tensor,
-    steps: Iterable[Tensor],
+    steps: Iterable[Step],
     distribution: Distribution,
     uniform: Tensor,
     tokens: Tensor,
@@ -96,8 +176,7 @@ def sample(
     Parameters
     ----------
     rank : (M,) int64, when each row is decoded within its sequence
-    steps : row indices (n,) per step; no row of a step may be a neighbour, decoded earlier, of
-        another row of the same step
+    steps : no row of a step may be a neighbour, decoded earlier, of another row of the same step
     uniform : (M,) float64, the random number of each row
     tokens : (M,) int64, the residues of rows that are not designed
     designed : (M,) bool
@@ -112,16 +191,24 @@ def sample(
     logits = encoding.h_V.new_empty(M, LETTERS)
     probabilities = torch.zeros_like(logits)
     for step in steps:
-        nodes = copies.nodes[step]  # (n,)
+        nodes = copies.nodes[step.rows]  # (n,)
         states = [encoding.h_V[nodes]]  # per layer (n, H)
         for layer, edges, table in zip(network.decoders, encoding.edges, tables, strict=True):
-            states.append(layer(states[-1], edges, table, rows[step], nodes, encoding.graph))
-        logits[step] = network.W_out(states[-1])
-        chosen = step[designed[step]]  # (d,)
-        probabilities[chosen] = distribution.probabilities(logits[chosen], chosen)
-        tokens[chosen] = draw(probabilities[chosen], uniform[chosen])
-        for table, residue, (_, _, _, D), h_V in zip(
-            tables, residues, blocks, states[:-1], strict=True
-        ):
-            table[N + step] = residue[tokens[step]] + h_V @ D.T
+            states.append(layer(states[-1], edges, table, rows[step.rows], nodes, encoding.graph))
+        logits[step.rows] = network.W_out(states[-1])
+        for table, (_, _, _, D), h_V in zip(tables, blocks, states[:-1], strict=True):
+            table[N + step.rows] = h_V @ D.T
+        chosen = step.drawn[designed[step.drawn]]  # (d,)
+        if distribution.group is None:
+            p = distribution.of(chosen).probabilities(logits[chosen])
+            tokens[chosen], probabilities[chosen] = draw(p, uniform[chosen]), p
+        elif len(chosen):
+            merged, residue, weight, last = distribution.merged(chosen, rank)
+            mean = logits.new_zeros(len(last), LETTERS)
+            mean.index_add_(0, residue, logits[chosen] * weight[:, None])
+            p = merged.probabilities(mean)
+            tokens[chosen] = draw(p, uniform[last])[residue]
+            probabilities[chosen] = p[residue]
+        for table, residues_of in zip(tables, residues, strict=True):
+            table[N + step.drawn] += residues_of[tokens[step.drawn]]
     return Samples(tokens, logits, probabilities)

@@ -12,6 +12,8 @@ is. `sequential`, one residue of every sequence per step, is the plain form it i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -40,46 +42,96 @@ def ranks(decoding_order: np.ndarray) -> np.ndarray:
     return rank
 
 
-def sequential(rank: Tensor, starts: tuple[int, ...]) -> list[Tensor]:
+@dataclass(frozen=True, eq=False)
+class Step:
+    """Rows (n,) that are decoded together, and rows (d,) whose residues are known thereafter.
+
+    They are the same rows, unless some are tied: a tied residue is drawn once the last of its group
+    has been decoded.
+    """
+
+    rows: Tensor
+    drawn: Tensor
+
+
+def visit_groups(order: np.ndarray, groups: Sequence[Sequence[int]]) -> np.ndarray:
+    """The order (L,) in which tied positions are visited: where the first of a group comes, all do.
+
+    They follow each other in the order in which the group lists them, as in the original.
+    """
+    group_of = {position: group for group in groups for position in group}
+    visited: dict[int, None] = {}
+    for position in order.tolist():
+        visited.update(dict.fromkeys(group_of.get(position, (position,))))
+    return np.fromiter(visited, dtype=np.int64, count=len(visited))
+
+
+def sequential(rank: Tensor, starts: tuple[int, ...], group: Tensor | None = None) -> list[Step]:
     """Steps of one row per sequence, in decoding order.
 
     Parameters
     ----------
     rank : (M,) int64, when each row is decoded; comparable within a sequence
     starts : first row of every sequence, and M at the end
+    group : (M,) int64, rows of equal number share one residue, -1 for none
 
     Returns
     -------
-    Row indices (n_t,) of each step; sequences that have ended take no part.
+    Sequences that have ended take no part in a step.
     """
     step = torch.empty_like(rank)
     for first, last in pairwise(starts):
         step[first:last] = rank[first:last].argsort().argsort()
-    return group(step)
+    return _steps(step, group)
 
 
-def wavefront(rank: Tensor, neighbours: Tensor) -> list[Tensor]:
-    """Steps of all rows of one level: the fewest steps that keep every dependency.
+def wavefront(rank: Tensor, neighbours: Tensor, group: Tensor | None = None) -> list[Step]:
+    """The fewest steps in which no row waits for another one of the same step.
 
-    level(i) = 1 + the largest level of a neighbour that is decoded before i; 0 if there is none.
-    What a row reads of a neighbour decoded later is constant (`network.py`, identity 4), so reads
-    and writes within a level cannot meet.
+    The level of a row is one more than the highest level among its neighbours that are decoded
+    before it; of a neighbour in another group, than the level of that group's last member. What a
+    row reads of a neighbour decoded later is constant (`network.py`, identity 4), so reads and
+    writes within a level cannot meet.
 
     Parameters
     ----------
     rank : (M,) int64, when each row is decoded; comparable within a sequence
     neighbours : (M, K) int64, rows of the same sequence
+    group : (M,) int64, rows of equal number share one residue, -1 for none
     """
     before = rank[neighbours] < rank[:, None]  # (M, K)
+    if group is not None:
+        mate = (group[neighbours] == group[:, None]) & (group[:, None] >= 0)  # (M, K)
     level = torch.zeros_like(rank)
     while True:
-        deeper = torch.where(before, level[neighbours] + 1, 0).amax(1)
+        known = _last_of_group(level, group)[neighbours]
+        if group is not None:
+            known = torch.where(mate, level[neighbours], known)
+        deeper = torch.where(before, known + 1, 0).amax(1)
         if torch.equal(deeper, level):
-            return group(level)
+            return _steps(level, group)
         level = deeper
 
 
-def group(step: Tensor) -> list[Tensor]:
+def _last_of_group(level: Tensor, group: Tensor | None) -> Tensor:
+    """The step (M,) after which a row's residue is known, from the step that decodes it."""
+    if group is None:
+        return level
+    tied = group >= 0
+    last = torch.zeros(int(group.max()) + 1, dtype=level.dtype, device=level.device)
+    last.scatter_reduce_(0, group[tied], level[tied], "amax")
+    return torch.where(tied, last[group.clamp(min=0)], level)
+
+
+def _steps(level: Tensor, group: Tensor | None) -> list[Step]:
     """Rows by the step (M,) that decodes them, first step first."""
-    _, counts = step.unique(return_counts=True)
-    return list(step.argsort(stable=True).split(counts.tolist()))
+    rows = _by_number(level)
+    if group is None:
+        return [Step(found, found) for found in rows]
+    drawn = _by_number(_last_of_group(level, group), len(rows))
+    return [Step(*pair) for pair in zip(rows, drawn, strict=True)]
+
+
+def _by_number(number: Tensor, count: int = 0) -> list[Tensor]:
+    counts = number.bincount(minlength=count)
+    return list(number.argsort(stable=True).split(counts.tolist()))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import protein_mpnn_utils as published
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from mpnn_core.constraints import PSSM
 from mpnn_core.structure import ALPHABET, Structure
 
 WEIGHTS = Path(published.__file__).parent / "vanilla_model_weights"
@@ -169,22 +170,44 @@ def sample(
     omit: str = "X",
     noise: Tensor | None = None,
     bias_by_res: Tensor | None = None,
+    pssm: PSSM | None = None,
+    tied: Sequence[Mapping[int, float]] = (),
 ) -> dict[str, Tensor]:
     """The original's `sample`: S (B, L), probs (B, L, 21), decoding_order (B, L).
 
-    `noise` (B, L) gives the decoding order: argsort((designed + 1e-4) |noise|).
+    `noise` (B, L) gives the decoding order: argsort((designed + 1e-4) |noise|). With `tied` groups
+    of position -> weight it is `tied_sample`, which visits all sequences in the order of the first.
     """
     omitted = np.array([letter in omit for letter in ALPHABET], dtype=np.float32)
     bias = torch.zeros(*given.S.shape, 21) if bias_by_res is None else bias_by_res
+    B, L = given.S.shape
+
+    def batch(values: ArrayLike) -> Tensor:
+        repeated = torch.tensor(np.asarray(values), dtype=torch.float32, device=given.X.device)
+        return repeated.expand(B, *repeated.shape)
+
+    sampler, ties = network.sample, {}
+    if tied:
+        beta = torch.ones(L, device=given.X.device)
+        for group in tied:
+            beta[list(group)] = torch.tensor(list(group.values()), device=given.X.device)
+        sampler = network.tied_sample
+        ties = {"tied_pos": [list(group) for group in tied], "tied_beta": beta}
+    allowed = None
+    if pssm is not None and pssm.log_odds is not None:
+        allowed = np.asarray(pssm.log_odds) > pssm.threshold
     with torch.inference_mode():
-        found: dict[str, Tensor] = network.sample(
+        found: dict[str, Tensor] = sampler(
             given.X,
             torch.randn(given.S.shape, device=given.X.device) if noise is None else noise,
             given.S, given.chain_M, given.chain_encoding, given.residue_idx, mask=given.mask,
             temperature=temperature, omit_AAs_np=omitted, bias_AAs_np=np.zeros(21, np.float32),
             chain_M_pos=given.chain_M_pos, omit_AA_mask=torch.zeros(*given.S.shape, 21),
-            pssm_coef=None, pssm_bias=None, pssm_multi=0.0, pssm_log_odds_flag=False,
-            pssm_log_odds_mask=None, pssm_bias_flag=False,
-            bias_by_res=bias.to(given.X.device),
+            pssm_coef=None if pssm is None else batch(pssm.coefficient),
+            pssm_bias=None if pssm is None else batch(pssm.bias),
+            pssm_multi=0.0 if pssm is None else pssm.multiplier, pssm_bias_flag=pssm is not None,
+            pssm_log_odds_flag=allowed is not None,
+            pssm_log_odds_mask=None if allowed is None else batch(allowed),
+            bias_by_res=bias.to(given.X.device), **ties,
         )  # fmt: skip
     return found

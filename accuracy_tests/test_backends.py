@@ -1,0 +1,254 @@
+"""The native backend against plain torch: the same function, whatever runs beside it."""
+
+from __future__ import annotations
+
+import copy
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from proteins import EXAMPLES, protein, random_order, rows_of
+from strategies import Layout, layouts
+
+import mpnn_core as mpnn
+from mpnn_core import Constraints, Model
+from mpnn_core.backends import TorchBackend, find_backend
+from mpnn_core.backends.native import INSTRUCTION_SETS, NativeBackend, instruction_sets
+from mpnn_core.checkpoints import random_network
+from mpnn_core.graph import Backbones, nearest_neighbours
+from mpnn_core.network import Copies
+from mpnn_core.sampler import order_noise
+from mpnn_core.schedule import draw_order, ranks
+
+TOLERANCE = 1e-4  # docs/exactness.md; each is within about 3e-5 of float64
+pytestmark = pytest.mark.skipif(not instruction_sets(), reason="no native code was built here")
+
+
+@pytest.fixture(scope="module")
+def plain() -> Model:
+    return mpnn.load_model(backend="torch")
+
+
+@pytest.fixture(scope="module", params=INSTRUCTION_SETS)
+def native(request, plain) -> Model:
+    """The native backend in each instruction set that this processor supports."""
+    if request.param not in instruction_sets():
+        pytest.skip(f"not exercised: needs a processor with {request.param}")
+    model = mpnn.load_model(backend="native")
+    model.backend = NativeBackend(model.network, request.param)
+    return model
+
+
+@pytest.fixture
+def threads():
+    """Set how many threads torch, and so the native code, uses."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def farthest(ours, theirs) -> float:
+    return float(np.abs(np.asarray(ours) - np.asarray(theirs)).max())
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_log_probabilities_are_those_of_torch(name, native, plain) -> None:
+    structure = protein(name)
+    order = random_order(len(structure))
+    found = native.log_probs(structure, decoding_order=order)
+    assert farthest(found, plain.log_probs(structure, decoding_order=order)) <= TOLERANCE
+    found = native.unconditional_log_probs(structure)
+    assert farthest(found, plain.unconditional_log_probs(structure)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_sequences_are_those_of_torch(name, native, plain) -> None:
+    structure = protein(name)
+    constraints = Constraints(fixed=range(0, len(structure), 7), omit="CX", bias={"A": -1})
+    arguments = {"num_sequences": 3, "temperature": 0.2, "seed": 5, "constraints": constraints}
+    ours, theirs = native.design(structure, **arguments), plain.design(structure, **arguments)
+    assert ours.sequences == theirs.sequences
+    assert farthest(ours.log_probs, theirs.log_probs) <= TOLERANCE
+    # Divided by the temperature, a difference of logits is five times as large.
+    assert farthest(ours.probabilities, theirs.probabilities) <= 5 * TOLERANCE
+
+
+@settings(max_examples=25, deadline=None)
+@given(layouts(max_length=90), st.integers(1, 3), st.integers(0, 2**31))
+def test_any_layout_is_as_in_torch(plain, layout, n, seed) -> None:
+    """Fewer residues than neighbours, chains, gaps and incomplete residues.
+
+    Random backbones are ill-conditioned beyond proteins: there the native code need be no farther
+    from float64 than twice what torch is in float32.
+    """
+    structure = layout.build()
+    model = mpnn.load_model(backend="native")
+    ours, theirs = (m.log_probs(structure, seed=seed) for m in (model, plain))
+    if farthest(ours, theirs) > TOLERANCE:
+        exact = log_probs_in_float64(plain, structure, seed)
+        assert farthest(ours, exact) <= 2 * farthest(theirs, exact)
+    designs = model.design(structure, n, 1.0, seed=seed)
+    again = model.log_probs(structure, designs.sequences, designs.decoding_order)
+    assert farthest(again, designs.log_probs) <= 1e-5, "sampled is not teacher-forced"
+
+
+def log_probs_in_float64(model: Model, structure: mpnn.Structure, seed: int) -> np.ndarray:
+    network = copy.deepcopy(model.network).double()
+    backbones = Backbones.from_structures([structure], dtype=torch.float64)
+    graph = nearest_neighbours(Backbones.from_structures([structure]), network.neighbours)
+    order = draw_order(order_noise(seed, 0, len(structure)), structure.mask)
+    rank = torch.from_numpy(ranks(order)[structure.mask])
+    tokens = torch.from_numpy(structure.tokens[structure.mask])
+    with torch.inference_mode():
+        encoding = network.encode(backbones, graph)
+        copies = Copies.of(graph, backbones.offsets, [0])
+        found = network.decode(encoding, copies, tokens, rank).log_softmax(-1)
+    whole = network.W_out.bias.detach().log_softmax(-1).repeat(1, len(structure), 1).numpy()
+    whole[0, structure.mask] = found
+    return whole
+
+
+@given(
+    st.integers(2, 40).flatmap(
+        lambda L: st.tuples(
+            st.just(L),
+            st.lists(st.integers(0, L - 1), unique=True),  # fixed
+            st.lists(st.integers(0, L - 1), unique=True, min_size=2),  # tied, cut into groups
+            st.integers(1, 5),
+            st.integers(0, 2**31),
+        )
+    )
+)
+@settings(max_examples=40, deadline=None)
+def test_any_constraint_is_as_in_torch(plain, case) -> None:
+    L, fixed, tied, size, seed = case
+    structure = rows_of(protein("6MRR"), slice(0, L))
+    free = [i for i in tied if i not in fixed]
+    groups = [free[i : i + size] for i in range(0, len(free), size)]
+    constraints = Constraints(fixed=fixed, tied=[group for group in groups if group])
+    if len(fixed) == L:
+        return
+    arguments = {"num_sequences": 2, "temperature": 0.5, "seed": seed, "constraints": constraints}
+    ours = mpnn.load_model(backend="native").design(structure, **arguments)
+    theirs = plain.design(structure, **arguments)
+    np.testing.assert_array_equal(ours.decoding_order, theirs.decoding_order)
+    assert farthest(ours.log_probs[0], theirs.log_probs[0]) <= TOLERANCE
+    assert ours.sequences == theirs.sequences
+    for sequence in ours.sequences:
+        assert all(len({sequence[i] for i in group}) == 1 for group in groups if group)
+        assert all(sequence[i] == structure.sequence[i] for i in fixed)
+
+
+def test_the_same_bits_whatever_is_beside_it(threads) -> None:
+    """Batch, threads, and the memory of first messages change no bit of a result."""
+    model = mpnn.load_model(backend="native")
+    structures = [protein("6MRR"), protein("5L33")]
+    threads(1)
+    [alone] = [model.design(structures[0], 1, 0.1, seed=3)]
+    for count in (1, 2, 3):
+        threads(count)
+        many, other = model.design(structures, 40, 0.1, seed=3)
+        assert many.sequences[0] == alone.sequences[0]
+        np.testing.assert_array_equal(many.log_probs[:1], alone.log_probs)
+        [one] = model.log_probs(structures[1:], [other.sequences[7]], [other.decoding_order[7]])
+        np.testing.assert_array_equal(one[0], other.log_probs[7])
+
+
+def test_one_network_is_used_from_many_threads(threads) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    model = mpnn.load_model(backend="native")
+    structure = protein("6MRR")
+    expected = [model.design(structure, 4, 0.1, seed=seed).sequences for seed in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        found = pool.map(lambda seed: model.design(structure, 4, 0.1, seed=seed), range(8))
+        assert [designs.sequences for designs in found] == expected
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_has_threads_of_its_own() -> None:
+    code = """
+import os, sys, warnings
+import mpnn_core as mpnn, torch
+torch.set_num_threads(1)  # torch's own threads do not survive a fork
+torch.get_num_threads = lambda: 2
+warnings.simplefilter("ignore")
+structure, model = mpnn.read_structure(sys.argv[1]), mpnn.load_model(backend="native")
+expected = model.design(structure, 2, seed=1).sequences
+child = os.fork()
+same = model.design(structure, 2, seed=1).sequences == expected
+if not child:
+    os._exit(0 if same else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) or not same)
+"""
+    from proteins import path_of
+
+    command = [sys.executable, "-c", code, str(path_of("6MRR"))]
+    assert subprocess.run(command, timeout=60, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["fast", "minimal", "minimal-fast", "extreme-v2"])
+def test_every_shape_of_the_network(name) -> None:
+    network = random_network(mpnn.VARIANTS[name], seed=1)
+    device = torch.device("cpu")
+    variant = mpnn.VARIANTS[name]
+    ours, theirs = (Model(network, "random", variant, device, b) for b in ("native", "torch"))
+    structure = protein("6MRR")
+    assert farthest(ours.log_probs(structure), theirs.log_probs(structure)) <= TOLERANCE
+
+
+def test_spare_slots_are_as_in_torch(plain) -> None:
+    """A graph in a fixed shape, as a backend of fixed shapes has it."""
+    backbones = Backbones.from_structures([Layout(30).build(), protein("6MRR")])
+    ours = NativeBackend(plain.network).encode(backbones)
+    theirs = plain.network.encode(backbones, ours.graph)
+    assert ours.graph.valid is not None
+    valid = ours.graph.valid
+    assert farthest(ours.h_V, theirs.h_V) <= 1e-5
+    assert farthest(ours.edges[:, valid], theirs.edges[:, valid]) <= 2e-4
+    copies = Copies.of(ours.graph, backbones.offsets, [1, 0, 1])
+    tokens = torch.arange(len(copies.nodes)) % 21
+    rank = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(0))
+    found = NativeBackend(plain.network).decode(ours, copies, tokens, rank)
+    assert farthest(found, plain.network.decode(ours, copies, tokens, rank)) <= 2 * TOLERANCE
+
+
+# ----------------------------------------------------------------------------- where it cannot run
+
+
+def without_native_code(monkeypatch, sets: Sequence[str] = INSTRUCTION_SETS) -> None:
+    for name in sets:
+        monkeypatch.setitem(sys.modules, f"mpnn_core.backends.native._{name}", None)
+
+
+def test_without_native_code_torch_serves_and_says_so(monkeypatch, plain) -> None:
+    without_native_code(monkeypatch)
+    assert instruction_sets() == []
+    with pytest.warns(UserWarning, match="plain torch, which is slower: no native code was built"):
+        model = mpnn.load_model()
+    assert isinstance(model.backend, TorchBackend)
+    structure = protein("6MRR")
+    assert farthest(model.log_probs(structure), plain.log_probs(structure)) == 0
+    with pytest.raises(ValueError, match="'native' cannot be used here: no native code was built"):
+        mpnn.load_model(backend="native")
+
+
+def test_the_best_instruction_set_that_is_there_is_taken(monkeypatch) -> None:
+    present = instruction_sets()
+    network = mpnn.load_model(backend="torch").network
+    assert NativeBackend(network).instruction_set == present[0]
+    without_native_code(monkeypatch, present[:-1])
+    assert NativeBackend(network).instruction_set == present[-1] == "generic"
+
+
+def test_a_width_that_the_kernels_lack_is_named() -> None:
+    from mpnn_core.network import MPNN
+
+    with pytest.raises(ValueError, match="hidden width is 48"):
+        find_backend("native", MPNN(hidden=48), torch.device("cpu"))

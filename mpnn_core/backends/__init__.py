@@ -1,0 +1,101 @@
+"""What computes the network: plain torch, native code, CUDA kernels. One contract, `Backend`."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from mpnn_core.graph import Backbones
+from mpnn_core.network import MPNN, Copies, Encoding
+from mpnn_core.sampler import Distribution, Samples, sample
+from mpnn_core.schedule import wavefront
+
+
+class Backend(Protocol):
+    """The network's three computations, on rows and graphs as `network.py` defines them.
+
+    A result depends on the structure, the sequence and the arguments alone: not on what is computed
+    beside it, the number of threads, or the backend, beyond float32 rounding.
+    """
+
+    name: str
+
+    def encode(self, backbones: Backbones) -> Encoding:
+        """Features and encoder of any number of structures."""
+
+    def decode(self, encoding: Encoding, copies: Copies, tokens: Tensor, rank: Tensor) -> Tensor:
+        """Logits (M, 21) of given residues; see `MPNN.decode`."""
+
+    def sample(
+        self,
+        encoding: Encoding,
+        copies: Copies,
+        rank: Tensor,
+        distribution: Distribution,
+        uniform: Tensor,
+        tokens: Tensor,
+        designed: Tensor,
+    ) -> Samples:
+        """Residues for the rows that are designed; see `sampler.sample`."""
+
+
+class TorchBackend:
+    """`network.py` and `sampler.py` as they stand, on any torch device."""
+
+    name = "torch"
+
+    def __init__(self, network: MPNN) -> None:
+        self.network = network
+
+    def encode(self, backbones: Backbones) -> Encoding:
+        return self.network.encode(backbones)
+
+    def decode(self, encoding: Encoding, copies: Copies, tokens: Tensor, rank: Tensor) -> Tensor:
+        return self.network.decode(encoding, copies, tokens, rank)
+
+    def sample(
+        self,
+        encoding: Encoding,
+        copies: Copies,
+        rank: Tensor,
+        distribution: Distribution,
+        uniform: Tensor,
+        tokens: Tensor,
+        designed: Tensor,
+    ) -> Samples:
+        steps = wavefront(rank, copies.neighbours, distribution.group)
+        return sample(
+            self.network, encoding, copies, rank, steps, distribution, uniform, tokens, designed
+        )
+
+
+BACKENDS = ("auto", "torch", "native")
+
+
+def find_backend(name: str, network: MPNN, device: torch.device) -> Backend:
+    """The backend called `name`; "auto" is the fastest that runs on `device`.
+
+    Raises
+    ------
+    ValueError
+        There is no such backend, or it cannot run here; the message says why.
+    """
+    if name not in BACKENDS:
+        raise ValueError(f"no backend is called {name!r}; there are {', '.join(BACKENDS)}")
+    if name == "torch" or (name == "auto" and device.type != "cpu"):
+        return TorchBackend(network)
+    from mpnn_core.backends.native import NativeBackend, UnavailableError
+
+    try:
+        if device.type != "cpu":
+            raise UnavailableError(f"it runs on the CPU, not on {device}")
+        return NativeBackend(network)
+    except UnavailableError as error:
+        if name == "native":
+            raise ValueError(f"backend 'native' cannot be used here: {error}") from None
+        # The default filter of warnings prints this once.
+        warnings.warn(f"computing with plain torch, which is slower: {error}", stacklevel=3)
+        return TorchBackend(network)

@@ -1,0 +1,91 @@
+// What module.cpp hands to the kernels: plain pointers to row-major arrays, and their shapes.
+// Each instruction set is a module of its own, compiled from the same sources, so that no code of
+// one can be linked into another.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace mpnn {
+
+// A parameter as the checkpoint has it: (out, in) for a matrix, (n,) for a vector.
+struct Parameter {
+  const float* data;
+  std::vector<int64_t> shape;
+};
+using Parameters = std::map<std::string, Parameter>;
+
+struct Graph {
+  int64_t nodes;              // N
+  int64_t slots;              // K
+  const int64_t* neighbours;  // (N, K)
+  const uint8_t* valid;       // (N, K), or null where every slot is a neighbour
+};
+
+struct Backbones {
+  const float* coords;           // (N, 4, 3), N CA C O, in ångström
+  const int64_t* residue_index;  // (N,)
+  const int64_t* chain;          // (N,)
+};
+
+struct Encoding {
+  float* h_V;        // (N, H)
+  float* edges;      // (layers, N, K, H), B h_E
+  float* undecoded;  // (layers, N, H), D h_V
+};
+
+// Sequences decoded together; row m of sequence s is the node first_node[s] + m - starts[s].
+struct Rows {
+  int64_t sequences;          // S
+  const int64_t* starts;      // (S + 1,), the last is M
+  const int64_t* first_node;  // (S,)
+  const int64_t* rank;        // (M,), comparable within a sequence
+};
+
+struct Drawing {
+  const uint8_t* designed;   // (M,)
+  const double* uniform;     // (M,)
+  const float* temperature;  // (M,)
+  const float* bias;         // (M, 21)
+  const uint8_t* omit;       // (M, 21)
+  // Rows that share one residue, and the weight of each one's logits; null for no groups.
+  const int64_t* group;  // (M,), -1 for none
+  const float* weight;   // (M,)
+  // p <- (1 - pssm_weight) p + pssm_weight pssm, then p <- p pssm_factor; null for no PSSM.
+  const float* pssm;         // (M, 21)
+  const float* pssm_weight;  // (M,)
+  const float* pssm_factor;  // (M, 21)
+};
+
+struct Samples {
+  int64_t* tokens;       // (M,), given where a row is not designed, drawn where it is
+  float* logits;         // (M, 21)
+  float* probabilities;  // (M, 21)
+};
+
+constexpr int kLetters = 21;
+
+class Engine {
+ public:
+  virtual ~Engine() = default;
+  virtual void encode(const Backbones&, const Graph&, const Encoding&) = 0;
+  // Logits (M, 21) of given tokens.
+  virtual void decode(const Graph&, const Encoding&, const Rows&, const int64_t* tokens,
+                      float* logits) = 0;
+  // Draws tokens level by level; the number of levels.
+  virtual int64_t sample(const Graph&, const Encoding&, const Rows&, const Drawing&,
+                         const Samples&) = 0;
+};
+
+// Runs body(index) for every index in [0, count), on as many threads as set_threads said.
+void parallel_for(int64_t count, const std::function<void(int64_t)>& body);
+void set_threads(int threads);
+int thread_count();
+
+std::unique_ptr<Engine> make_engine(const Parameters&);
+
+}  // namespace mpnn

@@ -1,0 +1,1006 @@
+// The network on one instruction set, of vectors of MPNN_WIDTH floats. The algebra is network.py's,
+// the levels are schedule.py's (docs/engine.md derives both).
+//
+// What has an edge axis is made, used and dropped one node at a time, so that it stays in the cache:
+// (K, H) is 24 KB at K = 48, H = 128.
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <new>
+#include <numeric>
+#include <stdexcept>
+
+#include "engine.h"
+
+namespace mpnn {
+namespace {
+
+// ------------------------------------------------------------------------------- vectors
+
+constexpr int W = MPNN_WIDTH;  // floats per vector
+typedef float V __attribute__((vector_size(W * 4)));
+typedef int32_t VI __attribute__((vector_size(W * 4)));
+
+// A product keeps MR x NV accumulators, NV vectors of weights and one of input in registers.
+constexpr int MR = 6;
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int NV = 4;  // 32 registers
+#else
+constexpr int NV = 2;  // 16 registers
+#endif
+constexpr int NB = NV * W;  // columns of a block of packed weights
+
+inline V load(const float* p) { V v; std::memcpy(&v, p, sizeof v); return v; }
+inline void store(float* p, V v) { std::memcpy(p, &v, sizeof v); }
+inline V splat(float x) { return x - V{}; }  // x + 0 would not be x for x = -0
+inline V at_least(V x, V low) { return x < low ? low : x; }
+inline V at_most(V x, V high) { return x > high ? high : x; }
+inline float sum(V v) { float s = 0; for (int i = 0; i < W; i++) s += v[i]; return s; }
+
+// x Phi(x). Phi - 1/2 is an odd rational, fitted by minimax on [-5.6, 5.6] to 7e-10: errors that all
+// have one sign would add up over the neighbours, those of rounding do not.
+inline V gelu(V x) {
+  const V c = at_most(at_least(x, splat(-5.6f)), splat(5.6f)), z = c * c;
+  V p = splat(-7.467982237e-11f);
+  p = p * z + 5.250569932e-08f;
+  p = p * z + 8.433297011e-06f;
+  p = p * z + 1.695495111e-04f;
+  p = p * z + 4.800252630e-03f;
+  p = p * z + 3.265251651e-02f;
+  p = p * z + 3.989422855e-01f;
+  V q = splat(1.991968734e-06f);
+  q = q * z + 8.172256742e-05f;
+  q = q * z + 1.930459937e-03f;
+  q = q * z + 2.845129444e-02f;
+  q = q * z + 2.485144899e-01f;
+  q = q * z + 1.0f;
+  return x * (c * p / q + 0.5f);
+}
+
+// e^x for x <= 0: 2^n times a polynomial in the rest, relative error 2e-7; 0 under -87.
+inline V exp_negative(V x) {
+  const V magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to a whole number
+  x = at_least(x, splat(-87.0f));
+  const V shifted = x * 1.44269504f + magic;
+  const V n = shifted - magic;
+  const V r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  V p = splat(1.9875691500e-4f);
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  VI exponent;
+  std::memcpy(&exponent, &shifted, sizeof exponent);
+  exponent = (exponent + 127) << 23;  // of `shifted` only n is left in the low bits
+  V scale;
+  std::memcpy(&scale, &exponent, sizeof scale);
+  return p * scale;
+}
+
+// -------------------------------------------------------------------------------- memory
+
+class Buffer {
+ public:
+  Buffer() = default;
+  explicit Buffer(size_t size) { resize(size); }
+  Buffer(Buffer&& other) noexcept : data_(other.data_), size_(other.size_) {
+    other.data_ = nullptr;
+    other.size_ = 0;
+  }
+  Buffer& operator=(Buffer&& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(size_, other.size_);
+    return *this;
+  }
+  ~Buffer() { std::free(data_); }
+  // Contents are lost, and not initialised.
+  void resize(size_t size) {
+    if (size <= size_) return;
+    std::free(data_);
+    size_ = 0;
+    data_ = static_cast<float*>(std::aligned_alloc(64, (size * sizeof(float) + 63) / 64 * 64));
+    if (!data_) throw std::bad_alloc();
+    size_ = size;
+  }
+  float* data() const { return data_; }
+  float& operator[](size_t i) const { return data_[i]; }
+
+ private:
+  float* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+// -------------------------------------------------------------------------------- linear
+
+// (in) -> (out), packed by blocks of NB columns: block, in, column. Zero beyond `out`.
+struct Linear {
+  int in = 0, out = 0, blocks = 0;
+  Buffer weights, bias;
+
+  Linear() = default;
+  // `w` is (out, ld) row-major, its columns [first, first + in) are taken.
+  Linear(const float* w, int64_t ld, int64_t first, int in_, int out_, const float* b)
+      : in(in_), out(out_), blocks((out_ + NB - 1) / NB),
+        weights(size_t(blocks) * in_ * NB), bias(size_t(blocks) * NB) {
+    for (int c = 0; c < blocks * NB; c++) {
+      bias[c] = b && c < out ? b[c] : 0.0f;
+      for (int i = 0; i < in; i++)
+        weights[(size_t(c / NB) * in + i) * NB + c % NB] = c < out ? w[c * ld + first + i] : 0.0f;
+    }
+  }
+};
+
+// R rows of x times one block of weights. A function of its own, so that nothing around it takes the
+// registers that the accumulators need.
+template <int R>
+__attribute__((noinline)) void product_block(const float* x, int64_t ld, const float* w,
+                                             const float* bias, int in, V (*out)[NV]) {
+  V acc[R][NV];
+  for (int v = 0; v < NV; v++)
+    for (int r = 0; r < R; r++) acc[r][v] = load(bias + v * W);
+#pragma GCC unroll 1
+  for (int i = 0; i < in; i++, w += NB) {
+    V weights[NV];
+    for (int v = 0; v < NV; v++) weights[v] = load(w + v * W);
+    for (int r = 0; r < R; r++) {
+      const V input = splat(x[r * ld + i]);
+      for (int v = 0; v < NV; v++) acc[r][v] += input * weights[v];
+    }
+  }
+  for (int r = 0; r < R; r++)
+    for (int v = 0; v < NV; v++) out[r][v] = acc[r][v];
+}
+
+// done(row, column, V[NV]) for the products of `rows` rows of x, each with every block of columns.
+// A row's result does not depend on the rows beside it.
+template <class Done>
+inline void product(const float* x, int64_t ld, int rows, const Linear& linear, Done done) {
+  for (int block = 0; block < linear.blocks; block++) {
+    const float* w = linear.weights.data() + size_t(block) * linear.in * NB;
+    const float* bias = linear.bias.data() + block * NB;
+    for (int r = 0; r < rows; r += MR) {
+      V out[MR][NV];
+      const float* from = x + r * ld;
+      const int count = std::min(MR, rows - r);
+      switch (count) {
+        case 1: product_block<1>(from, ld, w, bias, linear.in, out); break;
+        case 2: product_block<2>(from, ld, w, bias, linear.in, out); break;
+        case 3: product_block<3>(from, ld, w, bias, linear.in, out); break;
+        case 4: product_block<4>(from, ld, w, bias, linear.in, out); break;
+        case 5: product_block<5>(from, ld, w, bias, linear.in, out); break;
+        default: product_block<MR>(from, ld, w, bias, linear.in, out);
+      }
+      for (int i = 0; i < count; i++) done(r + i, block * NB, out[i]);
+    }
+  }
+}
+
+inline void product_into(const float* x, int64_t ld, int rows, const Linear& linear, float* y,
+                         int64_t ld_y) {
+  product(x, ld, rows, linear, [&](int r, int column, V* acc) {
+    for (int v = 0; v < NV; v++) {
+      const int c = column + v * W, left = linear.out - c;
+      if (left >= W) {
+        store(y + r * ld_y + c, acc[v]);
+      } else {
+        for (int i = 0; i < left; i++) y[r * ld_y + c + i] = acc[v][i];
+      }
+    }
+  });
+}
+
+struct Norm {
+  Buffer weight, bias;
+  int size = 0;
+
+  Norm() = default;
+  Norm(const float* w, const float* b, int n) : weight(n), bias(n), size(n) {
+    std::copy_n(w, n, weight.data());
+    std::copy_n(b, n, bias.data());
+  }
+
+  void operator()(float* x) const {
+    V total{};
+    for (int c = 0; c < size; c += W) total += load(x + c);
+    const V mean = splat(sum(total) / size);
+    V squares{};
+    for (int c = 0; c < size; c += W) {
+      const V centred = load(x + c) - mean;
+      squares += centred * centred;
+    }
+    const V scale = splat(1.0f / std::sqrt(sum(squares) / size + 1e-5f));
+    for (int c = 0; c < size; c += W)
+      store(x + c, (load(x + c) - mean) * scale * load(weight.data() + c) + load(bias.data() + c));
+  }
+};
+
+// ------------------------------------------------------------------------------- network
+
+constexpr float kMessageScale = 1.0f / 30.0f;
+constexpr int kAtoms = 5, kPairs = 25, kGaussians = 16, kMaxOffset = 32;
+constexpr int kOffsets = 2 * kMaxOffset + 2, kOffsetWidth = 16;
+constexpr int kTile = 12;  // rows of a node update: two products of MR rows
+
+// N CA C O CB, in the order of the features' weights (reference.py, ATOM_PAIRS).
+constexpr int kPairAtoms[kPairs][2] = {
+    {1, 1}, {0, 0}, {2, 2}, {3, 3}, {4, 4}, {1, 0}, {1, 2}, {1, 3}, {1, 4}, {0, 2}, {0, 3}, {0, 4}, {4, 2},
+    {4, 3}, {3, 2}, {0, 1}, {2, 1}, {3, 1}, {4, 1}, {2, 0}, {3, 0}, {4, 0}, {2, 4}, {3, 4}, {2, 3}};
+
+class Reader {
+ public:
+  explicit Reader(const Parameters& parameters) : parameters_(parameters) {}
+  const Parameter& operator()(const std::string& name) const {
+    const auto found = parameters_.find(name);
+    if (found == parameters_.end()) throw std::invalid_argument("parameter " + name + " is missing");
+    return found->second;
+  }
+  bool has(const std::string& name) const { return parameters_.count(name) > 0; }
+  Linear linear(const std::string& name, int part = 0, int parts = 1, bool with_bias = true) const {
+    const Parameter& w = (*this)(name + ".weight");
+    const int out = w.shape[0], in = w.shape[1] / parts;
+    const float* bias = with_bias && has(name + ".bias") ? (*this)(name + ".bias").data : nullptr;
+    return Linear(w.data, w.shape[1], int64_t(part) * in, in, out, bias);
+  }
+  Norm norm(const std::string& name) const {
+    const Parameter& w = (*this)(name + ".weight");
+    return Norm(w.data, (*this)(name + ".bias").data, w.shape[0]);
+  }
+
+ private:
+  const Parameters& parameters_;
+};
+
+// Everything of a layer but the first matrix of its messages.
+struct MessageLayer {
+  Linear W2, W3, W_in, W_out;
+  Buffer b3;
+  Norm norm1, norm2;
+
+  MessageLayer(const Reader& read, const std::string& name)
+      : W2(read.linear(name + ".W2")), W3(read.linear(name + ".W3", 0, 1, false)),
+        W_in(read.linear(name + ".dense.W_in")), W_out(read.linear(name + ".dense.W_out")),
+        b3(W3.out), norm1(read.norm(name + ".norm1")), norm2(read.norm(name + ".norm2")) {
+    std::copy_n(read(name + ".W3.bias").data, W3.out, b3.data());
+  }
+};
+
+struct EncoderLayer : MessageLayer {
+  Linear A, B, C, edge_A, edge_B, edge_C, W12, W13;  // W1 and W11 act on h_i, h_E, h_j
+  Norm norm3;
+
+  EncoderLayer(const Reader& read, const std::string& name)
+      : MessageLayer(read, name), A(read.linear(name + ".W1", 0, 3)),
+        B(read.linear(name + ".W1", 1, 3, false)), C(read.linear(name + ".W1", 2, 3, false)),
+        edge_A(read.linear(name + ".W11", 0, 3)), edge_B(read.linear(name + ".W11", 1, 3, false)),
+        edge_C(read.linear(name + ".W11", 2, 3, false)), W12(read.linear(name + ".W12")),
+        W13(read.linear(name + ".W13")), norm3(read.norm(name + ".norm3")) {}
+};
+
+struct DecoderLayer : MessageLayer {
+  Linear A, B, D;   // W1 acts on h_i, h_E, emb(s_j), h_j
+  Buffer residues;  // (21, H), C emb(s)
+
+  DecoderLayer(const Reader& read, const std::string& name)
+      : MessageLayer(read, name), A(read.linear(name + ".W1", 0, 4)),
+        B(read.linear(name + ".W1", 1, 4, false)), D(read.linear(name + ".W1", 3, 4, false)),
+        residues(size_t(kLetters) * A.out) {
+    const Linear C = read.linear(name + ".W1", 2, 4, false);
+    product_into(read("W_s.weight").data, C.in, kLetters, C, residues.data(), C.out);
+  }
+};
+
+// Buffers of one thread; they only grow.
+struct Scratch {
+  Buffer a, b, c, x, h, agg, hidden, here, slots;
+};
+inline Scratch& scratch() {
+  static thread_local Scratch buffers;
+  return buffers;
+}
+
+class Network : public Engine {
+ public:
+  explicit Network(const Parameters& parameters) {
+    const Reader read(parameters);
+    const Parameter& w = read("features.edge_embedding.weight");
+    H_ = w.shape[0];
+    if (H_ % NB != 0) throw std::invalid_argument("hidden width must be a multiple of 64");
+    if (w.shape[1] != kOffsetWidth + kPairs * kGaussians)
+      throw std::invalid_argument("features.edge_embedding.weight has an unexpected width");
+    rbf_ = Linear(w.data, w.shape[1], kOffsetWidth, kPairs * kGaussians, H_, nullptr);
+    offsets_ = offset_table(read);
+    norm_edges_ = read.norm("features.norm_edges");
+    W_e_ = read.linear("W_e");
+    W_out_ = read.linear("W_out");
+    for (int l = 0; read.has(layer_name("encoder", l) + ".W1.weight"); l++)
+      encoders_.emplace_back(read, layer_name("encoder", l));
+    for (int l = 0; read.has(layer_name("decoder", l) + ".W1.weight"); l++)
+      decoders_.emplace_back(read, layer_name("decoder", l));
+    if (encoders_.empty() || decoders_.empty())
+      throw std::invalid_argument("the network has no encoder or no decoder layers");
+  }
+
+  void encode(const Backbones& backbones, const Graph& graph, const Encoding& out) override;
+  void decode(const Graph& graph, const Encoding& encoding, const Rows& rows,
+              const int64_t* tokens, float* logits) override;
+  int64_t sample(const Graph& graph, const Encoding& encoding, const Rows& rows,
+                 const Drawing& drawing, const Samples& samples) override;
+
+ private:
+  friend class Decoding;
+
+  static std::string layer_name(const char* kind, int l) {
+    return std::string(kind) + "_layers." + std::to_string(l);
+  }
+
+  // The embedding of the offset is linear in its class: (66, H).
+  Buffer offset_table(const Reader& read) const {
+    const Parameter& embedding = read("features.embeddings.linear.weight");  // (16, 66)
+    const float* bias = read("features.embeddings.linear.bias").data;
+    const Parameter& w = read("features.edge_embedding.weight");
+    Buffer table(size_t(kOffsets) * H_);
+    for (int o = 0; o < kOffsets; o++)
+      for (int c = 0; c < H_; c++) {
+        float total = 0;
+        for (int i = 0; i < kOffsetWidth; i++)
+          total += w.data[c * w.shape[1] + i] * (embedding.data[i * kOffsets + o] + bias[i]);
+        table[size_t(o) * H_ + c] = total;
+      }
+    return table;
+  }
+
+  void edge_features(const Backbones&, const float* atoms, const Graph&, int64_t node, float* h_E) const;
+  // Sum of gelu(W2 a) over the valid slots, a (K, H): (H,).
+  void aggregate(const MessageLayer& layer, const float* a, int64_t K, const uint8_t* valid, float* out) const;
+  // h (rows, H) and the aggregates of its messages, to the state after the layer; in place.
+  void update(const MessageLayer& layer, float* h, const float* agg, const float* count, int rows) const;
+
+  int H_;
+  Linear rbf_, W_e_, W_out_;
+  Buffer offsets_;
+  Norm norm_edges_;
+  std::vector<EncoderLayer> encoders_;
+  std::vector<DecoderLayer> decoders_;
+};
+
+// ------------------------------------------------------------------------------- encoder
+
+// N, CA, C, O and the CB of an idealised residue: (nodes, 5, 3).
+std::vector<float> with_virtual_cb(const float* coords, int64_t nodes) {
+  std::vector<float> atoms(size_t(nodes) * kAtoms * 3);
+  for (int64_t i = 0; i < nodes; i++) {
+    const float *from = coords + i * 12, *n = from, *ca = from + 3, *c = from + 6;
+    float* to = atoms.data() + i * kAtoms * 3;
+    std::copy_n(from, 12, to);
+    float b[3], d[3];
+    for (int x = 0; x < 3; x++) { b[x] = ca[x] - n[x]; d[x] = c[x] - ca[x]; }
+    for (int x = 0; x < 3; x++) {
+      const int y = (x + 1) % 3, z = (x + 2) % 3;
+      const float a = b[y] * d[z] - b[z] * d[y];
+      to[12 + x] = -0.58273431f * a + 0.56802827f * b[x] - 0.54067466f * d[x] + ca[x];
+    }
+  }
+  return atoms;
+}
+
+void Network::edge_features(const Backbones& backbones, const float* atoms, const Graph& graph,
+                            int64_t node, float* h_E) const {
+  const int K = graph.slots;
+  const int64_t* neighbours = graph.neighbours + node * K;
+  Scratch& s = scratch();
+  s.x.resize(size_t(K) * kPairs * kGaussians);
+  s.b.resize(size_t(K) * H_);
+  V centres[kGaussians / W];
+  for (int g = 0; g < kGaussians; g++) centres[g / W][g % W] = 2.0f + g * (20.0f / 15.0f);
+  for (int k = 0; k < K; k++) {
+    const float *here = atoms + node * kAtoms * 3, *there = atoms + neighbours[k] * kAtoms * 3;
+    for (int p = 0; p < kPairs; p++) {
+      const float *u = here + 3 * kPairAtoms[p][0], *v = there + 3 * kPairAtoms[p][1];
+      const float dx = u[0] - v[0], dy = u[1] - v[1], dz = u[2] - v[2];
+      const float distance = std::sqrt(1e-6f + dx * dx + dy * dy + dz * dz);
+      float* x = s.x.data() + (size_t(k) * kPairs + p) * kGaussians;
+      for (int g = 0; g < kGaussians / W; g++) {
+        const V scaled = (splat(distance) - centres[g]) * 0.8f;  // width 1.25
+        store(x + g * W, exp_negative(-(scaled * scaled)));
+      }
+    }
+  }
+  product(s.x.data(), kPairs * kGaussians, K, rbf_, [&](int k, int column, V* acc) {
+    const int64_t j = neighbours[k];
+    int64_t offset = kOffsets - 1;
+    if (backbones.chain[node] == backbones.chain[j])
+      offset = std::clamp<int64_t>(backbones.residue_index[node] - backbones.residue_index[j] + kMaxOffset,
+                                   0, 2 * kMaxOffset);
+    const float* embedded = offsets_.data() + offset * H_ + column;
+    for (int v = 0; v < NV; v++) store(&s.b[size_t(k) * H_ + column + v * W], acc[v] + load(embedded + v * W));
+  });
+  for (int k = 0; k < K; k++) norm_edges_(&s.b[size_t(k) * H_]);
+  product_into(s.b.data(), H_, K, W_e_, h_E, H_);
+}
+
+void Network::aggregate(const MessageLayer& layer, const float* a, int64_t K, const uint8_t* valid,
+                        float* out) const {
+  std::memset(out, 0, H_ * sizeof(float));
+  product(a, H_, K, layer.W2, [&](int k, int column, V* acc) {
+    if (valid && !valid[k]) return;
+    for (int v = 0; v < NV; v++)
+      store(out + column + v * W, load(out + column + v * W) + gelu(acc[v]));
+  });
+}
+
+void Network::update(const MessageLayer& layer, float* h, const float* agg, const float* count,
+                     int rows) const {
+  Scratch& s = scratch();
+  s.hidden.resize(size_t(rows) * layer.W_in.out);
+  product(agg, H_, rows, layer.W3, [&](int r, int column, V* acc) {
+    for (int v = 0; v < NV; v++) {
+      const int c = column + v * W;
+      const V message = acc[v] + load(layer.b3.data() + c) * count[r];
+      store(h + r * H_ + c, load(h + r * H_ + c) + message * kMessageScale);
+    }
+  });
+  for (int r = 0; r < rows; r++) layer.norm1(h + r * H_);
+  const int64_t wide = layer.W_in.out;
+  product(h, H_, rows, layer.W_in, [&](int r, int column, V* acc) {
+    for (int v = 0; v < NV; v++) store(&s.hidden[r * wide + column + v * W], gelu(acc[v]));
+  });
+  product(s.hidden.data(), wide, rows, layer.W_out, [&](int r, int column, V* acc) {
+    for (int v = 0; v < NV; v++) {
+      float* to = h + r * H_ + column + v * W;
+      store(to, load(to) + acc[v]);
+    }
+  });
+  for (int r = 0; r < rows; r++) layer.norm2(h + r * H_);
+}
+
+inline float degree(const Graph& graph, int64_t node) {
+  if (!graph.valid) return float(graph.slots);
+  const uint8_t* valid = graph.valid + node * graph.slots;
+  return float(std::accumulate(valid, valid + graph.slots, 0));
+}
+
+// What W1 or W11 adds to B h_E for an edge: (A h_i + b) of its node, C h_j of its neighbour.
+struct NodeTerms {
+  Buffer here, there;
+  void resize(size_t size) { here.resize(size); there.resize(size); }
+};
+
+void Network::encode(const Backbones& backbones, const Graph& graph, const Encoding& out) {
+  const int64_t N = graph.nodes, K = graph.slots, H = H_;
+  const size_t edge = size_t(K) * H;
+  const std::vector<float> atoms = with_virtual_cb(backbones.coords, N);
+  Buffer h_E(size_t(N) * edge);
+  // Of the layer's edge update and of the next layer's message; one set is read, one is written.
+  NodeTerms edge_terms[2], message_terms[2];
+  for (int i = 0; i < 2; i++) { edge_terms[i].resize(size_t(N) * H); message_terms[i].resize(size_t(N) * H); }
+  std::memset(out.h_V, 0, size_t(N) * H * sizeof(float));
+  const int layers = encoders_.size(), tile = 6;
+
+  // Stage l: edges after layer l (0: the features), then the messages and nodes of layer l + 1.
+  for (int l = 0; l <= layers; l++) {
+    const NodeTerms &edges_in = edge_terms[l % 2], &messages_in = message_terms[l % 2];
+    NodeTerms &edges_out = edge_terms[(l + 1) % 2], &messages_out = message_terms[(l + 1) % 2];
+    parallel_for((N + tile - 1) / tile, [&](int64_t t) {
+      Scratch& s = scratch();
+      s.a.resize(edge);
+      s.c.resize(edge);
+      s.agg.resize(size_t(kTile) * H);
+      const int64_t first = t * tile, last = std::min(N, first + tile);
+      const int rows = last - first;
+      float count[kTile];
+      for (int64_t i = first; i < last; i++) {
+        float* edges = h_E.data() + i * edge;
+        const int64_t* neighbours = graph.neighbours + i * K;
+        if (l == 0) {
+          edge_features(backbones, atoms.data(), graph, i, edges);
+        } else {
+          const EncoderLayer& layer = encoders_[l - 1];
+          product(edges, H, K, layer.edge_B, [&](int k, int column, V* acc) {
+            const float *here = &edges_in.here[i * H + column], *there = &edges_in.there[neighbours[k] * H + column];
+            for (int v = 0; v < NV; v++)
+              store(&s.a[k * H + column + v * W], gelu(acc[v] + load(here + v * W) + load(there + v * W)));
+          });
+          product(s.a.data(), H, K, layer.W12, [&](int k, int column, V* acc) {
+            for (int v = 0; v < NV; v++) store(&s.c[k * H + column + v * W], gelu(acc[v]));
+          });
+          product(s.c.data(), H, K, layer.W13, [&](int k, int column, V* acc) {
+            for (int v = 0; v < NV; v++) {
+              float* to = edges + k * H + column + v * W;
+              store(to, load(to) + acc[v]);
+            }
+          });
+          for (int64_t k = 0; k < K; k++) layer.norm3(edges + k * H);
+        }
+        if (l == layers) {
+          for (size_t d = 0; d < decoders_.size(); d++)
+            product_into(edges, H, K, decoders_[d].B, out.edges + (d * N + i) * edge, H);
+          continue;
+        }
+        const EncoderLayer& layer = encoders_[l];
+        product(edges, H, K, layer.B, [&](int k, int column, V* acc) {
+          for (int v = 0; v < NV; v++) {
+            const int c = column + v * W;
+            V x = acc[v];
+            if (l == 0)  // the states are zero yet: of A h_i + b the bias is left
+              x += load(layer.A.bias.data() + c);
+            else
+              x += load(&messages_in.here[i * H + c]) + load(&messages_in.there[neighbours[k] * H + c]);
+            store(&s.a[k * H + c], gelu(x));
+          }
+        });
+        aggregate(layer, s.a.data(), K, graph.valid ? graph.valid + i * K : nullptr, &s.agg[(i - first) * H]);
+        count[i - first] = degree(graph, i);
+      }
+      if (l == layers) return;
+      float* h = out.h_V + first * H;
+      update(encoders_[l], h, s.agg.data(), count, rows);
+      product_into(h, H, rows, encoders_[l].edge_A, &edges_out.here[first * H], H);
+      product_into(h, H, rows, encoders_[l].edge_C, &edges_out.there[first * H], H);
+      if (l + 1 < layers) {
+        product_into(h, H, rows, encoders_[l + 1].A, &messages_out.here[first * H], H);
+        product_into(h, H, rows, encoders_[l + 1].C, &messages_out.there[first * H], H);
+      } else {
+        for (size_t d = 0; d < decoders_.size(); d++)
+          product_into(h, H, rows, decoders_[d].D, out.undecoded + (d * N + first) * H, H);
+      }
+    });
+  }
+}
+
+// ------------------------------------------------------------------------------- decoder
+
+// The first layer's messages. What an edge (i, k) sends there depends on the structure and on the
+// residue at its end alone: one of 22, the last being "not known yet". So each is computed once for
+// all sequences of a structure, when it is first asked for.
+class FirstMessages {
+ public:
+  static constexpr int kStates = kLetters + 1;
+  static constexpr size_t kStateBytes = size_t(64) << 20, kSlotBytes = size_t(256) << 20;
+  static constexpr int32_t kEmpty = -1;
+
+  FirstMessages(int64_t nodes, int64_t slots, int64_t rows, int H) {
+    const size_t keys = size_t(nodes) * slots * kStates;
+    if (rows < 2 * nodes || keys * sizeof(int32_t) > kStateBytes) return;
+    slots_ = int32_t(std::min(keys, kSlotBytes / (H * sizeof(float))));
+    pool_.resize(size_t(slots_) * H);
+    owner_.reset(new int64_t[slots_]);
+    state_.reset(new std::atomic<int32_t>[keys]);
+    for (size_t i = 0; i < keys; i++) state_[i].store(kEmpty, std::memory_order_relaxed);
+  }
+
+  // Where the message of `key` is or will be; null where it has no place. `mine` says that the
+  // caller (`tile`) must compute it and then publish it.
+  float* find(size_t key, int64_t tile, int H, bool& mine, int32_t& slot) {
+    mine = false;
+    if (!state_) return nullptr;
+    int32_t found = state_[key].load(std::memory_order_acquire);
+    if (found == kEmpty) {
+      if (used_.load(std::memory_order_relaxed) >= slots_) return nullptr;
+      slot = used_.fetch_add(1);
+      if (slot >= slots_) return nullptr;
+      owner_[slot] = tile;
+      if (state_[key].compare_exchange_strong(found, claimed(slot), std::memory_order_acq_rel)) {
+        mine = true;
+        return pool_.data() + size_t(slot) * H;
+      }
+    }
+    if (found >= 0) return pool_.data() + size_t(found) * H;
+    // Claimed: by this tile, which will have computed it in time, or by another, which may not.
+    slot = claimed(found);
+    return owner_[slot] == tile ? pool_.data() + size_t(slot) * H : nullptr;
+  }
+
+  void publish(size_t key, int32_t slot) { state_[key].store(slot, std::memory_order_release); }
+  int64_t next_tile() { return tiles_.fetch_add(1); }
+
+ private:
+  static int32_t claimed(int32_t slot) { return -2 - slot; }  // its own inverse
+
+  int32_t slots_ = 0;
+  Buffer pool_;
+  std::unique_ptr<int64_t[]> owner_;
+  std::unique_ptr<std::atomic<int32_t>[]> state_;
+  std::atomic<int32_t> used_{0};
+  std::atomic<int64_t> tiles_{0};
+};
+
+// Sequences on their way through the decoder. `table(l)[m]` is what row m contributes to later
+// neighbours in layer l > 0, C emb(s) + D h; the first layer's follows from the encoding.
+class Decoding {
+ public:
+  Decoding(const Network& network, const Graph& graph, const Encoding& encoding, const Rows& rows,
+           const int64_t* tokens, const int64_t* group)
+      : net_(network), graph_(graph), encoding_(encoding), rows_(rows), tokens_(tokens),
+        group_(group), H_(network.H_), K_(graph.slots), N_(graph.nodes), layers_(network.decoders_.size()),
+        M_(rows.starts[rows.sequences]), node_(M_), shift_(M_), tables_(size_t(layers_ - 1) * M_ * H_),
+        here_(size_t(N_) * H_), first_(N_, K_, M_, H_) {
+    for (int64_t s = 0; s < rows.sequences; s++)
+      for (int64_t m = rows.starts[s]; m < rows.starts[s + 1]; m++) {
+        node_[m] = rows.first_node[s] + m - rows.starts[s];
+        shift_[m] = rows.starts[s] - rows.first_node[s];
+      }
+    parallel_for((N_ + kTile - 1) / kTile, [&](int64_t t) {
+      const int64_t first = t * kTile;
+      product_into(encoding.h_V + first * H_, H_, std::min<int64_t>(kTile, N_ - first),
+                   net_.decoders_[0].A, &here_[first * H_], H_);
+    });
+  }
+
+  int64_t rows() const { return M_; }
+  int64_t node(int64_t m) const { return node_[m]; }
+  float* table(int l, int64_t m) { return &tables_[(size_t(l - 1) * M_ + m) * H_]; }
+
+  // States of some rows after the encoder: (rows, H).
+  void start(const int64_t* rows, int count, float* h) const {
+    for (int r = 0; r < count; r++) std::copy_n(encoding_.h_V + node_[rows[r]] * H_, H_, h + size_t(r) * H_);
+  }
+
+  // One layer for at most kTile rows, in place: (count, H).
+  void advance(int l, const int64_t* rows, int count, float* h) {
+    const DecoderLayer& layer = net_.decoders_[l];
+    Scratch& s = scratch();
+    s.agg.resize(size_t(kTile) * H_);
+    if (l == 0) {
+      first_messages(rows, count, s.agg.data());
+    } else {
+      s.here.resize(size_t(kTile) * H_);
+      s.a.resize(size_t(K_) * H_);
+      product_into(h, H_, count, layer.A, s.here.data(), H_);
+      for (int r = 0; r < count; r++) messages(l, rows[r], &s.here[size_t(r) * H_], &s.agg[size_t(r) * H_]);
+    }
+    float degrees[kTile];
+    for (int r = 0; r < count; r++) degrees[r] = degree(graph_, node_[rows[r]]);
+    net_.update(layer, h, s.agg.data(), degrees, count);
+  }
+
+  // D h of the rows' states after layer l - 1, into layer l's table; the residue is added later.
+  void write_states(int l, const int64_t* rows, int count, const float* h) {
+    product(h, H_, count, net_.decoders_[l].D, [&](int r, int column, V* acc) {
+      for (int v = 0; v < NV; v++) store(table(l, rows[r]) + column + v * W, acc[v]);
+    });
+  }
+
+  void add_residue(int64_t m) {
+    for (int l = 1; l < layers_; l++) {
+      const float* residue = &net_.decoders_[l].residues[tokens_[m] * H_];
+      float* to = table(l, m);
+      for (int c = 0; c < H_; c += W) store(to + c, load(to + c) + load(residue + c));
+    }
+  }
+
+  void logits(const float* h, int count, const int64_t* rows, float* out) const {
+    Scratch& s = scratch();
+    s.hidden.resize(size_t(kTile) * kLetters);
+    product_into(h, H_, count, net_.W_out_, s.hidden.data(), kLetters);
+    for (int r = 0; r < count; r++) std::copy_n(&s.hidden[size_t(r) * kLetters], kLetters, out + rows[r] * kLetters);
+  }
+
+  // Rows whose residues are all known, layer by layer, all rows in each.
+  void teacher_forced(const std::vector<int64_t>& rows, float* out) {
+    const int64_t n = rows.size(), tiles = (n + kTile - 1) / kTile;
+    Buffer h(size_t(n) * H_);
+    for (int l = 0; l < layers_; l++) {
+      parallel_for(tiles, [&](int64_t t) {
+        const int64_t first = t * kTile;
+        const int count = std::min<int64_t>(kTile, n - first);
+        const int64_t* tile = rows.data() + first;
+        float* states = &h[first * H_];
+        if (l == 0) start(tile, count, states);
+        // This layer reads its own table only; what is written here is read by the next one.
+        advance(l, tile, count, states);
+        if (l + 1 < layers_) {
+          const float* residues = net_.decoders_[l + 1].residues.data();
+          product(states, H_, count, net_.decoders_[l + 1].D, [&](int r, int column, V* acc) {
+            const float* residue = residues + tokens_[tile[r]] * H_ + column;
+            for (int v = 0; v < NV; v++)
+              store(table(l + 1, tile[r]) + column + v * W, acc[v] + load(residue + v * W));
+          });
+        } else {
+          logits(states, count, tile, out);
+        }
+      });
+    }
+  }
+
+ private:
+  bool before(int64_t j, int64_t m) const { return rows_.rank[j] < rows_.rank[m]; }
+  // Decoded and drawn: a member of the row's own group has its state, and no residue yet.
+  bool drawn(int64_t j, int64_t m) const {
+    return before(j, m) && !(group_ && group_[m] >= 0 && group_[j] == group_[m]);
+  }
+
+  void messages(int l, int64_t m, const float* here, float* out) {
+    Scratch& s = scratch();
+    const int64_t i = node_[m];
+    const int64_t* neighbours = graph_.neighbours + i * K_;
+    const float* edges = encoding_.edges + (size_t(l) * N_ + i) * K_ * H_;
+    const float* undecoded = encoding_.undecoded + size_t(l) * N_ * H_;
+    for (int64_t k = 0; k < K_; k++) {
+      const int64_t j = neighbours[k] + shift_[m];
+      const float* from = before(j, m) ? table(l, j) : undecoded + neighbours[k] * H_;
+      for (int c = 0; c < H_; c += W)
+        store(&s.a[k * H_ + c], gelu(load(edges + k * H_ + c) + load(from + c) + load(here + c)));
+    }
+    net_.aggregate(net_.decoders_[l], s.a.data(), K_, graph_.valid ? graph_.valid + i * K_ : nullptr, out);
+  }
+
+  void first_messages(const int64_t* rows, int count, float* out) {
+    struct Missing { int row, k, state; int32_t slot; bool mine; float* to; };
+    static thread_local std::vector<Missing> missing;
+    static thread_local std::vector<const float*> found;
+    Scratch& s = scratch();
+    const DecoderLayer& layer = net_.decoders_[0];
+    const int64_t tile = first_.next_tile();
+    found.assign(size_t(count) * K_, nullptr);
+    missing.clear();
+    s.slots.resize(size_t(kTile) * K_ * H_);
+    for (int r = 0; r < count; r++) {
+      const int64_t m = rows[r], i = node_[m];
+      for (int64_t k = 0; k < K_; k++) {
+        if (graph_.valid && !graph_.valid[i * K_ + k]) continue;
+        const int64_t j = graph_.neighbours[i * K_ + k] + shift_[m];
+        const int state = drawn(j, m) ? int(tokens_[j]) : kLetters;
+        Missing entry{r, int(k), state, 0, false, nullptr};
+        float* place = first_.find((size_t(i) * K_ + k) * FirstMessages::kStates + state, tile, H_, entry.mine, entry.slot);
+        const size_t at = size_t(r) * K_ + k;
+        if (!place || entry.mine) {
+          entry.to = place ? place : &s.slots[at * H_];
+          missing.push_back(entry);
+        }
+        found[at] = place ? place : &s.slots[at * H_];
+      }
+    }
+    constexpr size_t kChunk = 8 * MR;
+    s.a.resize(kChunk * H_);
+    for (size_t first = 0; first < missing.size(); first += kChunk) {
+      const Missing* chunk = missing.data() + first;
+      const int size = std::min(kChunk, missing.size() - first);
+      for (int e = 0; e < size; e++) {
+        const Missing& entry = chunk[e];
+        const int64_t i = node_[rows[entry.row]], j = graph_.neighbours[i * K_ + entry.k];
+        const float *edge = encoding_.edges + (size_t(i) * K_ + entry.k) * H_, *here = &here_[i * H_];
+        const float *there = encoding_.undecoded + j * H_, *residue = &layer.residues[entry.state * H_];
+        for (int c = 0; c < H_; c += W) {
+          V from = load(there + c);
+          if (entry.state < kLetters) from += load(residue + c);
+          store(&s.a[e * H_ + c], gelu(load(edge + c) + from + load(here + c)));
+        }
+      }
+      product(s.a.data(), H_, size, layer.W2, [&](int e, int column, V* acc) {
+        for (int v = 0; v < NV; v++) store(chunk[e].to + column + v * W, gelu(acc[v]));
+      });
+    }
+    for (const Missing& entry : missing)
+      if (entry.mine)
+        first_.publish((size_t(node_[rows[entry.row]]) * K_ + entry.k) * FirstMessages::kStates + entry.state, entry.slot);
+    for (int r = 0; r < count; r++)
+      for (int c = 0; c < H_; c += W) {
+        V total{};
+        for (int64_t k = 0; k < K_; k++)
+          if (const float* message = found[size_t(r) * K_ + k]) total += load(message + c);
+        store(out + size_t(r) * H_ + c, total);
+      }
+  }
+
+  const Network& net_;
+  const Graph& graph_;
+  const Encoding& encoding_;
+  const Rows& rows_;
+  const int64_t* tokens_;
+  const int64_t* group_;
+  const int H_;
+  const int64_t K_, N_;
+  const int layers_;
+  const int64_t M_;
+  std::vector<int64_t> node_, shift_;  // row -> node; row of neighbour j = j + shift
+  Buffer tables_, here_;
+  FirstMessages first_;
+};
+
+void Network::decode(const Graph& graph, const Encoding& encoding, const Rows& rows,
+                     const int64_t* tokens, float* logits) {
+  Decoding decoding(*this, graph, encoding, rows, tokens, nullptr);
+  std::vector<int64_t> all(decoding.rows());
+  std::iota(all.begin(), all.end(), 0);
+  // Rows of the same node side by side share what is in the cache.
+  std::stable_sort(all.begin(), all.end(), [&](int64_t a, int64_t b) { return decoding.node(a) < decoding.node(b); });
+  decoding.teacher_forced(all, logits);
+}
+
+// ------------------------------------------------------------------------------- sampler
+
+constexpr int64_t kPrefix = -1;
+
+// The level of every row (M,); kPrefix for the run of given residues at the start of an order.
+// A group is drawn after the last of its members: who reads one of them waits for all.
+std::vector<int64_t> levels(const Graph& graph, const Rows& rows, const Drawing& drawing) {
+  const int64_t M = rows.starts[rows.sequences], K = graph.slots;
+  std::vector<int64_t> level(M);
+  int64_t groups = 0;
+  if (drawing.group) groups = 1 + *std::max_element(drawing.group, drawing.group + M);
+  std::vector<int64_t> drawn(groups, kPrefix);  // the level that a group is drawn after
+  parallel_for(rows.sequences, [&](int64_t s) {
+    const int64_t first = rows.starts[s], last = rows.starts[s + 1];
+    const int64_t shift = first - rows.first_node[s];
+    std::vector<int64_t> order(last - first);
+    std::iota(order.begin(), order.end(), first);
+    std::sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return rows.rank[a] < rows.rank[b]; });
+    bool prefix = true;
+    for (int64_t m : order) {
+      const int64_t own = drawing.group ? drawing.group[m] : -1;
+      prefix = prefix && !drawing.designed[m];
+      int64_t depth = kPrefix;
+      if (!prefix) {
+        depth = 0;
+        const int64_t i = rows.first_node[s] + m - first;
+        for (int64_t k = 0; k < K; k++) {
+          if (graph.valid && !graph.valid[i * K + k]) continue;
+          const int64_t j = graph.neighbours[i * K + k] + shift;
+          if (rows.rank[j] >= rows.rank[m]) continue;
+          const int64_t theirs = drawing.group ? drawing.group[j] : -1;
+          depth = std::max(depth, 1 + (theirs >= 0 && theirs != own ? drawn[theirs] : level[j]));
+        }
+      }
+      level[m] = depth;
+      if (own >= 0) drawn[own] = std::max(drawn[own], depth);
+    }
+  });
+  return level;
+}
+
+// Inverts the cumulative distribution as sampler.draw does.
+int64_t draw(const float* probabilities, double uniform) {
+  double cumulative[kLetters], total = 0;
+  for (int a = 0; a < kLetters; a++) cumulative[a] = total += probabilities[a];
+  int64_t drawn = 0, last_possible = 0;
+  for (int a = 0; a < kLetters; a++) {
+    drawn += cumulative[a] <= uniform * total;
+    last_possible += cumulative[a] < total;
+  }
+  return std::min(drawn, last_possible);
+}
+
+// What a row or a group is drawn from.
+struct Distribution {
+  float logits[kLetters], bias[kLetters], pssm[kLetters], pssm_factor[kLetters];
+  float temperature, pssm_weight;
+  bool omit[kLetters], has_pssm;
+
+  // The weighted mean over the members of a group, or one row alone; what one omits, none may be.
+  Distribution(const Drawing& drawing, const float* all_logits, const int64_t* rows, int64_t count)
+      : logits{}, bias{}, pssm{}, pssm_factor{}, temperature(drawing.temperature[rows[count - 1]]),
+        pssm_weight(0), omit{}, has_pssm(drawing.pssm != nullptr) {
+    const float share = 1.0f / count;
+    for (int64_t r = 0; r < count; r++) {
+      const int64_t m = rows[r];
+      const float weight = drawing.weight ? drawing.weight[m] * share : share;
+      if (has_pssm) pssm_weight += drawing.pssm_weight[m] * share;
+      for (int a = 0; a < kLetters; a++) {
+        const int64_t at = m * kLetters + a;
+        logits[a] += all_logits[at] * weight;
+        bias[a] += drawing.bias[at] * share;
+        omit[a] |= drawing.omit[at] != 0;
+        if (has_pssm) {
+          pssm[a] += drawing.pssm[at] * share;
+          pssm_factor[a] += drawing.pssm_factor[at] * share;
+        }
+      }
+    }
+  }
+
+  // softmax((logits + bias) / temperature), the PSSM mixed in, what is omitted left out.
+  void probabilities(float* out) const {
+    float largest = -std::numeric_limits<float>::infinity();
+    for (int a = 0; a < kLetters; a++) {
+      out[a] = logits[a] / temperature + bias[a] / temperature;
+      if (!omit[a]) largest = std::max(largest, out[a]);
+    }
+    for (int a = 0; a < kLetters; a++) out[a] = omit[a] ? 0.0f : std::exp(out[a] - largest);
+    normalise(out);
+    if (!has_pssm) return;
+    for (int a = 0; a < kLetters; a++) {
+      out[a] = (1 - pssm_weight) * out[a] + pssm_weight * pssm[a];
+      out[a] = omit[a] ? 0.0f : out[a] * pssm_factor[a];
+    }
+    normalise(out);
+  }
+
+  static void normalise(float* p) {
+    float total = 0;
+    for (int a = 0; a < kLetters; a++) total += p[a];
+    for (int a = 0; a < kLetters; a++) p[a] /= total;
+  }
+};
+
+int64_t Network::sample(const Graph& graph, const Encoding& encoding, const Rows& rows,
+                        const Drawing& drawing, const Samples& samples) {
+  Decoding decoding(*this, graph, encoding, rows, samples.tokens, drawing.group);
+  const int64_t M = decoding.rows();
+  const std::vector<int64_t> level = levels(graph, rows, drawing);
+  const int64_t depth = M ? 1 + *std::max_element(level.begin(), level.end()) : 0;
+
+  // Rows by level, those of the same node side by side.
+  std::vector<int64_t> starts(depth + 2, 0), order(M);
+  for (int64_t m = 0; m < M; m++) starts[level[m] + 2]++;
+  std::partial_sum(starts.begin(), starts.end(), starts.begin());
+  {
+    std::vector<int64_t> next(starts.begin(), starts.end() - 1);
+    for (int64_t m = 0; m < M; m++) order[next[level[m] + 1]++] = m;
+  }
+  parallel_for(depth + 1, [&](int64_t d) {
+    std::stable_sort(order.begin() + starts[d], order.begin() + starts[d + 1],
+                     [&](int64_t a, int64_t b) { return decoding.node(a) < decoding.node(b); });
+  });
+  if (starts[1] > 0)
+    decoding.teacher_forced({order.begin(), order.begin() + starts[1]}, samples.logits);
+
+  // Groups by the level that they are drawn after.
+  std::vector<std::vector<int64_t>> members, drawn_after(depth);
+  if (drawing.group) {
+    members.resize(1 + *std::max_element(drawing.group, drawing.group + M));
+    for (int64_t m = 0; m < M; m++)
+      if (drawing.group[m] >= 0) members[drawing.group[m]].push_back(m);
+    for (size_t g = 0; g < members.size(); g++) {
+      // In the order of their visits: the last one's temperature and random number are the group's.
+      std::sort(members[g].begin(), members[g].end(),
+                [&](int64_t a, int64_t b) { return rows.rank[a] < rows.rank[b]; });
+      int64_t after = kPrefix;
+      for (int64_t m : members[g]) after = std::max(after, level[m]);
+      if (after >= 0) drawn_after[after].push_back(g);
+    }
+  }
+
+  const auto draw_rows = [&](const int64_t* of, int64_t count) {
+    float probabilities[kLetters];
+    Distribution(drawing, samples.logits, of, count).probabilities(probabilities);
+    const int64_t token = draw(probabilities, drawing.uniform[of[count - 1]]);
+    for (int64_t r = 0; r < count; r++) {
+      samples.tokens[of[r]] = token;
+      std::copy_n(probabilities, kLetters, samples.probabilities + of[r] * kLetters);
+    }
+  };
+
+  const int layers = decoders_.size();
+  for (int64_t d = 0; d < depth; d++) {
+    const int64_t first = starts[d + 1], n = starts[d + 2] - first;
+    const int64_t threads = thread_count();
+    const int64_t waves = (n + threads * kTile - 1) / (threads * kTile), tiles = std::min(n, waves * threads);
+    parallel_for(tiles, [&](int64_t t) {
+      const int64_t begin = first + n * t / tiles;
+      const int count = first + n * (t + 1) / tiles - begin;
+      const int64_t* tile = order.data() + begin;
+      Scratch& s = scratch();
+      s.h.resize(size_t(kTile) * H_);
+      decoding.start(tile, count, s.h.data());
+      for (int l = 0; l < layers; l++) {
+        decoding.advance(l, tile, count, s.h.data());
+        if (l + 1 < layers) decoding.write_states(l + 1, tile, count, s.h.data());
+      }
+      decoding.logits(s.h.data(), count, tile, samples.logits);
+      for (int r = 0; r < count; r++) {
+        const int64_t m = tile[r];
+        if (drawing.group && drawing.group[m] >= 0) continue;
+        if (drawing.designed[m]) draw_rows(&m, 1);
+        decoding.add_residue(m);
+      }
+    });
+    for (int64_t g : drawn_after[d]) {
+      if (drawing.designed[members[g].back()]) draw_rows(members[g].data(), members[g].size());
+      for (int64_t m : members[g]) decoding.add_residue(m);
+    }
+  }
+  return depth;
+}
+
+}  // namespace
+
+std::unique_ptr<Engine> make_engine(const Parameters& parameters) {
+  return std::make_unique<Network>(parameters);
+}
+
+}  // namespace mpnn

@@ -1,0 +1,135 @@
+// The Python module: arrays in, arrays filled. Who calls it checks shapes (native/__init__.py).
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/unique_ptr.h>
+#include <nanobind/stl/vector.h>
+
+#include <mutex>
+
+#include "engine.h"
+
+namespace nb = nanobind;
+using namespace mpnn;
+
+namespace {
+
+template <class T>
+using Array = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
+template <class T>
+using Optional = std::optional<Array<T>>;
+
+template <class T>
+T* pointer(const Optional<T>& array) {
+  return array ? array->data() : nullptr;
+}
+
+Graph graph_of(const Array<const int64_t>& neighbours, const Optional<const uint8_t>& valid) {
+  return {int64_t(neighbours.shape(0)), int64_t(neighbours.shape(1)), neighbours.data(), pointer(valid)};
+}
+
+Rows rows_of(const Array<const int64_t>& starts, const Array<const int64_t>& first_node,
+             const Array<const int64_t>& rank) {
+  return {int64_t(first_node.shape(0)), starts.data(), first_node.data(), rank.data()};
+}
+
+// One computation at a time: they share the threads.
+class Exclusive {
+ public:
+  explicit Exclusive(int threads) : lock_(mutex()) { set_threads(threads); }
+
+ private:
+  static std::mutex& mutex() {
+    static std::mutex instance;
+    return instance;
+  }
+  nb::gil_scoped_release release_;
+  std::lock_guard<std::mutex> lock_;
+};
+
+class Module {
+ public:
+  explicit Module(const nb::dict& parameters) {
+    std::vector<Array<const float>> arrays;
+    Parameters given;
+    for (auto [name, value] : parameters) {
+      arrays.push_back(nb::cast<Array<const float>>(value));
+      const auto& array = arrays.back();
+      Parameter parameter{array.data(), {}};
+      for (size_t i = 0; i < array.ndim(); i++) parameter.shape.push_back(array.shape(i));
+      given.emplace(nb::cast<std::string>(name), parameter);
+    }
+    engine_ = make_engine(given);
+  }
+
+  void encode(Array<const float> coords, Array<const int64_t> residue_index, Array<const int64_t> chain,
+              Array<const int64_t> neighbours, Optional<const uint8_t> valid, Array<float> h_V,
+              Array<float> edges, Array<float> undecoded, int threads) {
+    const Exclusive exclusive(threads);
+    engine_->encode({coords.data(), residue_index.data(), chain.data()}, graph_of(neighbours, valid),
+                    {h_V.data(), edges.data(), undecoded.data()});
+  }
+
+  void decode(Array<const int64_t> neighbours, Optional<const uint8_t> valid, Array<float> h_V,
+              Array<float> edges, Array<float> undecoded, Array<const int64_t> starts,
+              Array<const int64_t> first_node, Array<const int64_t> rank, Array<const int64_t> tokens,
+              Array<float> logits, int threads) {
+    const Exclusive exclusive(threads);
+    engine_->decode(graph_of(neighbours, valid), {h_V.data(), edges.data(), undecoded.data()},
+                    rows_of(starts, first_node, rank), tokens.data(), logits.data());
+  }
+
+  int64_t sample(Array<const int64_t> neighbours, Optional<const uint8_t> valid, Array<float> h_V,
+                 Array<float> edges, Array<float> undecoded, Array<const int64_t> starts,
+                 Array<const int64_t> first_node, Array<const int64_t> rank,
+                 Array<const uint8_t> designed, Array<const double> uniform,
+                 Array<const float> temperature, Array<const float> bias, Array<const uint8_t> omit,
+                 Optional<const int64_t> group, Optional<const float> weight,
+                 Optional<const float> pssm, Optional<const float> pssm_weight,
+                 Optional<const float> pssm_factor, Array<int64_t> tokens, Array<float> logits,
+                 Array<float> probabilities, int threads) {
+    const Exclusive exclusive(threads);
+    return engine_->sample(
+        graph_of(neighbours, valid), {h_V.data(), edges.data(), undecoded.data()},
+        rows_of(starts, first_node, rank),
+        {designed.data(), uniform.data(), temperature.data(), bias.data(), omit.data(),
+         pointer(group), pointer(weight), pointer(pssm), pointer(pssm_weight), pointer(pssm_factor)},
+        {tokens.data(), logits.data(), probabilities.data()});
+  }
+
+ private:
+  std::unique_ptr<Engine> engine_;
+};
+
+// Whether this processor runs what the kernels were compiled for.
+bool supported() {
+#if defined(MPNN_NEEDS_avx512)
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+#elif defined(MPNN_NEEDS_avx2)
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#else
+  return true;
+#endif
+}
+
+}  // namespace
+
+NB_MODULE(MPNN_MODULE, m) {
+  m.def("supported", &supported);
+  nb::class_<Module>(m, "Engine")
+      .def(nb::init<const nb::dict&>())
+      .def("encode", &Module::encode, nb::arg("coords"), nb::arg("residue_index"), nb::arg("chain"),
+           nb::arg("neighbours"), nb::arg("valid").none(), nb::arg("h_V"), nb::arg("edges"),
+           nb::arg("undecoded"), nb::arg("threads"))
+      .def("decode", &Module::decode, nb::arg("neighbours"), nb::arg("valid").none(), nb::arg("h_V"),
+           nb::arg("edges"), nb::arg("undecoded"), nb::arg("starts"), nb::arg("first_node"),
+           nb::arg("rank"), nb::arg("tokens"), nb::arg("logits"), nb::arg("threads"))
+      .def("sample", &Module::sample, nb::arg("neighbours"), nb::arg("valid").none(), nb::arg("h_V"),
+           nb::arg("edges"), nb::arg("undecoded"), nb::arg("starts"), nb::arg("first_node"),
+           nb::arg("rank"), nb::arg("designed"), nb::arg("uniform"), nb::arg("temperature"),
+           nb::arg("bias"), nb::arg("omit"), nb::arg("group").none(), nb::arg("weight").none(),
+           nb::arg("pssm").none(), nb::arg("pssm_weight").none(), nb::arg("pssm_factor").none(),
+           nb::arg("tokens"), nb::arg("logits"), nb::arg("probabilities"), nb::arg("threads"));
+}
