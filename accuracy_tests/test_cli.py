@@ -77,6 +77,21 @@ def test_chains_are_joined_by_a_slash(tmp_path) -> None:
         assert list(map(len, sequence.split("/"))) == lengths
 
 
+def test_tied_chains_and_two_temperatures(tmp_path) -> None:
+    arguments = ["--tied-chains", "A,B,C", "-T", "0.1", "-T", "0.5", "--seed", "1"]
+    assert design(tmp_path, THREE_CHAINS, *arguments) == 0
+    _, *found = records(tmp_path / "seqs" / "6EHB.fa")
+    assert [header.split(",")[0] for header, _ in found] == [">T=0.1", ">T=0.5"]
+    structure = protein("6EHB")
+    numbers = structure.residue_numbers
+    for _, sequence in found:
+        letters: dict[str, set[str]] = {}
+        for number, letter in zip(numbers, sequence.replace("/", ""), strict=True):
+            letters.setdefault(number, set()).add(letter)
+        assert all(len(given) == 1 for given in letters.values())
+    assert found[0][1] != found[1][1]
+
+
 def test_the_same_seed_is_the_same_file_and_none_is_another(tmp_path) -> None:
     text = []
     for run, seed in enumerate((["--seed", 5], ["--seed", 5], [], [])):

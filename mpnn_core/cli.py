@@ -62,8 +62,8 @@ def parser() -> argparse.ArgumentParser:
         help="sequences per structure (default: 1)",
     )  # fmt: skip
     design.add_argument(
-        "-T", "--temperature", type=_number(float, 1e-6), default=0.1, metavar="T",
-        help="divides the logits; 0.1 to 0.3 is usual (default: 0.1)",
+        "-T", "--temperature", type=_number(float, 1e-6), action="append", metavar="T",
+        help="divides the logits; 0.1 to 0.3 is usual; repeatable (default: 0.1)",
     )  # fmt: skip
     design.add_argument(
         "--omit", default="", metavar="LETTERS", help="residues never drawn; X never is",
@@ -75,6 +75,14 @@ def parser() -> argparse.ArgumentParser:
     design.add_argument(
         "--bias", action="append", default=[], metavar="LETTER=VALUE",
         help="added to the logit of a residue everywhere, such as W=-1.5; repeatable",
+    )  # fmt: skip
+    design.add_argument(
+        "--tied", action="append", default=[], metavar="POSITIONS",
+        help="positions that get one residue, such as A10,B10; repeatable",
+    )  # fmt: skip
+    design.add_argument(
+        "--tied-chains", default="", metavar="A,B",
+        help="chains of a homo-oligomer: residues of equal author number get one residue",
     )  # fmt: skip
     design.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="DIR/seqs/NAME.fa is written"
@@ -134,7 +142,7 @@ def _input_options(command: argparse.ArgumentParser) -> None:
         help="a published name, or a path to .pt or .safetensors (default: v_48_020)",
     )  # fmt: skip
     command.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: cpu)")
-    command.add_argument("--backend", default="auto", help="auto or torch (default: auto)")
+    command.add_argument("--backend", default="auto", help="auto, torch or native (default: auto)")
 
 
 def run_design(options: argparse.Namespace) -> int:
@@ -145,6 +153,8 @@ def run_design(options: argparse.Namespace) -> int:
         fixed=_positions(options.fixed),
         omit=options.omit.upper() + "X",
         omit_at={at: letters.upper() for at, letters in _pairs(options.omit_at, "--omit-at")},
+        tied=[_positions([group]) for group in options.tied],
+        tied_chains=_positions([options.tied_chains]),
         bias={letter: _float(value, "--bias") for letter, value in _pairs(options.bias, "--bias")},
     )
     seed = secrets.randbits(32) if options.seed is None else options.seed
@@ -170,10 +180,12 @@ def run_design(options: argparse.Namespace) -> int:
         for structures in _batches(usable(), options.num_sequences):
             waiting = [structure.name for structure in structures]
             try:
-                for designs in model.design(
-                    structures, options.num_sequences, options.temperature, seed, constraints
-                ):
-                    native = model.score(designs.structure, None, constraints, seed=seed)
+                at_each = [
+                    model.design(structures, options.num_sequences, temperature, seed, constraints)
+                    for temperature in options.temperature or [0.1]
+                ]
+                for designs in zip(*at_each, strict=True):
+                    native = model.score(designs[0].structure, None, constraints, seed=seed)
                     _write(options, designs, native)
                     waiting.pop(0)
                     advance(1)
@@ -183,22 +195,27 @@ def run_design(options: argparse.Namespace) -> int:
     return _verdict(failures, len(files))
 
 
-def _write(options: argparse.Namespace, designs: mpnn.Designs, native: mpnn.Scores) -> None:
+def _write(
+    options: argparse.Namespace, designs: Sequence[mpnn.Designs], native: mpnn.Scores
+) -> None:
+    """The files of one structure, from its designs at each temperature."""
     text = format_designs(designs, native, mpnn.__version__).encode()
-    name = designs.structure.name
+    structure = designs[0].structure
+    name = structure.name
+    letters = [sequence for at in designs for sequence in at.sequences]
     if options.save_probs:
         write_atomically(
             options.out / "probs" / f"{name}.npz",
             lambda file: np.savez_compressed(
                 file,
-                probs=designs.probabilities,
-                log_probs=designs.log_probs,
-                S=np.array([[mpnn.ALPHABET.index(a) for a in s] for s in designs.sequences]),
-                decoding_order=designs.decoding_order,
-                mask=designs.structure.mask,
-                designed=designs.designed,
-                chain_ids=designs.structure.chain_ids,
-                residue_numbers=designs.structure.residue_numbers,
+                probs=np.concatenate([at.probabilities for at in designs]),
+                log_probs=np.concatenate([at.log_probs for at in designs]),
+                S=np.array([[mpnn.ALPHABET.index(a) for a in s] for s in letters]),
+                decoding_order=np.concatenate([at.decoding_order for at in designs]),
+                mask=structure.mask,
+                designed=designs[0].designed,
+                chain_ids=structure.chain_ids,
+                residue_numbers=structure.residue_numbers,
                 alphabet=np.array(list(mpnn.ALPHABET)),
             ),
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -23,29 +23,29 @@ def chain_sequences(structure: Structure, sequence: str, chains: Iterable[str]) 
     return "/".join("".join(letters[structure.chain_ids == chain]) for chain in chains)
 
 
-def format_designs(designs: Designs, native: Scores, version: str) -> str:
+def format_designs(designs: Sequence[Designs], native: Scores, version: str) -> str:
     """The text of the FASTA file of one structure: the native sequence, then each design.
 
-    The fields are those of the original's `protein_mpnn_run.py`, with the version of this package
-    where it has its git hash.
+    `designs` are those at each temperature. The fields are those of the original's
+    `protein_mpnn_run.py`, with the version of this package where it has its git hash.
     """
-    s = designs.structure
-    fixed = [chain for chain in s.chains if chain not in designs.design_chains]
+    first = designs[0]
+    s = first.structure
+    fixed = [chain for chain in s.chains if chain not in first.design_chains]
     lines = [
         f">{s.name}, score={native.score.mean():.4f}, global_score={native.global_score.mean():.4f}"
-        f", fixed_chains={fixed}, designed_chains={list(designs.design_chains)}"
-        f", model_name={designs.model_name}, mpnn_core={version}, seed={designs.seed}",
-        chain_sequences(s, s.sequence, designs.design_chains),
+        f", fixed_chains={fixed}, designed_chains={list(first.design_chains)}"
+        f", model_name={first.model_name}, mpnn_core={version}, seed={first.seed}",
+        chain_sequences(s, s.sequence, first.design_chains),
     ]
-    found = zip(
-        designs.sequences, designs.scores, designs.global_scores, designs.recovery, strict=True
-    )
-    for sample, (sequence, score, global_score, recovery) in enumerate(found, start=1):
-        lines += [
-            f">T={np.asarray(designs.temperature).item():g}, sample={sample}, score={score:.4f}"
-            f", global_score={global_score:.4f}, seq_recovery={recovery:.4f}",
-            chain_sequences(s, sequence, designs.design_chains),
-        ]
+    for at in designs:
+        found = zip(at.sequences, at.scores, at.global_scores, at.recovery, strict=True)
+        for sample, (sequence, score, global_score, recovery) in enumerate(found, start=1):
+            lines += [
+                f">T={np.asarray(at.temperature).item():g}, sample={sample}, score={score:.4f}"
+                f", global_score={global_score:.4f}, seq_recovery={recovery:.4f}",
+                chain_sequences(s, sequence, first.design_chains),
+            ]
     return "\n".join(lines) + "\n"
 
 
