@@ -174,7 +174,7 @@ def test_a_wrong_call_writes_nothing(tmp_path, capsys, arguments, message) -> No
 
 @pytest.mark.parametrize(
     "arguments",
-    [["-n", "0"], ["-n", "x"], ["-T", "0"], ["-T", "nan"], ["--seed", "-1"], ["--variant", "big"]],
+    [["-n", "0"], ["-n", "x"], ["-T", "-1"], ["-T", "nan"], ["--seed", "-1"], ["--variant", "big"]],
 )
 def test_a_number_out_of_range_is_refused(tmp_path, capsys, arguments) -> None:
     with pytest.raises(SystemExit) as stopped:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from proteins import protein
 
-from mpnn_core import ALPHABET, ConstraintError, Constraints, Structure
+from mpnn_core import ALPHABET, PSSM, ConstraintError, Constraints, Structure
 from mpnn_core.constraints import label, letter_index, positions
 
 
@@ -160,3 +160,62 @@ def test_a_fixed_position_may_have_everything_omitted(numbered):
 def test_biases_that_do_not_fit_are_refused(constraints, message, numbered):
     with pytest.raises(ConstraintError, match=message):
         constraints.biases(numbered)
+
+
+@pytest.mark.parametrize(
+    "constraints, expected",
+    [
+        (Constraints(tied=[[0, 1], ["A5"]]), [{0: 1.0, 1: 1.0}]),
+        (Constraints(tied=[{4: 0.5, 2: -1}]), [{4: 0.5, 2: -1}]),
+        (Constraints(fixed=[0, 1], tied=[[0, 1], [2, 3]]), [{2: 1.0, 3: 1.0}]),
+    ],
+)
+def test_groups_are_listed_with_their_weights(constraints, expected):
+    structure = Structure.from_backbone(np.zeros((8, 4, 3)), "ACDEFGHI")
+    assert constraints.groups(structure) == expected
+    assert [list(group) for group in constraints.groups(structure)] == [list(g) for g in expected]
+
+
+def test_an_incomplete_residue_is_left_out_of_its_group():
+    coords = np.zeros((8, 4, 3))
+    coords[1] = np.nan
+    structure = Structure.from_backbone(coords, "ACDEFGHI")
+    assert Constraints(tied=[[0, 1, 2], [3]]).groups(structure) == [{0: 1.0, 2: 1.0}]
+
+
+def test_chains_of_a_homo_oligomer_are_tied_by_number():
+    structure = Structure.from_backbone(np.zeros((6, 4, 3)), "ACDACD", ["A"] * 3 + ["B"] * 3)
+    found = Constraints(tied_chains="A,B").groups(structure)
+    assert found == [{0: 1.0, 3: 1.0}, {1: 1.0, 4: 1.0}, {2: 1.0, 5: 1.0}]
+
+
+@pytest.mark.parametrize(
+    "constraints, message",
+    [
+        (Constraints(tied=[[0, 1], [1, 2]]), "A2 is tied twice"),
+        (Constraints(tied=[[0, 1]], tied_chains="A,B"), "A1 is tied twice"),
+        (Constraints(tied=[[0, 1]], fixed=[1]), "A1 is designed and tied to A2, which is not; fix"),
+        (Constraints(tied=[[0, 3]], chains="A"), "A1 is designed and tied to B1, which is not"),
+        (Constraints(tied=[[0, 9]]), "positions 0 to 5, not 9"),
+        (Constraints(tied=[{0: 1.0, 1: float("nan")}]), "the weight of A2 is nan"),
+        (Constraints(tied_chains="A,Q"), "no chain 'Q'; it has A, B"),
+        (Constraints(tied_chains="A"), "no residue number is in two of the tied chains"),
+        (
+            Constraints(tied=[[0, 1]], omit_at={0: "ACDEFGHIKL", 1: "MNPQRSTVWY"}),
+            "between them, the positions tied to A1 omit every residue",
+        ),
+        (Constraints(fixed=range(6)), "every position is fixed; nothing to design"),
+        (
+            Constraints(pssm=PSSM(np.zeros((5, 21)), np.zeros(6))),
+            r"pssm.bias has shape \(5, 21\); backbone needs finite numbers of shape \(6, 21\)",
+        ),
+        (
+            Constraints(pssm=PSSM(np.zeros((6, 21)), np.ones(6), 1.5)),
+            "pssm.multiplier times pssm.coefficient must be 0 to 1",
+        ),
+    ],
+)
+def test_constraints_that_cannot_be_met_are_refused_before_any_work(constraints, message):
+    structure = Structure.from_backbone(np.zeros((6, 4, 3)), "ACDACD", ["A"] * 3 + ["B"] * 3)
+    with pytest.raises(ConstraintError, match=message):
+        constraints.check(structure)

@@ -150,9 +150,10 @@ def test_a_bias_is_divided_by_the_temperature_as_in_the_original(model):
     np.testing.assert_allclose(designs.probabilities[0], expected, atol=1e-6)
 
 
-def test_at_a_temperature_near_zero_the_likeliest_residue_is_taken(model):
+@pytest.mark.parametrize("temperature", [0, 1e-6])
+def test_at_temperature_zero_the_likeliest_residue_is_taken(temperature, model):
     structure = protein("6MRR")
-    designs = model.design(structure, 3, 1e-6, seed=1)
+    designs = model.design(structure, 3, temperature, seed=1)
     allowed = designs.log_probs.copy()
     allowed[..., ALPHABET.index("X")] = -np.inf
     np.testing.assert_array_equal(tokens_of(designs), allowed.argmax(-1))
@@ -290,8 +291,11 @@ def test_the_score_of_a_design_is_its_score_again(model):
     "arguments, message",
     [
         ({"num_sequences": 0}, "num_sequences is 0; expected at least 1"),
-        ({"temperature": 0.0}, r"temperature is 0\.0; expected a positive number"),
-        ({"temperature": -1.0}, r"temperature is -1\.0"),
+        ({"temperature": -1.0}, r"temperature is -1\.0; expected a number of at least 0"),
+        (
+            {"temperature": np.ones(5)},
+            r"temperature has shape \(5,\); .* needs one number",
+        ),
         ({"temperature": float("nan")}, "temperature is nan"),
         ({"temperature": float("inf")}, "temperature is inf"),
         ({"seed": -1}, "seed is -1; expected 0 to"),

@@ -62,8 +62,8 @@ def parser() -> argparse.ArgumentParser:
         help="sequences per structure (default: 1)",
     )  # fmt: skip
     design.add_argument(
-        "-T", "--temperature", type=_number(float, 1e-6), action="append", metavar="T",
-        help="divides the logits; 0.1 to 0.3 is usual; repeatable (default: 0.1)",
+        "-T", "--temperature", type=_number(float, 0), action="append", metavar="T",
+        help="divides the logits; 0 takes the likeliest residue; repeatable (default: 0.1)",
     )  # fmt: skip
     design.add_argument(
         "--omit", default="", metavar="LETTERS", help="residues never drawn; X never is",

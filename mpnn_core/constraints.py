@@ -58,8 +58,13 @@ class Constraints:
         if not self.designed(structure).any():
             raise ConstraintError(f"{structure.name}: every position is fixed; nothing to design")
         self.biases(structure)
-        self.omitted(structure)
-        self.groups(structure)
+        omitted = self.omitted(structure)
+        for group in self.groups(structure):
+            if omitted[list(group)].any(0).all():
+                raise ConstraintError(
+                    f"{structure.name}: between them, the positions tied to "
+                    f"{label(structure, next(iter(group)))} omit every residue; leave one"
+                )
         if self.pssm is not None:
             self.pssm.weights_and_factors(structure)
 

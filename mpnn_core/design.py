@@ -36,6 +36,9 @@ RANDOM = "random"
 
 Temperature = float | Sequence[float] | NDArray[np.floating]
 
+# Temperature 0: logits that differ in their last bit differ by a factor of e^50 in probability.
+_COLDEST = np.float32(1e-8)
+
 # Work is cut to keep the large tensors under about this size each, with the same results.
 MEMORY_BUDGET_BYTES = 1 << 30
 _FLOAT_BYTES = 4
@@ -140,8 +143,8 @@ class Model:
         ----------
         structures : one Structure, or a list of them of any lengths
         num_sequences : sequences per structure
-        temperature : divides the logits; positive. One number, or what broadcasts to (n, L): (L,)
-            per position, (n, 1) per sequence
+        temperature : divides the logits; 0 takes the likeliest residue. One number, or what
+            broadcasts to (n, L): (L,) per position, (n, 1) per sequence
         seed : 0 to 2**63 - 1; None draws one, which the result names. A sequence depends on the
             seed and its own index alone, not on what is designed beside it.
         constraints : what may change, and to what; one for all structures, or one each
@@ -160,11 +163,12 @@ class Model:
         if num_sequences < 1:
             raise ValueError(f"num_sequences is {num_sequences}; expected at least 1")
         given_temperature = np.asarray(temperature, dtype=np.float32)
-        if not ((given_temperature > 0) & np.isfinite(given_temperature)).all():
+        if not ((given_temperature >= 0) & np.isfinite(given_temperature)).all():
             raise ValueError(
-                f"temperature is {given_temperature}; expected a positive number, such as 0.1 "
-                "(1e-6 always takes the likeliest residue)"
+                f"temperature is {given_temperature}; expected a number of at least 0, such as 0.1 "
+                "(0 always takes the likeliest residue)"
             )
+        given_temperature = np.maximum(given_temperature, _COLDEST)
         seed = secrets.randbits(32) if seed is None else seed
         if not 0 <= seed < 2**63:
             raise ValueError(f"seed is {seed}; expected 0 to 2**63 - 1")
