@@ -389,7 +389,8 @@ def load_model(
         `.safetensors` file, or "random" for measurements of speed
     variant : a name in `mpnn_core.variants.VARIANTS`
     device : "cpu", "cuda", "mps", ...
-    backend : "auto", the fastest here; "torch"; or "native", C++ on the CPU
+    backend : "auto", the fastest exact one here; "torch"; "native", C++ on the CPU; "cuda"; or
+        "cuda-fast", float16 and lossy (docs/cuda.md)
 
     Raises
     ------

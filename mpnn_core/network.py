@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import cast
 
 import torch
@@ -179,11 +180,14 @@ class Copies:
         device = graph.neighbours.device
         starts = [0]
         nodes, neighbours = [], []
-        for s in structures:
+        for s, run in groupby(structures):
             first, last = offsets[s], offsets[s + 1]
-            nodes.append(torch.arange(first, last, device=device))
-            neighbours.append(graph.neighbours[first:last] + (starts[-1] - first))
-            starts.append(starts[-1] + last - first)
+            count = len(list(run))
+            # A run of copies is laid out at once: on a GPU an operation each would take longer.
+            shift = starts[-1] - first + (last - first) * torch.arange(count, device=device)
+            nodes.append(torch.arange(first, last, device=device).repeat(count))
+            neighbours.append((graph.neighbours[first:last] + shift[:, None, None]).flatten(0, 1))
+            starts += [starts[-1] + (i + 1) * (last - first) for i in range(count)]
         return cls(torch.cat(nodes), torch.cat(neighbours), tuple(starts))
 
 

@@ -72,7 +72,7 @@ class TorchBackend:
         )
 
 
-BACKENDS = ("auto", "torch", "native")
+BACKENDS = ("auto", "torch", "native", "cuda", "cuda-fast")
 
 
 def find_backend(name: str, network: MPNN, device: torch.device) -> Backend:
@@ -85,6 +85,12 @@ def find_backend(name: str, network: MPNN, device: torch.device) -> Backend:
     """
     if name not in BACKENDS:
         raise ValueError(f"no backend is called {name!r}; there are {', '.join(BACKENDS)}")
+    if device.type == "cuda" and name in ("auto", "cuda", "cuda-fast"):
+        from mpnn_core.backends.cuda import CudaBackend
+
+        return CudaBackend(network, "fast" if name == "cuda-fast" else "exact")
+    if name.startswith("cuda"):
+        raise ValueError(f"backend {name!r} needs device='cuda', not {str(device)!r}")
     if name == "torch" or (name == "auto" and device.type != "cpu"):
         return TorchBackend(network)
     from mpnn_core.backends.native import NativeBackend, UnavailableError

@@ -1,0 +1,163 @@
+"""The CUDA backend against the plain network: on a GPU, in Triton's interpreter, without Triton."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+import torch
+from proteins import protein
+
+import mpnn_core as mpnn
+from mpnn_core.graph import Backbones
+from mpnn_core.network import Copies
+from mpnn_core.sampler import Distribution, sample
+from mpnn_core.schedule import wavefront
+
+GPU = torch.cuda.is_available()
+if not GPU:
+    # Read when the kernels are first imported: without a GPU, numpy runs them.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+from mpnn_core.backends import cuda  # noqa: E402  after the line above
+
+EXACT = 1e-4  # nats, of any log-probability
+KL = 1e-3  # nats, mean over residues, of the fast tier
+RESIDUES = 106 if GPU else 9  # the interpreter takes seconds for what a GPU does at once
+
+pytestmark = [
+    # Triton's interpreter computes sigmoid(-100) as 1 / (1 + inf), which is right.
+    pytest.mark.filterwarnings("ignore:overflow encountered in exp:RuntimeWarning"),
+]
+needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
+needs_gpu = pytest.mark.skipif(not GPU, reason="there is no CUDA device")
+DEVICE = torch.device("cuda" if GPU else "cpu")
+
+
+class Case:
+    """Sequences of two structures, some residues fixed, and what plain torch makes of them."""
+
+    def __init__(self, copies: int = 2, residues: int = RESIDUES) -> None:
+        self.network = mpnn.load_model("v_48_020", backend="torch", device=str(DEVICE)).network
+        whole = Backbones.from_structures([protein("5L33")], DEVICE)
+        # The second structure is short of neighbours, so it has spare slots.
+        cuts = [slice(0, residues), slice(0, max(6, residues // 3))]
+        lengths = [cut.stop for cut in cuts]
+        self.backbones = Backbones(
+            torch.cat([whole.coords[cut] for cut in cuts]),
+            torch.cat([whole.residue_index[cut] for cut in cuts]),
+            torch.cat([whole.chain[cut] + i for i, cut in enumerate(cuts)]),
+            (0, *np.cumsum(lengths).tolist()),
+        )
+        rng = np.random.default_rng(3)
+        structures = [0] * copies + [1] * copies
+        rank = np.concatenate([rng.permutation(lengths[s]) for s in structures])
+        M = len(rank)
+
+        def there(values: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(values).to(DEVICE)
+
+        self.rank, self.uniform = there(rank), there(rng.random(M))
+        self.tokens, self.designed = there(rng.integers(0, 20, M)), there(rng.random(M) < 0.8)
+        self.distribution = Distribution(
+            there(rng.uniform(0.1, 1.0, M)).float(),
+            there(rng.normal(size=(M, 21))).float(),
+            there(rng.random((M, 21)) < 0.2),
+        )
+        self.encoding = self.network.encode(self.backbones)
+        self.copies = Copies.of(self.encoding.graph, self.backbones.offsets, structures)
+        self.logits = self.network.decode(self.encoding, self.copies, self.tokens, self.rank)
+        self.samples = sample(
+            self.network, self.encoding, self.copies, self.rank,
+            wavefront(self.rank, self.copies.neighbours),
+            self.distribution, self.uniform, self.tokens, self.designed,
+        )  # fmt: skip
+
+    def sampled(self, backend: cuda.CudaBackend):
+        return backend.sample(
+            backend.encode(self.backbones), self.copies, self.rank, self.distribution,
+            self.uniform, self.tokens, self.designed,
+        )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def case() -> Case:
+    with torch.inference_mode():
+        return Case()
+
+
+def difference(logits: torch.Tensor, reference: torch.Tensor) -> float:
+    return (logits.log_softmax(-1) - reference.log_softmax(-1)).abs().max().item()
+
+
+@needs_triton
+def test_exact_log_probabilities_are_the_plain_networks(case: Case) -> None:
+    backend = cuda.CudaBackend(case.network)
+    assert backend.triton
+    logits = backend.decode(backend.encode(case.backbones), case.copies, case.tokens, case.rank)
+    assert difference(logits, case.logits) < EXACT
+
+
+@needs_triton
+@pytest.mark.parametrize("blocks", [1, 3, 132])
+def test_exact_samples_are_the_plain_networks_however_work_is_dealt(case: Case, blocks) -> None:
+    if not GPU and blocks == 132:
+        pytest.skip("blocks of one team wait for each other; the interpreter runs them in turn")
+    backend = cuda.CudaBackend(case.network)
+    backend.blocks = blocks
+    found = case.sampled(backend)
+    assert torch.equal(found.tokens, case.samples.tokens)
+    assert difference(found.logits, case.samples.logits) < EXACT
+    assert (found.probabilities - case.samples.probabilities).abs().max() < EXACT
+
+
+@needs_triton
+def test_levels_are_the_fewest(case: Case) -> None:
+    backend = cuda.CudaBackend(case.network)
+    backend.blocks = 1
+    plan = backend.plan(backend.encode(case.backbones), case.copies, case.rank)
+    steps = wavefront(case.rank, case.copies.neighbours)
+    sizes = plan.bounds[0].diff()[: int(plan.depth[0])]
+    assert sizes.tolist() == [len(step.rows) for step in steps]
+
+
+@needs_triton
+def test_fast_log_probabilities_are_near_the_exact(case: Case) -> None:
+    backend = cuda.CudaBackend(case.network, "fast")
+    logits = backend.decode(backend.encode(case.backbones), case.copies, case.tokens, case.rank)
+    p, q = case.logits.log_softmax(-1), logits.log_softmax(-1)
+    assert (p.exp() * (p - q)).sum(-1).mean() < KL
+
+
+@needs_gpu
+@needs_triton
+def test_a_sequence_does_not_depend_on_what_is_designed_beside_it() -> None:
+    with torch.inference_mode():
+        many = Case(copies=300)
+    backend = cuda.CudaBackend(many.network)
+    encoding = backend.encode(many.backbones)
+    alone = Copies.of(encoding.graph, many.backbones.offsets, [0])
+    rows = slice(0, alone.starts[1])
+    d = many.distribution
+    found = backend.sample(
+        encoding, alone, many.rank[rows],
+        Distribution(d.temperature[rows], d.bias[rows], d.omit[rows]),
+        many.uniform[rows], many.tokens[rows], many.designed[rows],
+    )  # fmt: skip
+    assert torch.equal(found.tokens, many.sampled(backend).tokens[rows])
+
+
+def test_plain_torch_serves_where_triton_is_missing(case: Case, monkeypatch) -> None:
+    monkeypatch.setattr(cuda, "find_spec", lambda name: None)
+    backend = cuda.CudaBackend(case.network)
+    assert not backend.triton
+    found = case.sampled(backend)
+    assert torch.equal(found.tokens, case.samples.tokens)
+    assert difference(found.logits, case.samples.logits) < EXACT
+
+
+def test_an_unknown_precision_is_refused(case: Case) -> None:
+    with pytest.raises(ValueError, match="expected one of exact, fast"):
+        cuda.CudaBackend(case.network, "bf16")

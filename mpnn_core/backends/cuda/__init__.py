@@ -1,0 +1,423 @@
+"""The network on a CUDA device: all levels of all sequences in one launch.
+
+`kernels.py` holds the kernels; docs/cuda.md counts their bytes and operations. Two tiers:
+
+- exact: float32; each product as three of float16 parts on the matrix units, which keeps its
+  accuracy
+- fast: float16 tables, weights and products, float32 sums, norms and node states
+
+Where Triton is missing, plain torch computes the same.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mpnn_core.features import offset_classes, with_virtual_cb
+from mpnn_core.graph import Backbones, Graph, nearest_neighbours
+from mpnn_core.network import MPNN, Copies, EncoderLayer, Encoding
+from mpnn_core.reference import ATOM_PAIRS, LETTERS, MESSAGE_SCALE
+from mpnn_core.sampler import Distribution, Samples, sample
+from mpnn_core.schedule import wavefront
+
+PRECISIONS = ("exact", "fast")
+# The encoder's edges are computed this many at a time: 256 MiB for each float32 tensor of them.
+TILE_EDGES = 1 << 19
+COLUMNS = 32  # letters, up to a power of two
+MOST_ROWS = 16  # rows of a block at a time
+LEVELS_EXPECTED = 70  # of any long protein; only speed depends on it
+INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How the decoder is cut into blocks. Results do not depend on it, beyond rounding.
+
+    Attributes
+    ----------
+    edges : of one tile
+    warps : of one block
+    stages : of loads in flight; each takes shared memory
+    blocks_per_multiprocessor : that fit at the same time; more would deadlock a team
+    rows : of a block at a time, at most
+    registers : of a thread, at most
+    """
+
+    edges: int
+    warps: int
+    stages: int = 1
+    blocks_per_multiprocessor: int = 1
+    rows: int = MOST_ROWS
+    registers: int | None = None
+
+
+TUNINGS = {
+    "exact": Tuning(edges=128, warps=8),
+    "fast": Tuning(edges=64, warps=4, blocks_per_multiprocessor=2),
+}
+
+
+class CudaBackend:
+    """The contract of `backends.Backend`, on the device of the network's weights.
+
+    Parameters
+    ----------
+    network : whose weights are copied; on a CUDA device
+    precision : "exact", float32, or "fast", float16 with float32 sums
+    tuning : how the work is cut; None takes what was measured best
+
+    Raises
+    ------
+    ValueError
+        Unknown precision.
+    """
+
+    def __init__(
+        self, network: MPNN, precision: str = "exact", tuning: Tuning | None = None
+    ) -> None:
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision {precision!r}: expected one of {', '.join(PRECISIONS)}")
+        self.network = network
+        self.precision = precision
+        self.name = f"cuda-{precision}"
+        self.dtype = torch.float32 if precision == "exact" else torch.float16
+        self.tuning = tuning or TUNINGS[precision]
+        self.weights = Weights(network, self.dtype)
+        self.device = network.W_out.weight.device
+        hidden = network.W_out.in_features
+        # Block sizes of Triton are powers of two, and a matrix unit takes no fewer than 16.
+        power_of_two = hidden >= 16 and hidden & (hidden - 1) == 0
+        self.triton = find_spec("triton") is not None and power_of_two
+        if self.device.type == "cuda":
+            properties = torch.cuda.get_device_properties(self.device)
+            self.blocks = properties.multi_processor_count * self.tuning.blocks_per_multiprocessor
+        else:
+            self.triton &= INTERPRETED
+            self.blocks = 1
+
+    @torch.inference_mode()
+    def encode(self, backbones: Backbones, graph: Graph | None = None) -> Encoding:
+        """Features and encoder of any number of structures, edges in the tier's dtype."""
+        network, w = self.network, self.weights
+        graph = graph or nearest_neighbours(backbones, network.neighbours)
+        N, K = graph.neighbours.shape
+        step = max(1, TILE_EDGES // K)
+        parts = [slice(i, min(i + step, N)) for i in range(0, N, step)]
+        atoms = with_virtual_cb(backbones.coords)  # (N, 5, 3)
+        h_E = torch.cat([self._features(backbones, atoms, graph, part) for part in parts])
+        h_V = torch.zeros(N, h_E.shape[-1], device=h_E.device)  # (N, H) float32
+        for layer, blocks in zip(w.encoder, w.encoder_blocks, strict=True):
+            h_V, h_E = self._encoder_layer(layer, blocks, h_V, h_E, graph, parts)
+        return Encoding(
+            graph,
+            h_V,
+            edges=torch.stack([F.linear(h_E, B) for B in w.B]),
+            undecoded=torch.stack([F.linear(h_V.to(self.dtype), D) for D in w.table_D]),
+        )
+
+    def _features(self, backbones: Backbones, atoms: Tensor, graph: Graph, part: slice) -> Tensor:
+        """W_e of the embedded, normalised features of some nodes' edges: (n, K, H)."""
+        w = self.weights
+        here, there = atoms[part][:, w.first], atoms[:, w.second]  # (n, 25, 3), (N, 25, 3)
+        difference = here[:, None] - there[graph.neighbours[part]]  # (n, K, 25, 3)
+        distances = (difference.square().sum(-1) + 1e-6).sqrt()  # (n, K, 25)
+        scaled = (distances[..., None] - w.centres) * (1 / w.sigma)  # (n, K, 25, 16)
+        rbf = torch.exp(-scaled.square()).flatten(-2)
+        E = F.linear(rbf.to(self.dtype), w.W_rbf).float()
+        E = E + w.offset_table[offset_classes(backbones, graph, part)]
+        E = self.network.features.norm_edges(E)
+        return F.linear(E.to(self.dtype), w.W_e, w.b_e)
+
+    def _encoder_layer(
+        self,
+        layer: EncoderLayer,
+        blocks: tuple[tuple[Tensor, ...], tuple[Tensor, ...]],
+        h_V: Tensor,
+        h_E: Tensor,
+        graph: Graph,
+        parts: list[slice],
+    ) -> tuple[Tensor, Tensor]:
+        """(N, H) float32, (N, K, H) -> the same, one layer on."""
+
+        def hidden(part: slice, h: Tensor, A: Tensor, B: Tensor, C: Tensor, b: Tensor) -> Tensor:
+            edge = F.linear(h_E[part], B)
+            edge += F.linear(h[part], A, b)[:, None]
+            edge += F.linear(h, C)[graph.neighbours[part]]
+            return F.gelu(edge)
+
+        (A, B, C, b1, W2, b2), (A2, B2, C2, b11, W12, b12, W13, b13) = blocks
+        aggregated = []
+        for part in parts:
+            message = F.gelu(F.linear(hidden(part, h_V.to(self.dtype), A, B, C, b1), W2, b2))
+            valid = graph.valid_of(part)
+            if valid is not None:
+                message *= valid[..., None]
+            aggregated.append(message.sum(1, dtype=torch.float32))
+        total = torch.cat(aggregated)
+        message = F.linear(total, layer.W3.weight) + graph.degree * layer.W3.bias
+        h_V = layer.norm1(h_V + message / MESSAGE_SCALE)
+        h_V = layer.norm2(h_V + layer.dense(h_V))
+        updated = []
+        for part in parts:
+            edge = F.gelu(F.linear(hidden(part, h_V.to(self.dtype), A2, B2, C2, b11), W12, b12))
+            new = h_E[part].float() + F.linear(edge, W13, b13)
+            updated.append(layer.norm3(new).to(self.dtype))
+        return h_V, torch.cat(updated)
+
+    @torch.inference_mode()
+    def decode(self, encoding: Encoding, copies: Copies, tokens: Tensor, rank: Tensor) -> Tensor:
+        """Logits (M, 21) float32 of given residues; see `MPNN.decode`."""
+        if not self.triton:
+            return self.network.decode(_float32(encoding), copies, tokens, rank)
+        from mpnn_core.backends.cuda import kernels
+
+        w, network = self.weights, self.network
+        M, N = len(tokens), len(encoding.h_V)
+        reads = network.rows(encoding, copies, rank).int()
+        h_V = encoding.h_V[copies.nodes]  # (M, H)
+        R = MOST_ROWS
+        blocks = -(-M // R)
+        here = torch.empty(blocks * R, h_V.shape[1], dtype=self.dtype, device=h_V.device)
+        nodes, valid, degree = copies.nodes.int(), *_validity(encoding.graph)
+        for i, residues in enumerate(w.residues):
+            decoded = residues[tokens] + F.linear(h_V.to(self.dtype), w.table_D[i])
+            table = torch.cat([encoding.undecoded[i], decoded.to(self.dtype)])  # (N + M, H)
+            next_states = torch.empty_like(h_V)
+            kernels.layer_of_rows[(blocks,)](
+                h_V, next_states, nodes, M, N,
+                here, table, encoding.edges[i], reads, valid, degree,
+                *(x[:, i] if x.dtype == torch.float16 else x[i] for x in w.decoder),
+                **self._shape(encoding, R),
+            )  # fmt: skip
+            h_V = next_states
+        return network.W_out(h_V)
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        encoding: Encoding,
+        copies: Copies,
+        rank: Tensor,
+        distribution: Distribution,
+        uniform: Tensor,
+        tokens: Tensor,
+        designed: Tensor,
+    ) -> Samples:
+        """Residues for the rows that are designed; see `sampler.sample`.
+
+        What is more than temperature, bias and omissions, such as tied positions, is left to plain
+        torch, in float32.
+        """
+        if not self.triton or not _plain(distribution):
+            return sample(
+                self.network, _float32(encoding), copies, rank,
+                wavefront(rank, copies.neighbours, distribution.group),
+                distribution, uniform, tokens, designed,
+            )  # fmt: skip
+        from mpnn_core.backends.cuda import kernels
+
+        w = self.weights
+        M, (N, H), layers = len(tokens), encoding.h_V.shape, len(encoding.edges)
+        plan = self.plan(encoding, copies, rank)
+        table = encoding.undecoded.new_empty(layers, N + M, H)
+        table[:, :N] = encoding.undecoded
+        tokens = tokens.clone()
+        logits = torch.empty(M, LETTERS, device=tokens.device)
+        probabilities = torch.zeros_like(logits)
+        blocks = plan.teams * plan.members
+        here = table.new_empty(blocks * plan.rows, H)
+        counters = torch.zeros(plan.teams, dtype=torch.int32, device=tokens.device)
+        valid, degree = _validity(encoding.graph)
+        options: dict[str, Any] = self._shape(encoding, plan.rows)
+        if plan.members > 1:
+            options["launch_cooperative_grid"] = True
+        kernels.decode_levels[(blocks,)](
+            plan.order, plan.bounds, plan.depth, counters, plan.members,
+            plan.nodes, encoding.h_V, here, table, encoding.edges, plan.reads, valid, degree, M, N,
+            *w.decoder, w.D, w.residues, w.W_letters, w.b_letters,
+            distribution.temperature.float().contiguous(), distribution.bias.float().contiguous(),
+            distribution.omit.to(torch.uint8), uniform.double().contiguous(),
+            designed.to(torch.uint8), tokens, logits, probabilities,
+            plan.bounds.shape[1] - 1,
+            ALONE=plan.members == 1, **options,
+        )  # fmt: skip
+        return Samples(tokens, logits, probabilities)
+
+    def plan(self, encoding: Encoding, copies: Copies, rank: Tensor) -> Plan:
+        """Who decodes which rows when; nothing waits for the device."""
+        from mpnn_core.backends.cuda import kernels
+
+        device = rank.device
+        starts = np.asarray(copies.starts)
+        lengths = np.diff(starts)
+        sequences, longest = len(lengths), int(lengths.max())
+        M, (N, K) = len(rank), encoding.graph.neighbours.shape
+        teams = min(sequences, self.blocks)
+        # How many rows a level of a team has, and so how they are shared among its members.
+        width = M / teams / LEVELS_EXPECTED
+        members = max(1, min(self.blocks // teams, round(2 * width)))
+        rows = 1
+        while rows < self.tuning.rows and rows * members < width:
+            rows *= 2
+        # Long sequences first, back and forth over the teams, so that teams have equal work.
+        dealt = np.arange(sequences)
+        turn, seat = dealt // teams, dealt % teams
+        team = np.empty(sequences, np.int64)
+        team[np.argsort(-lengths, kind="stable")] = np.where(turn % 2, teams - 1 - seat, seat)
+        host = torch.from_numpy(np.stack([lengths, team]))
+        length, team_of = host.to(device, non_blocking=True)
+        starts_there = torch.from_numpy(starts.astype(np.int32)).to(device, non_blocking=True)
+        sequence = torch.repeat_interleave(
+            torch.arange(sequences, device=device), length, output_size=M
+        )
+        # Ranks are below the length as a rule, but any int64 will do: sort by rank, then sequence.
+        by_rank = rank.argsort(stable=True)
+        by_rank = by_rank[sequence[by_rank].argsort(stable=True)].int()
+        reads = torch.empty(M, K, dtype=torch.int32, device=device)
+        level = torch.empty(M, dtype=torch.int32, device=device)
+        nodes = copies.nodes.int()
+        kernels.find_levels[(sequences,)](
+            by_rank, starts_there, rank, copies.neighbours, encoding.graph.neighbours, nodes,
+            reads, level, N, K=K, SLOTS=_power_of_two(K), ROWS=32, num_warps=8,
+        )  # fmt: skip
+        key = team_of[sequence] * longest + level  # (M,)
+        key, order = key.sort(stable=True)
+        edges = torch.arange(teams * longest + 1, device=device)
+        found = torch.searchsorted(key, edges, out_int32=True)
+        at = torch.arange(teams, device=device)[:, None] * longest
+        bounds = found[at + torch.arange(longest + 1, device=device)].contiguous()
+        depth = (bounds[:, 1:] > bounds[:, :-1]).sum(1, dtype=torch.int32)
+        return Plan(order.int(), bounds, depth, reads, nodes, teams, members, rows)
+
+    def _shape(self, encoding: Encoding, rows: int) -> dict[str, Any]:
+        H, K = encoding.h_V.shape[1], encoding.graph.neighbours.shape[1]
+        tile = min(self.tuning.edges, rows * _power_of_two(K))
+        return {
+            "H": H, "K": K, "KB": tile // rows, "R": rows,
+            "EXACT": self.precision == "exact", "LAYERS": len(encoding.edges),
+            "num_warps": self.tuning.warps,
+            "num_stages": self.tuning.stages,
+            "maxnreg": self.tuning.registers,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Which block decodes which rows, and when.
+
+    Attributes
+    ----------
+    order : (M,) int32, rows by team and level
+    bounds : (teams, levels + 1) int32, where each level of a team starts in `order`
+    depth : (teams,) int32, how many levels there are
+    reads : (M, K) int32, the row of [undecoded; decoded] that each edge reads
+    nodes : (M,) int32, the graph's node of each row
+    teams, members : of blocks, and blocks in each
+    rows : that a block takes at a time
+    """
+
+    order: Tensor
+    bounds: Tensor
+    depth: Tensor
+    reads: Tensor
+    nodes: Tensor
+    teams: int
+    members: int
+    rows: int
+
+
+class Weights:
+    """The network's weights as the kernels take them: stacked over layers, in the tier's dtype."""
+
+    def __init__(self, network: MPNN, dtype: torch.dtype) -> None:
+        decoders = network.decoders
+
+        def stack(*parts: Tensor, matrix: bool = True) -> Tensor:
+            """(layers, ...) float32, or what the kernels take of a matrix."""
+            stacked = torch.stack(parts).detach().float().contiguous()
+            return halves(stacked) if matrix else stacked
+
+        def halves(weight: Tensor) -> Tensor:
+            """(1, ...) float16; in the exact tier (2, ...), the second what the first leaves."""
+            high = weight.half()
+            if dtype == torch.float16:
+                return high[None]
+            return torch.stack([high, ((weight - high.float()) * 2**11).half()])
+
+        def linear(name: str) -> tuple[Tensor, Tensor]:
+            found: list[nn.Linear] = [layer.get_submodule(name) for layer in decoders]  # type: ignore[misc]
+            return stack(*(x.weight for x in found)), stack(*(x.bias for x in found), matrix=False)
+
+        def norm(name: str) -> tuple[Tensor, Tensor]:
+            found: list[nn.LayerNorm] = [layer.get_submodule(name) for layer in decoders]  # type: ignore[misc]
+            weights = stack(*(x.weight for x in found), matrix=False)
+            return weights, stack(*(x.bias for x in found), matrix=False)
+
+        A, B, C, D = zip(*(layer.blocks() for layer in decoders), strict=True)
+        self.decoder = (
+            stack(*A), stack(*(layer.W1.bias for layer in decoders), matrix=False),
+            *linear("W2"), *linear("W3"), *norm("norm1"),
+            *linear("dense.W_in"), *linear("dense.W_out"), *norm("norm2"),
+        )  # fmt: skip
+        self.D = stack(*D)
+        emb = network.W_s.weight.detach()
+        self.residues = torch.stack([emb @ c.detach().T for c in C]).contiguous()  # (l, 21, H)
+        W, b = network.W_out.weight.detach(), network.W_out.bias.detach()
+        self.W_letters = halves(F.pad(W, (0, 0, 0, COLUMNS - LETTERS)).float())
+        self.b_letters = F.pad(b, (0, COLUMNS - LETTERS), value=-torch.inf).float()
+
+        self.encoder: list[EncoderLayer] = list(network.encoder_layers)  # type: ignore[arg-type]
+
+        def cast(*parts: Tensor) -> tuple[Tensor, ...]:
+            return tuple(x.detach().to(dtype).contiguous() for x in parts)
+
+        self.B, self.table_D = cast(*B), cast(*D)
+        self.encoder_blocks = [
+            (
+                cast(*x.W1.weight.chunk(3, 1), x.W1.bias, x.W2.weight, x.W2.bias),
+                cast(
+                    *x.W11.weight.chunk(3, 1), x.W11.bias, x.W12.weight, x.W12.bias,
+                    x.W13.weight, x.W13.bias,
+                ),
+            )
+            for x in self.encoder
+        ]  # fmt: skip
+        features = network.features
+        self.first, self.second = torch.tensor(ATOM_PAIRS, device=emb.device).T
+        self.centres = torch.linspace(2.0, 22.0, 16, device=emb.device)
+        self.sigma = 1.25
+        W_offset, W_rbf = features.edge_embedding.weight.detach().split([16, 400], 1)
+        self.offset_table = F.linear(features.embeddings.table().detach(), W_offset)  # (66, H)
+        self.W_rbf, self.W_e, self.b_e = cast(W_rbf, network.W_e.weight, network.W_e.bias)
+
+
+def _plain(distribution: Distribution) -> bool:
+    """Whether there is nothing but temperature, bias and omissions."""
+    known = {"temperature", "bias", "omit"}
+    return all(value is None for name, value in vars(distribution).items() if name not in known)
+
+
+def _validity(graph: Graph) -> tuple[Tensor, Tensor]:
+    """valid (N, K) uint8 and degree (N,) float32, as the kernels take them."""
+    valid = graph.valid
+    if valid is None:
+        valid = torch.ones(graph.neighbours.shape, dtype=torch.bool, device=graph.neighbours.device)
+    return valid.to(torch.uint8), graph.degree[:, 0].float()
+
+
+def _float32(encoding: Encoding) -> Encoding:
+    return Encoding(
+        encoding.graph, encoding.h_V, encoding.edges.float(), encoding.undecoded.float()
+    )
+
+
+def _power_of_two(n: int) -> int:
+    return 1 << (n - 1).bit_length()
