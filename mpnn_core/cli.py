@@ -298,7 +298,7 @@ def _model(options: argparse.Namespace) -> mpnn.Model:
     except ValueError as error:
         raise CallError(str(error)) from None
     if options.backend == "cuda-fast":
-        complain("warning: backend cuda-fast is not exact: KL to the exact one 1.4e-4")
+        complain("warning: backend cuda-fast is not exact: its log-probabilities have a KL of 2e-4")
     if model.variant.accuracy != "exact":
         loss = model.variant.loss or "of unknown accuracy"
         complain(f"warning: variant {model.variant.name} is not exact: {loss}")
