@@ -352,8 +352,11 @@ def test_what_is_no_structure_is_refused(model):
 
 
 def test_what_cannot_be_loaded_is_refused_with_what_can():
-    with pytest.raises(ValueError, match="no backend is called 'cuda'; there are auto, torch"):
-        load_model(backend="cuda")
+    with pytest.raises(ValueError, match="no backend is called 'abacus'; there are auto, torch"):
+        load_model(backend="abacus")
+    for backend in ("cuda", "cuda-fast"):
+        with pytest.raises(ValueError, match=f"'{backend}' needs device='cuda', not 'cpu'"):
+            load_model(backend=backend)
     with pytest.raises(ValueError, match="device 'nowhere' cannot be used here"):
         load_model(device="nowhere")
 
