@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from proteins import protein, random_order, rows_of
+from proteins import TS50, protein, random_order, rows_of
 from strategies import Layout, layouts
 
 from mpnn_core import Model, Structure, load_model
@@ -29,17 +29,24 @@ def unpadded(model: Model, structure: Structure) -> np.ndarray:
     return model.log_probs(structure, decoding_order=order)[0, structure.mask]
 
 
-@pytest.fixture(scope="module")
-def model() -> Model:
+def backend_or_skip(name: str) -> Model:
+    try:
+        return load_model(backend=name)
+    except ValueError as error:
+        pytest.skip(f"not exercised: {error}")
+
+
+@pytest.fixture(scope="module", params=["torch", "native"])
+def model(request) -> Model:
     """Padded and unpadded by the same arithmetic, so that nothing but the padding differs."""
-    return load_model(backend="torch")
+    return backend_or_skip(request.param)
 
 
 def padded_log_probs(model: Model, structure: Structure, padded: Padded) -> np.ndarray:
     tokens = torch.tensor(structure.tokens[structure.mask])
     rank = torch.tensor(ranks(random_order(len(structure)))[structure.mask])
     with torch.inference_mode():
-        return log_probs(model.network, padded, tokens, rank).numpy()
+        return log_probs(model.backend, padded, tokens, rank).numpy()
 
 
 def pinned(test):
@@ -79,7 +86,7 @@ def test_what_is_in_the_padding_does_not_count(length, model):
     assert farthest <= 1e-6, f"{farthest:.1e}"
 
 
-@pytest.mark.parametrize("bucket", [64, 128, 256])
+@pytest.mark.parametrize("bucket", BUCKETS)
 def test_the_bucket_does_not_count(bucket, model):
     structure = protein("6MRR") if bucket > 64 else rows_of(protein("6MRR"), slice(0, 64))
     padded = pad(Backbones.from_structures([structure]), K, (bucket,))
@@ -146,11 +153,20 @@ def test_the_smallest_bucket_that_holds_the_length_is_chosen(buckets, data):
 @pytest.mark.parametrize(
     "length, bucket, waste",
     [(1, 64, 63 / 64), (63, 64, 1 / 64), (64, 64, 0), (65, 128, 63 / 128), (127, 128, 1 / 128),
-     (128, 128, 0), (129, 256, 127 / 256), (255, 256, 1 / 256), (256, 256, 0)],
+     (128, 128, 0), (129, 256, 127 / 256), (255, 256, 1 / 256), (256, 256, 0),
+     (257, 512, 255 / 512), (511, 512, 1 / 512), (512, 512, 0)],
 )  # fmt: skip
 def test_choice_and_waste_are_exact(length, bucket, waste):
     assert choose_bucket(length) == bucket
     assert padding_waste(length, bucket) == waste
+
+
+def test_shapes_and_waste_of_ts50_are_exact():
+    """What fixed shapes cost on these proteins: two shapes to compile, and a third of the rows."""
+    lengths = [int(protein(name).mask.sum()) for name in TS50]
+    chosen = [choose_bucket(length) for length in lengths]
+    assert (chosen.count(128), chosen.count(256)) == (15, 35)
+    assert padding_waste(sum(lengths), sum(chosen)) == (10880 - 6860) / 10880
 
 
 @pytest.mark.parametrize("length", [BUCKETS[-1] + 1, 10_000])

@@ -13,7 +13,7 @@ from proteins import protein
 import mpnn_core as mpnn
 from mpnn_core.graph import Backbones
 from mpnn_core.network import Copies
-from mpnn_core.sampler import Distribution, sample
+from mpnn_core.sampler import Distribution, TorchLevels, sample
 from mpnn_core.schedule import wavefront
 
 GPU = torch.cuda.is_available()
@@ -70,8 +70,8 @@ class Case:
         self.copies = Copies.of(self.encoding.graph, self.backbones.offsets, structures)
         self.logits = self.network.decode(self.encoding, self.copies, self.tokens, self.rank)
         self.samples = sample(
-            self.network, self.encoding, self.copies, self.rank,
-            wavefront(self.rank, self.copies.neighbours),
+            TorchLevels(self.network, self.encoding, self.copies, self.rank),
+            self.rank, wavefront(self.rank, self.copies.neighbours),
             self.distribution, self.uniform, self.tokens, self.designed,
         )  # fmt: skip
 

@@ -17,7 +17,14 @@ from mpnn_core import ALPHABET, PSSM, Constraints, Designs, Model, Structure, lo
 from mpnn_core.gate import original
 from mpnn_core.graph import Backbones
 from mpnn_core.network import Copies
-from mpnn_core.sampler import Distribution, draw, order_noise, residue_noise, sample
+from mpnn_core.sampler import (
+    Distribution,
+    TorchLevels,
+    draw,
+    order_noise,
+    residue_noise,
+    sample,
+)
 from mpnn_core.schedule import draw_order, ranks, sequential, wavefront
 
 BACKENDS = ("torch", "native")
@@ -307,9 +314,7 @@ def sampled(model: Model, structure: Structure, steps, rank: torch.Tensor, tempe
     copies = Copies.of(encoding.graph, backbones.offsets, [0])
     M = len(rank)
     return sample(
-        model.network,
-        encoding,
-        copies,
+        TorchLevels(model.network, encoding, copies, rank),
         rank,
         steps(rank, copies),
         Distribution(

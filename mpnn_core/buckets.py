@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mpnn_core.backends import Backend
 from mpnn_core.graph import Backbones, Graph, nearest_neighbours
-from mpnn_core.network import MPNN, Copies
+from mpnn_core.network import Copies
 
-BUCKETS = (64, 128, 256)
+BUCKETS = (64, 128, 256, 512)
 
 
 def choose_bucket(length: int, buckets: Sequence[int] = BUCKETS) -> int:
@@ -64,17 +65,22 @@ class Padded:
     length: int
 
 
-def pad(backbones: Backbones, k: int, buckets: Sequence[int] = BUCKETS) -> Padded:
+def pad(
+    backbones: Backbones,
+    k: int,
+    buckets: Sequence[int] = BUCKETS,
+    graph: Graph | None = None,
+) -> Padded:
     """One structure's complete residues (N, ...) into the bucket that holds them.
 
     The graph is made before the padding, so no padded residue can be a neighbour; it has
-    min(k, bucket) slots whatever the length.
+    min(k, bucket) slots whatever the length. `graph` is given by who knows it already.
     """
     N = len(backbones)
     if len(backbones.offsets) != 2:
         raise ValueError(f"a bucket holds one structure, got {len(backbones.offsets) - 1}")
     bucket = choose_bucket(N, buckets)
-    graph = nearest_neighbours(backbones, k).padded(bucket, min(k, bucket))
+    graph = (graph or nearest_neighbours(backbones, k)).padded(bucket, min(k, bucket))
 
     def rows(values: Tensor) -> Tensor:
         return F.pad(values, (0, 0) * (values.dim() - 1) + (0, bucket - N))
@@ -85,15 +91,15 @@ def pad(backbones: Backbones, k: int, buckets: Sequence[int] = BUCKETS) -> Padde
     return Padded(padded, graph, N)
 
 
-def log_probs(network: MPNN, padded: Padded, tokens: Tensor, rank: Tensor) -> Tensor:
+def log_probs(backend: Backend, padded: Padded, tokens: Tensor, rank: Tensor) -> Tensor:
     """Teacher-forced log-probabilities of a padded structure: (length, 21).
 
     `tokens` and `rank`, (length,) int64, are those of the real residues.
     """
-    encoding = network.encode(padded.backbones, padded.graph)
+    encoding = backend.encode(padded.backbones, padded.graph)
     copies = Copies.of(encoding.graph, padded.backbones.offsets, [0])
     spare = len(padded.backbones) - padded.length
     # Spare rows are decoded last; no message reads them, whatever their rank.
     ranks = torch.cat([rank, rank.max() + 1 + torch.arange(spare, device=rank.device)])
-    logits = network.decode(encoding, copies, F.pad(tokens, (0, spare)), ranks)
+    logits = backend.decode(encoding, copies, F.pad(tokens, (0, spare)), ranks)
     return logits[: padded.length].log_softmax(-1)

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from mpnn_core.backends import Backend, find_backend
+from mpnn_core.backends import Backend, Encoded, find_backend
 from mpnn_core.checkpoints import (
     NAMES,
     PACKAGED,
@@ -25,7 +25,7 @@ from mpnn_core.checkpoints import (
 )
 from mpnn_core.constraints import Constraints
 from mpnn_core.graph import Backbones
-from mpnn_core.network import MPNN, Copies, Encoding
+from mpnn_core.network import MPNN, Copies
 from mpnn_core.reference import LETTERS
 from mpnn_core.sampler import Distribution, Profile, order_noise, residue_noise
 from mpnn_core.schedule import draw_order, ranks, visit_groups
@@ -42,6 +42,7 @@ _COLDEST = np.float32(1e-8)
 # Work is cut to keep the large tensors under about this size each, with the same results.
 MEMORY_BUDGET_BYTES = 1 << 30
 _FLOAT_BYTES = 4
+WITHOUT_FLOAT64 = ("mps",)  # devices that cannot hold it
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +93,7 @@ class Scores:
 class Batch:
     """Sequences decoded together: job k is the sequence jobs[k][1] of structure jobs[k][0]."""
 
-    encoding: Encoding
+    encoding: Encoded
     copies: Copies
     jobs: list[tuple[int, int]]
     masks: list[NDArray[np.bool_]]  # per job (L,): the positions that have rows
@@ -100,7 +101,10 @@ class Batch:
     def rows(self, per_job: Iterable[NDArray[Any]]) -> Tensor:
         """Per job an array (L, ...) over all positions -> (M, ...) over the rows."""
         parts = [values[mask] for values, mask in zip(per_job, self.masks, strict=True)]
-        return torch.from_numpy(np.concatenate(parts)).to(self.copies.nodes.device)
+        values, device = np.concatenate(parts), self.copies.nodes.device
+        if device.type in WITHOUT_FLOAT64 and values.dtype == np.float64:
+            values = values.astype(np.float32)
+        return torch.from_numpy(values).to(device)
 
     def positions(self, rows: Tensor) -> Iterator[NDArray[Any]]:
         """(M, ...) over the rows -> per job its part, over the positions in its mask."""

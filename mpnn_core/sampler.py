@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -151,19 +152,56 @@ class Samples:
 def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
     """Invert the cumulative distribution: (n, 21), (n,) in [0, 1) -> (n,) int64.
 
-    In float64, so that rounding moves a boundary by 1e-16 and no residue of probability 0 is drawn.
+    In the precision of `uniform`: in float64 rounding moves a boundary by 1e-16. No residue of
+    probability 0 is drawn in any.
     """
-    cumulative = probabilities.double().cumsum(-1)  # (n, 21)
+    cumulative = probabilities.to(uniform.dtype).cumsum(-1)  # (n, 21)
     total = cumulative[:, -1:]
     drawn = (cumulative <= uniform[:, None] * total).sum(-1)
     last_possible = (cumulative < total).sum(-1)
     return torch.minimum(drawn, last_possible)
 
 
+class Levels(Protocol):
+    """What decodes the rows of one step, and remembers their states for later steps."""
+
+    def decode(self, rows: Tensor) -> Tensor:
+        """Logits (n, 21) of rows (n,), from the rows decoded and drawn before them."""
+
+    def draw(self, rows: Tensor, tokens: Tensor) -> None:
+        """From now on rows (d,), decoded before, are read with their residues (d,)."""
+
+
+class TorchLevels:
+    """`Levels` in plain torch: a table (N + M, H) per decoder layer."""
+
+    def __init__(self, network: MPNN, encoding: Encoding, copies: Copies, rank: Tensor) -> None:
+        self.network, self.encoding, self.copies = network, encoding, copies
+        self.rows = network.rows(encoding, copies, rank)  # (M, K)
+        self.blocks = [layer.blocks() for layer in network.decoders]
+        self.residues = [network.W_s.weight @ C.T for _, _, C, _ in self.blocks]  # (21, H) each
+        spare = torch.empty_like(encoding.h_V[copies.nodes])  # (M, H)
+        self.tables = [torch.cat([T, spare]) for T in encoding.undecoded]
+
+    def decode(self, rows: Tensor) -> Tensor:
+        nodes = self.copies.nodes[rows]  # (n,)
+        h_V = self.encoding.h_V[nodes]  # (n, H)
+        written = len(self.encoding.h_V) + rows
+        graph, reads = self.encoding.graph, self.rows[rows]
+        for layer, edges, table, (*_, D) in zip(
+            self.network.decoders, self.encoding.edges, self.tables, self.blocks, strict=True
+        ):
+            table[written] = h_V @ D.T  # no row of a step reads what the step writes
+            h_V = layer(h_V, edges, table, reads, nodes, graph)
+        return self.network.W_out(h_V)
+
+    def draw(self, rows: Tensor, tokens: Tensor) -> None:
+        for table, residues in zip(self.tables, self.residues, strict=True):
+            table[len(self.encoding.h_V) + rows] += residues[tokens]
+
+
 def sample(
-    network: MPNN,
-    encoding: Encoding,
-    copies: Copies,
+    levels: Levels,
     rank: Tensor,
     steps: Iterable[Step],
     distribution: Distribution,
@@ -177,27 +215,15 @@ def sample(
     ----------
     rank : (M,) int64, when each row is decoded within its sequence
     steps : no row of a step may be a neighbour, decoded earlier, of another row of the same step
-    uniform : (M,) float64, the random number of each row
+    uniform : (M,) float, the random number of each row, in the precision of the draw
     tokens : (M,) int64, the residues of rows that are not designed
     designed : (M,) bool
     """
-    N, H = encoding.h_V.shape
-    M = len(tokens)
-    rows = network.rows(encoding, copies, rank)  # (M, K)
-    blocks = [layer.blocks() for layer in network.decoders]
-    residues = [network.W_s.weight @ C.T for _, _, C, _ in blocks]  # (21, H) each
-    tables = [torch.cat([T, T.new_empty(M, H)]) for T in encoding.undecoded]  # (N + M, H) each
     tokens = tokens.clone()
-    logits = encoding.h_V.new_empty(M, LETTERS)
+    logits = distribution.bias.new_empty(len(tokens), LETTERS)
     probabilities = torch.zeros_like(logits)
     for step in steps:
-        nodes = copies.nodes[step.rows]  # (n,)
-        states = [encoding.h_V[nodes]]  # per layer (n, H)
-        for layer, edges, table in zip(network.decoders, encoding.edges, tables, strict=True):
-            states.append(layer(states[-1], edges, table, rows[step.rows], nodes, encoding.graph))
-        logits[step.rows] = network.W_out(states[-1])
-        for table, (_, _, _, D), h_V in zip(tables, blocks, states[:-1], strict=True):
-            table[N + step.rows] = h_V @ D.T
+        logits[step.rows] = levels.decode(step.rows)
         chosen = step.drawn[designed[step.drawn]]  # (d,)
         if distribution.group is None:
             p = distribution.of(chosen).probabilities(logits[chosen])
@@ -209,6 +235,5 @@ def sample(
             p = merged.probabilities(mean)
             tokens[chosen] = draw(p, uniform[last])[residue]
             probabilities[chosen] = p[residue]
-        for table, residues_of in zip(tables, residues, strict=True):
-            table[N + step.drawn] += residues_of[tokens[step.drawn]]
+        levels.draw(step.drawn, tokens[step.drawn])
     return Samples(tokens, logits, probabilities)

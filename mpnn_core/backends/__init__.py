@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import warnings
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from mpnn_core.graph import Backbones
+from mpnn_core.graph import Backbones, Graph
 from mpnn_core.network import MPNN, Copies, Encoding
-from mpnn_core.sampler import Distribution, Samples, sample
+from mpnn_core.sampler import Distribution, Samples, TorchLevels, sample
 from mpnn_core.schedule import wavefront
+
+
+class Encoded(Protocol):
+    """Structures as a backend has encoded them; who is not the backend reads the graph alone."""
+
+    @property
+    def graph(self) -> Graph: ...
 
 
 class Backend(Protocol):
@@ -23,15 +30,15 @@ class Backend(Protocol):
 
     name: str
 
-    def encode(self, backbones: Backbones) -> Encoding:
-        """Features and encoder of any number of structures."""
+    def encode(self, backbones: Backbones, graph: Graph | None = None) -> Encoded:
+        """Features and encoder of any number of structures; `graph` as in `MPNN.encode`."""
 
-    def decode(self, encoding: Encoding, copies: Copies, tokens: Tensor, rank: Tensor) -> Tensor:
+    def decode(self, encoding: Any, copies: Copies, tokens: Tensor, rank: Tensor) -> Tensor:
         """Logits (M, 21) of given residues; see `MPNN.decode`."""
 
     def sample(
         self,
-        encoding: Encoding,
+        encoding: Any,
         copies: Copies,
         rank: Tensor,
         distribution: Distribution,
@@ -50,8 +57,8 @@ class TorchBackend:
     def __init__(self, network: MPNN) -> None:
         self.network = network
 
-    def encode(self, backbones: Backbones) -> Encoding:
-        return self.network.encode(backbones)
+    def encode(self, backbones: Backbones, graph: Graph | None = None) -> Encoding:
+        return self.network.encode(backbones, graph)
 
     def decode(self, encoding: Encoding, copies: Copies, tokens: Tensor, rank: Tensor) -> Tensor:
         return self.network.decode(encoding, copies, tokens, rank)
@@ -66,10 +73,9 @@ class TorchBackend:
         tokens: Tensor,
         designed: Tensor,
     ) -> Samples:
+        levels = TorchLevels(self.network, encoding, copies, rank)
         steps = wavefront(rank, copies.neighbours, distribution.group)
-        return sample(
-            self.network, encoding, copies, rank, steps, distribution, uniform, tokens, designed
-        )
+        return sample(levels, rank, steps, distribution, uniform, tokens, designed)
 
 
 BACKENDS = ("auto", "torch", "native", "cuda", "cuda-fast")

@@ -25,7 +25,7 @@ from mpnn_core.features import offset_classes, with_virtual_cb
 from mpnn_core.graph import Backbones, Graph, nearest_neighbours
 from mpnn_core.network import MPNN, Copies, EncoderLayer, Encoding
 from mpnn_core.reference import ATOM_PAIRS, LETTERS, MESSAGE_SCALE
-from mpnn_core.sampler import Distribution, Samples, sample
+from mpnn_core.sampler import Distribution, Samples, TorchLevels, sample
 from mpnn_core.schedule import wavefront
 
 PRECISIONS = ("exact", "fast")
@@ -217,11 +217,9 @@ class CudaBackend:
         torch, in float32.
         """
         if not self.triton or not _plain(distribution):
-            return sample(
-                self.network, _float32(encoding), copies, rank,
-                wavefront(rank, copies.neighbours, distribution.group),
-                distribution, uniform, tokens, designed,
-            )  # fmt: skip
+            levels = TorchLevels(self.network, _float32(encoding), copies, rank)
+            steps = wavefront(rank, copies.neighbours, distribution.group)
+            return sample(levels, rank, steps, distribution, uniform, tokens, designed)
         from mpnn_core.backends.cuda import kernels
 
         w = self.weights
