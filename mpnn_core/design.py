@@ -21,6 +21,7 @@ from mpnn_core.checkpoints import (
     CheckpointError,
     build_network,
     load_checkpoint,
+    load_student,
     random_network,
 )
 from mpnn_core.constraints import Constraints
@@ -33,6 +34,7 @@ from mpnn_core.structure import ALPHABET, Structure
 from mpnn_core.variants import Variant, find_variant
 
 RANDOM = "random"
+_UNMEASURED = "what nobody measured of these weights"
 
 Temperature = float | Sequence[float] | NDArray[np.floating]
 
@@ -113,7 +115,11 @@ class Batch:
 
 
 class Model:
-    """A network with its weights on a device; `load_model` makes one."""
+    """A network with its weights on a device; `load_model` makes one.
+
+    `loss` says what it loses against the published model, as measured, or that nobody measured it;
+    "" where it is exact.
+    """
 
     def __init__(
         self,
@@ -122,15 +128,20 @@ class Model:
         variant: Variant,
         device: torch.device,
         backend: str = "auto",
+        loss: str = "",
     ) -> None:
         self.network = network.to(device)
         self.backend: Backend = find_backend(backend, self.network, device)
         self.name = name
         self.variant = variant
         self.device = device
+        self.loss = loss
 
     def __repr__(self) -> str:
-        return f"<Model {self.name}, {self.variant.name}, {self.backend.name} on {self.device}>"
+        loses = f" (loses {self.loss})" if self.loss else ""
+        return (
+            f"<Model {self.name}, {self.variant.name}{loses}, {self.backend.name} on {self.device}>"
+        )
 
     def design(
         self,
@@ -390,7 +401,8 @@ def load_model(
     Parameters
     ----------
     weights : a published name ("v_48_020", "soluble/v_48_010", ...), a path to a `.pt` or
-        `.safetensors` file, or "random" for measurements of speed
+        `.safetensors` file, or "random" for measurements of speed. For a variant that was trained,
+        "v_48_020" means the weights trained from it; a path is taken as it is
     variant : a name in `mpnn_core.variants.VARIANTS`
     device : "cpu", "cuda", "mps", ...
     backend : "auto", the fastest exact one here; "torch"; "native", C++ on the CPU; "cuda"; or
@@ -406,14 +418,21 @@ def load_model(
     shape = find_variant(variant)
     place = _device(device)
     if str(weights) == RANDOM:
-        return Model(random_network(shape), RANDOM, shape, place, backend)
-    checkpoint = load_checkpoint(weights)
-    if shape.accuracy == "unknown" and str(weights) in NAMES:
+        return Model(random_network(shape), RANDOM, shape, place, backend, "everything: random")
+    if str(weights) == PACKAGED and shape.evaluation is not None:
+        checkpoint, loss = load_student(shape), shape.loss
+    elif str(weights) in NAMES and shape.untrained == "unknown":
+        trained = "" if shape.evaluation is None else f" of {weights}"
         raise CheckpointError(
-            f"variant {variant!r} has no trained weights yet: {weights} is a network of another "
-            f"shape. Give a path to weights of its own, or weights={RANDOM!r} to measure its speed"
+            f"variant {variant!r} has no trained weights{trained} yet: {weights} is a network of "
+            f"another shape. Give a path to weights of its own, or weights={RANDOM!r} to measure "
+            "its speed"
         )
-    return Model(build_network(checkpoint, shape), checkpoint.name, shape, place, backend)
+    else:
+        checkpoint = load_checkpoint(weights)
+        measured = shape.untrained_loss if str(weights) == PACKAGED else _UNMEASURED
+        loss = "" if shape.untrained == "exact" else measured
+    return Model(build_network(checkpoint, shape), checkpoint.name, shape, place, backend, loss)
 
 
 def mean_nll(

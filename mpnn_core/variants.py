@@ -1,10 +1,19 @@
-"""The network's variants, as data: the published model, and smaller and sparser ones."""
+"""The network's variants, as data: the published model, and smaller and sparser ones.
+
+A variant has trained weights where `weights/<name>.safetensors` is in the package, with
+`weights/<name>.json` beside it: what `mpnn-core eval` measured of them. Nothing else makes it so,
+and without its measured loss no student is loaded.
+"""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
+
+WEIGHTS = Path(__file__).parent / "weights"
 
 
 @dataclass(frozen=True)
@@ -16,11 +25,12 @@ class Variant:
     hidden, encoder_layers, decoder_layers, neighbours
         Width, depths, and k of the k-NN graph.
     batch : structures or copies per call in the study's benchmark
-    accuracy
-        "exact": the original's log-probabilities within 1e-4. "lossy": runs on the pretrained
-        weights and loses accuracy, measured by the gates. "unknown": nobody has trained weights
-        of this shape, so it runs on random ones, for its speed only.
-    loss : what a lossy variant loses, as measured
+    student : name of the trained weights, where they may be in the package; "" for the published
+        model, which needs none
+    untrained : what the published weights are in this shape. "exact": the original's
+        log-probabilities within 1e-4. "lossy": they fit, and lose accuracy. "unknown": they do not
+        fit, so that without weights of its own it runs on random ones, for its speed only.
+    untrained_loss : what the published weights lose where they are lossy, as measured
     """
 
     name: str
@@ -29,8 +39,35 @@ class Variant:
     decoder_layers: int = 3
     neighbours: int = 48
     batch: int = 1
-    accuracy: Literal["exact", "lossy", "unknown"] = "unknown"
-    loss: str = ""
+    student: str = ""
+    untrained: Literal["exact", "lossy", "unknown"] = "unknown"
+    untrained_loss: str = ""
+
+    @property
+    def evaluation(self) -> dict[str, Any] | None:
+        """What was measured of its trained weights (`mpnn_core.evaluate`); None if it has none."""
+        path = WEIGHTS / f"{self.student}.json"
+        if not self.student or not path.is_file():
+            return None
+        found: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        return found
+
+    @property
+    def accuracy(self) -> Literal["exact", "lossy", "unknown"]:
+        """What `load_model` gives for the published weights v_48_020."""
+        return self.untrained if self.evaluation is None else "lossy"
+
+    @property
+    def loss(self) -> str:
+        """What it loses, as measured, with an interval; "" where nothing is or nobody knows."""
+        evaluation = self.evaluation
+        if evaluation is None:
+            return self.untrained_loss
+        loss, chains = evaluation["loss"], evaluation["chains"]
+        return (
+            f"{loss['value']:.1f} [{loss['low']:.1f}, {loss['high']:.1f}] points of teacher-forced "
+            f"recovery on {chains} held-out chains"
+        )
 
 
 _small = partial(Variant, hidden=64, encoder_layers=2, decoder_layers=2)
@@ -38,17 +75,19 @@ _small = partial(Variant, hidden=64, encoder_layers=2, decoder_layers=2)
 VARIANTS: dict[str, Variant] = {
     variant.name: variant
     for variant in (
-        Variant("baseline", accuracy="exact"),
+        Variant("baseline", untrained="exact"),
         Variant(
             "fast",
             neighbours=16,
-            accuracy="lossy",
-            loss="9.0 [7.6, 10.4] points of teacher-forced recovery on TS50",
+            student="fast",
+            untrained="lossy",
+            untrained_loss="9.0 [7.6, 10.4] points of teacher-forced recovery on TS50",
         ),
-        _small("minimal"),
-        _small("minimal-fast", neighbours=16),
-        _small("extreme-v2", neighbours=12, batch=8),
-        _small("minimal-batched", batch=8),
+        Variant("lean", encoder_layers=2, decoder_layers=2, neighbours=32, student="lean"),
+        _small("minimal", student="minimal"),
+        _small("minimal-fast", neighbours=16, student="minimal-fast"),
+        _small("extreme-v2", neighbours=12, batch=8, student="extreme-v2"),
+        _small("minimal-batched", batch=8, student="minimal"),
     )
 }
 
