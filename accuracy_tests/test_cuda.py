@@ -13,7 +13,7 @@ from proteins import protein
 import mpnn_core as mpnn
 from mpnn_core.graph import Backbones
 from mpnn_core.network import Copies
-from mpnn_core.sampler import Distribution, TorchLevels, sample
+from mpnn_core.sampler import ORDER, RESIDUE, Distribution, TorchLevels, sample, uniforms
 from mpnn_core.schedule import wavefront
 
 GPU = torch.cuda.is_available()
@@ -147,6 +147,15 @@ def test_a_sequence_does_not_depend_on_what_is_designed_beside_it() -> None:
         many.uniform[rows], many.tokens[rows], many.designed[rows],
     )  # fmt: skip
     assert torch.equal(found.tokens, many.sampled(backend).tokens[rows])
+
+
+@needs_triton
+@pytest.mark.parametrize("seed", [0, 37, 2**31, 2**40 + 1, 2**63 - 1])
+@pytest.mark.parametrize("stream", [ORDER, RESIDUE])
+def test_random_numbers_are_the_hosts_bit_for_bit(case: Case, seed, stream) -> None:
+    sequences, lengths = [0, 1, 5, 10**6], [1, 7, 300, 4]
+    found = cuda.CudaBackend(case.network).uniforms(seed, stream, sequences, lengths)
+    assert np.array_equal(found.cpu().numpy(), uniforms(seed, stream, sequences, lengths))
 
 
 def test_plain_torch_serves_where_triton_is_missing(case: Case, monkeypatch) -> None:

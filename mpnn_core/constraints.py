@@ -53,20 +53,33 @@ class Constraints:
     tied_chains: str | Sequence[str] = ()
     pssm: PSSM | None = None
 
-    def check(self, structure: Structure) -> None:
-        """Raise ConstraintError unless they fit the structure and leave something to design."""
-        if not self.designed(structure).any():
+    def resolve(self, structure: Structure) -> Resolved:
+        """What they come to on a structure.
+
+        Raises
+        ------
+        ConstraintError
+            They do not fit the structure, or leave nothing to design.
+        """
+        designed = self.designed(structure)
+        if not designed.any():
             raise ConstraintError(f"{structure.name}: every position is fixed; nothing to design")
-        self.biases(structure)
+        biases = self.biases(structure)
         omitted = self.omitted(structure)
-        for group in self.groups(structure):
+        groups = self.groups(structure)
+        for group in groups:
             if omitted[list(group)].any(0).all():
                 raise ConstraintError(
                     f"{structure.name}: between them, the positions tied to "
                     f"{label(structure, next(iter(group)))} omit every residue; leave one"
                 )
-        if self.pssm is not None:
-            self.pssm.weights_and_factors(structure)
+        pssm = None if self.pssm is None else self.pssm.weights_and_factors(structure)
+        chains = tuple(self.design_chains(structure))
+        return Resolved(chains, designed, biases, omitted, groups, pssm)
+
+    def check(self, structure: Structure) -> None:
+        """Raise ConstraintError unless they fit the structure and leave something to design."""
+        self.resolve(structure)
 
     def designed(self, structure: Structure) -> NDArray[np.bool_]:
         """Positions to design, (L,) bool; never one whose backbone is incomplete."""
@@ -159,6 +172,28 @@ class Constraints:
         if not np.isfinite(biases).all():
             raise ConstraintError("biases must be finite; to bar a residue, omit it")
         return biases
+
+
+@dataclass(frozen=True, eq=False)
+class Resolved:
+    """Constraints on one structure of L residues.
+
+    Attributes
+    ----------
+    design_chains : in the structure's order
+    designed : (L,) bool
+    biases : (L, 21) float32, added to logits
+    omitted : (L, 21) bool, letters never drawn
+    groups : tied positions that are designed, each with its weight
+    pssm : bias (L, 21), weight (L,) and factor (L, 21), as `sampler.Profile` takes them
+    """
+
+    design_chains: tuple[str, ...]
+    designed: NDArray[np.bool_]
+    biases: NDArray[np.float32]
+    omitted: NDArray[np.bool_]
+    groups: list[dict[int, float]]
+    pssm: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]] | None
 
 
 @dataclass(frozen=True)

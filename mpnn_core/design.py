@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,19 @@ from mpnn_core.checkpoints import (
     load_student,
     random_network,
 )
-from mpnn_core.constraints import Constraints
+from mpnn_core.constraints import Constraints, Resolved
 from mpnn_core.graph import Backbones
 from mpnn_core.network import MPNN, Copies
 from mpnn_core.reference import LETTERS
-from mpnn_core.sampler import Distribution, Profile, order_noise, residue_noise
-from mpnn_core.schedule import draw_order, ranks, visit_groups
+from mpnn_core.sampler import (
+    ORDER,
+    RESIDUE,
+    Distribution,
+    Profile,
+    half_normal,
+    order_noise,
+)
+from mpnn_core.schedule import FIXED_WEIGHT, draw_order, ranks, visit_groups
 from mpnn_core.structure import ALPHABET, Structure
 from mpnn_core.variants import Variant, find_variant
 
@@ -40,6 +48,8 @@ Temperature = float | Sequence[float] | NDArray[np.floating]
 
 # Temperature 0: logits that differ in their last bit differ by a factor of e^50 in probability.
 _COLDEST = np.float32(1e-8)
+
+_CODES = np.frombuffer(ALPHABET.encode(), np.uint8)
 
 # Work is cut to keep the large tensors under about this size each, with the same results.
 MEMORY_BUDGET_BYTES = 1 << 30
@@ -59,10 +69,12 @@ class Designs:
     scores : (n,) mean negative log-probability over the designed positions
     global_scores : (n,) the same over all positions with a complete backbone
     recovery : (n,) share of the designed positions that kept the native residue
+    designed : (L,) bool
     log_probs : (n, L, 21) float32, of the network, before temperature, bias and omission
     probabilities : (n, L, 21) float32, what residues were drawn from; 0 where none was
     decoding_order : (n, L) int64, positions as decoded; tied ones follow each other
-    designed : (L,) bool
+
+    The last three are fetched from the device when they are first read.
     """
 
     structure: Structure
@@ -74,10 +86,29 @@ class Designs:
     scores: NDArray[np.float32]
     global_scores: NDArray[np.float32]
     recovery: NDArray[np.float32]
-    log_probs: NDArray[np.float32]
-    probabilities: NDArray[np.float32]
-    decoding_order: NDArray[np.int64]
     designed: NDArray[np.bool_]
+    on_device: OnDevice | None = field(repr=False)
+
+    @cached_property
+    def log_probs(self) -> NDArray[np.float32]:
+        assert self.on_device is not None
+        return self.on_device.log_probs(self.structure)
+
+    @cached_property
+    def probabilities(self) -> NDArray[np.float32]:
+        assert self.on_device is not None
+        return self.on_device.probabilities(self.structure)
+
+    @cached_property
+    def decoding_order(self) -> NDArray[np.int64]:
+        assert self.on_device is not None
+        return self.on_device.decoding_order(self.structure)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything fetched: what is pickled has no device."""
+        for name in ("log_probs", "probabilities", "decoding_order"):
+            getattr(self, name)
+        return {**self.__dict__, "on_device": None}
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -92,26 +123,177 @@ class Scores:
 
 
 @dataclass(frozen=True, eq=False)
+class OnDevice:
+    """What was computed per residue for sequences of one structure, where it was computed.
+
+    Attributes
+    ----------
+    parts : for some sequences each, the rows' log-probabilities (m, 21) and probabilities (m, 21)
+        and, over all positions, the decoding orders (count L,)
+    blank : (21,), the log-probabilities of a position that has no row
+    """
+
+    parts: list[tuple[Tensor, Tensor, Tensor]]
+    blank: NDArray[np.float32]
+
+    def log_probs(self, structure: Structure) -> NDArray[np.float32]:
+        return self._letters(structure, [part[0] for part in self.parts], self.blank)
+
+    def probabilities(self, structure: Structure) -> NDArray[np.float32]:
+        return self._letters(structure, [part[1] for part in self.parts], 0)
+
+    def decoding_order(self, structure: Structure) -> NDArray[np.int64]:
+        orders = torch.cat([part[2] for part in self.parts]).cpu().numpy()
+        return orders.reshape(-1, len(structure))
+
+    def _letters(self, structure: Structure, rows: list[Tensor], blank: Any) -> NDArray[np.float32]:
+        """(rows, 21) of the complete residues of n sequences -> (n, L, 21)."""
+        found = torch.cat(rows).cpu().numpy().reshape(-1, int(structure.mask.sum()), LETTERS)
+        if structure.mask.all():
+            return found
+        whole = np.empty((len(found), len(structure), LETTERS), np.float32)
+        whole[:] = blank
+        whole[:, structure.mask] = found
+        return whole
+
+
+@dataclass(frozen=True, eq=False)
 class Batch:
-    """Sequences decoded together: job k is the sequence jobs[k][1] of structure jobs[k][0]."""
+    """Sequences decoded together.
+
+    Attributes
+    ----------
+    encoding : of the structures `group`, numbers in the caller's list
+    copies : the rows of the sequences
+    runs : (structure, first, count): sequences first to first + count of that structure
+    structures : the caller's list
+    """
 
     encoding: Encoded
     copies: Copies
-    jobs: list[tuple[int, int]]
-    masks: list[NDArray[np.bool_]]  # per job (L,): the positions that have rows
+    group: list[int]
+    runs: list[tuple[int, int, int]]
+    structures: list[Structure]
 
-    def rows(self, per_job: Iterable[NDArray[Any]]) -> Tensor:
-        """Per job an array (L, ...) over all positions -> (M, ...) over the rows."""
-        parts = [values[mask] for values, mask in zip(per_job, self.masks, strict=True)]
-        values, device = np.concatenate(parts), self.copies.nodes.device
-        if device.type in WITHOUT_FLOAT64 and values.dtype == np.float64:
-            values = values.astype(np.float32)
-        return torch.from_numpy(values).to(device)
+    @property
+    def device(self) -> torch.device:
+        return self.copies.nodes.device
+
+    @cached_property
+    def jobs(self) -> list[tuple[int, int]]:
+        """(structure, sequence) of every sequence."""
+        return [(s, first + i) for s, first, count in self.runs for i in range(count)]
+
+    @cached_property
+    def lengths(self) -> list[int]:
+        """Positions of every sequence, those without a row included."""
+        return [len(self.structures[s]) for s, _ in self.jobs]
+
+    @cached_property
+    def wide(self) -> torch.device:
+        """Where float64 is computed: the device, or the host for one that has none."""
+        return torch.device("cpu") if self.device.type in WITHOUT_FLOAT64 else self.device
+
+    @cached_property
+    def position_starts(self) -> Tensor:
+        """Where each sequence starts among the P positions of all: (sequences,) int64."""
+        return torch.from_numpy(np.cumsum([0, *self.lengths[:-1]])).to(self.wide)
+
+    @cached_property
+    def sequence_of_position(self) -> Tensor:
+        """(P,) int64."""
+        counts = torch.tensor(self.lengths).to(self.wide)
+        sequences = torch.arange(len(counts), device=self.wide)
+        return torch.repeat_interleave(sequences, counts, output_size=sum(self.lengths))
+
+    @cached_property
+    def position(self) -> Tensor:
+        """Of every row, which of the P positions it is: (M,) int64."""
+        nodes, sequence = self.copies.nodes.to(self.wide), self.copies.sequence.to(self.wide)
+        if all(self.structures[s].mask.all() for s in self.group):
+            return torch.arange(len(nodes), device=self.wide)
+        here = np.concatenate([np.flatnonzero(self.structures[s].mask) for s in self.group])
+        of_node = torch.from_numpy(here).to(self.wide)
+        return of_node[nodes] + self.position_starts[sequence]
+
+    def of_nodes(self, per_structure: Sequence[NDArray[Any]]) -> Tensor:
+        """An array (L, ...) per structure of the caller's list -> (M, ...) over the rows."""
+        parts = [per_structure[s][self.structures[s].mask] for s in self.group]
+        return torch.from_numpy(np.concatenate(parts)).to(self.device)[self.copies.nodes]
+
+    def of_rows(self, per_sequence: Iterable[NDArray[Any]]) -> Tensor:
+        """An array (L, ...) per sequence -> (M, ...) over the rows."""
+        parts = [
+            values[self.structures[s].mask]
+            for values, (s, _) in zip(per_sequence, self.jobs, strict=True)
+        ]
+        return torch.from_numpy(np.concatenate(parts)).to(self.device)
+
+    def drawn(self, uniform: Tensor) -> Tensor:
+        """Random numbers (P,) -> (M,), in the device's widest precision."""
+        found = uniform.to(self.wide)[self.position]
+        if self.device.type in WITHOUT_FLOAT64:
+            found = found.float()
+        return found.to(self.device)
+
+    def order(self, key: Tensor) -> Tensor:
+        """Positions of every sequence by their key, (P,) -> (P,) int64."""
+        sequence = self.sequence_of_position
+        by_key = key.argsort(stable=True)
+        order = by_key[sequence[by_key].argsort(stable=True)]
+        return order - self.position_starts[sequence]
+
+    def rank(self, order: Tensor) -> Tensor:
+        """When each row is decoded within its sequence, from the orders (P,): (M,) int64."""
+        first = self.position_starts[self.sequence_of_position]
+        rank = torch.empty_like(order)
+        rank[order + first] = torch.arange(len(order), device=order.device) - first
+        return rank[self.position].to(self.device)
+
+    def sums(self, values: Tensor) -> Tensor:
+        """Sums over each sequence's rows in float64: (M, ...) -> (sequences, ...)."""
+        lengths = torch.from_numpy(np.diff(self.copies.starts)).to(self.wide)
+        values = values.to(self.wide).double()
+        # One thread per sum, so it is the same in any company; `unsafe` leaves out a wait.
+        return torch.segment_reduce(values, "sum", lengths=lengths, unsafe=True)
 
     def positions(self, rows: Tensor) -> Iterator[NDArray[Any]]:
-        """(M, ...) over the rows -> per job its part, over the positions in its mask."""
+        """(M, ...) over the rows -> per sequence its part, over the complete residues."""
         values = rows.cpu().numpy()
         return (values[first:last] for first, last in pairwise(self.copies.starts))
+
+
+@dataclass(frozen=True, eq=False)
+class Sampled:
+    """What one batch gave, on the device.
+
+    Attributes
+    ----------
+    tokens : (M,) uint8
+    sums : (sequences, 3) float64, over the rows: negative log-probabilities where designed,
+        and everywhere; designed residues that are the native ones
+    log_probs, probabilities : (M, 21) float32
+    order : (P,) int64
+    """
+
+    batch: Batch
+    tokens: Tensor
+    sums: Tensor
+    log_probs: Tensor
+    probabilities: Tensor
+    order: Tensor
+
+    def kept(self, device: torch.device) -> Sampled:
+        """Itself, or where the device's memory is half full, with the large arrays on the host."""
+        if device.type != "cuda":
+            return self
+        total = torch.cuda.get_device_properties(device).total_memory
+        if torch.cuda.memory_allocated(device) < total // 2:
+            return self
+        large = {
+            name: getattr(self, name).cpu() for name in ("log_probs", "probabilities", "order")
+        }
+        return replace(self, **large)
 
 
 class Model:
@@ -194,73 +376,121 @@ class Model:
             raise ValueError(f"{len(constraints)} constraints for {len(items)} structures")
         given = _per_structure(structures, decoding_order)
 
-        for c, structure in zip(constraints, items, strict=True):
-            c.check(structure)
-        designed = [c.designed(s) for c, s in zip(constraints, items, strict=True)]
-        biases = [c.biases(s) for c, s in zip(constraints, items, strict=True)]
-        omitted = [c.omitted(s) for c, s in zip(constraints, items, strict=True)]
-        temperatures = [_temperatures(s, given_temperature, num_sequences) for s in items]
-        groups = [c.groups(s) for c, s in zip(constraints, items, strict=True)]
+        resolved = [c.resolve(item) for c, item in zip(constraints, items, strict=True)]
+        for structure in items:
+            _temperatures(structure, given_temperature, num_sequences)
         orders = [
-            _visits(
-                _orders(s, _drawn_orders(seed, num_sequences, d) if order is None else order,
-                        num_sequences), num_sequences, tied)
-            for s, order, d, tied in zip(items, given, designed, groups, strict=True)
-        ]  # fmt: skip
-        tokens = [np.repeat(s.tokens[None], num_sequences, 0) for s in items]
-        log_probs = [self._blank(num_sequences, s) for s in items]
-        probabilities = [np.zeros_like(block) for block in log_probs]
-
+            None if order is None else _orders(structure, order, num_sequences)
+            for structure, order in zip(items, given, strict=True)
+        ]
+        # Nothing of this loop waits for the device.
+        found = []
         for batch in self._batches(items, [num_sequences] * len(items)):
-            rank = batch.rows(ranks(orders[s][i]) for s, i in batch.jobs)
             with torch.inference_mode():
-                samples = self.backend.sample(
-                    batch.encoding,
-                    batch.copies,
-                    rank,
-                    Distribution(
-                        batch.rows(temperatures[s][i] for s, i in batch.jobs),
-                        batch.rows(biases[s] for s, _ in batch.jobs),
-                        batch.rows(omitted[s] for s, _ in batch.jobs),
-                        _profile(batch, items, constraints),
-                        *_ties(batch, items, groups),
-                    ),
-                    batch.rows(residue_noise(seed, i, len(items[s])) for s, i in batch.jobs),
-                    batch.rows(items[s].tokens for s, _ in batch.jobs),
-                    batch.rows(designed[s] for s, _ in batch.jobs),
+                found.append(
+                    self._sample(batch, resolved, orders, given_temperature, num_sequences, seed)
                 )
-                found = zip(
-                    batch.jobs,
-                    batch.masks,
-                    batch.positions(samples.tokens),
-                    batch.positions(samples.logits.log_softmax(-1)),
-                    batch.positions(samples.probabilities),
-                    strict=True,
-                )
-            for (s, i), mask, t, lp, p in found:
-                tokens[s][i, mask], log_probs[s][i, mask], probabilities[s][i, mask] = t, lp, p
+        tokens: list[list[NDArray[np.uint8]]] = [[] for _ in items]
+        sums: list[list[NDArray[np.float64]]] = [[] for _ in items]
+        parts: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in items]
+        for sampled in found:
+            rows, totals = sampled.tokens.cpu().numpy(), sampled.sums.cpu().numpy()
+            row = position = sequence = 0
+            for s, _, count in sampled.batch.runs:
+                m, p = count * int(items[s].mask.sum()), count * len(items[s])
+                tokens[s].append(rows[row : row + m].reshape(count, -1))
+                sums[s].append(totals[sequence : sequence + count])
+                parts[s].append((
+                    sampled.log_probs[row : row + m], sampled.probabilities[row : row + m],
+                    sampled.order[position : position + p],
+                ))  # fmt: skip
+                row, position, sequence = row + m, position + p, sequence + count
 
-        designs = [
-            Designs(
-                structure=s,
+        blank = self._blank()
+        designs = []
+        for s, structure in enumerate(items):
+            nll, global_nll, recovered = np.concatenate(sums[s]).T
+            designed = resolved[s].designed
+            designs.append(Designs(
+                structure=structure,
                 seed=seed,
                 temperature=temperature,
                 model_name=self.name,
-                design_chains=tuple(c.design_chains(s)),
-                sequences=["".join(ALPHABET[letter] for letter in row) for row in t],
-                scores=mean_nll(lp, t, d),
-                global_scores=mean_nll(lp, t, s.mask),
-                recovery=(t == s.tokens)[:, d].mean(1, dtype=np.float32),
-                log_probs=lp,
-                probabilities=p,
-                decoding_order=np.array(o),
-                designed=d,
-            )
-            for s, c, t, lp, p, o, d in zip(
-                items, constraints, tokens, log_probs, probabilities, orders, designed, strict=True
-            )
-        ]
+                design_chains=resolved[s].design_chains,
+                sequences=_letters(structure, np.concatenate(tokens[s])),
+                scores=(nll / designed.sum()).astype(np.float32),
+                global_scores=(global_nll / structure.mask.sum()).astype(np.float32),
+                recovery=(recovered / designed.sum()).astype(np.float32),
+                designed=designed,
+                on_device=OnDevice(parts[s], blank),
+            ))  # fmt: skip
         return designs[0] if isinstance(structures, Structure) else designs
+
+    def _sample(
+        self,
+        batch: Batch,
+        resolved: Sequence[Resolved],
+        given: Sequence[NDArray[np.int64] | None],
+        temperature: NDArray[np.float32],
+        n: int,
+        seed: int,
+    ) -> Sampled:
+        """One batch; all that depends on rows is computed on the device."""
+        numbers = [i for _, i in batch.jobs]
+        designed = batch.of_nodes([r.designed for r in resolved])
+        native = batch.of_nodes([s.tokens for s in batch.structures])
+        order = self._order(batch, resolved, given, seed)
+        samples = self.backend.sample(
+            batch.encoding,
+            batch.copies,
+            batch.rank(order),
+            Distribution(
+                _temperature_rows(batch, temperature, n),
+                batch.of_nodes([r.biases for r in resolved]),
+                batch.of_nodes([r.omitted for r in resolved]),
+                _profile(batch, resolved),
+                *_ties(batch, resolved),
+            ),
+            batch.drawn(self.backend.uniforms(seed, RESIDUE, numbers, batch.lengths)),
+            native,
+            designed,
+        )
+        log_probs = samples.logits.log_softmax(-1)
+        nll = -log_probs.gather(1, samples.tokens[:, None])[:, 0]
+        totals = [nll * designed, nll, designed & (samples.tokens == native)]
+        sampled = Sampled(
+            batch, samples.tokens.to(torch.uint8), batch.sums(torch.stack(totals, 1)),
+            log_probs, samples.probabilities, order,
+        )  # fmt: skip
+        return sampled.kept(self.device)
+
+    def _order(
+        self,
+        batch: Batch,
+        resolved: Sequence[Resolved],
+        given: Sequence[NDArray[np.int64] | None],
+        seed: int,
+    ) -> Tensor:
+        """The positions of every sequence as decoded: (P,) int64.
+
+        Drawn as the original draws them, unless they are given; tied ones follow each other.
+        """
+        drawn = self.backend.uniforms(seed, ORDER, [i for _, i in batch.jobs], batch.lengths)
+        designed = torch.from_numpy(np.concatenate([resolved[s].designed for s, _ in batch.jobs]))
+        noise = half_normal(drawn.to(batch.wide))
+        order = batch.order((designed.to(batch.wide).double() + FIXED_WEIGHT) * noise)
+        if all(given[s] is None and not resolved[s].groups for s in batch.group):
+            return order
+        changed = order.cpu().numpy()
+        start = 0
+        for s, i in batch.jobs:
+            L, orders = len(batch.structures[s]), given[s]
+            mine = changed[start : start + L] if orders is None else orders[i % len(orders)]
+            if resolved[s].groups:
+                mine = visit_groups(mine, [list(group) for group in resolved[s].groups])
+            changed[start : start + L] = mine
+            start += L
+        return torch.from_numpy(changed).to(batch.wide)
 
     def log_probs(
         self,
@@ -301,15 +531,15 @@ class Model:
             )
         ]
         counts = [max(len(t), len(o)) for t, o in zip(tokens, orders, strict=True)]
-        results = [self._blank(n, s) for n, s in zip(counts, items, strict=True)]
+        results = [self._blanks(n, s) for n, s in zip(counts, items, strict=True)]
         for batch in self._batches(items, counts):
-            rank = batch.rows(ranks(orders[s][i % len(orders[s])]) for s, i in batch.jobs)
-            given = batch.rows(tokens[s][i % len(tokens[s])] for s, i in batch.jobs)
+            rank = batch.of_rows(ranks(orders[s][i % len(orders[s])]) for s, i in batch.jobs)
+            given = batch.of_rows(tokens[s][i % len(tokens[s])] for s, i in batch.jobs)
             with torch.inference_mode():
                 logits = self.backend.decode(batch.encoding, batch.copies, given, rank)
                 found = batch.positions(logits.log_softmax(-1))
-            for (s, i), mask, lp in zip(batch.jobs, batch.masks, found, strict=True):
-                results[s][i, mask] = lp
+            for (s, i), lp in zip(batch.jobs, found, strict=True):
+                results[s][i, items[s].mask] = lp
         return results[0] if isinstance(structures, Structure) else results
 
     def unconditional_log_probs(self, structures: Structure | Sequence[Structure]) -> Any:
@@ -318,17 +548,17 @@ class Model:
         Returns (L, 21) float32, or a list of such for a list of structures.
         """
         items = _listed(structures)
-        results = [self._blank(1, s) for s in items]
+        results = [self._blanks(1, s) for s in items]
         for batch in self._batches(items, [1] * len(items)):
-            given = batch.rows(s.tokens for s in (items[j] for j, _ in batch.jobs))
+            given = batch.of_nodes([s.tokens for s in items])
             with torch.inference_mode():
                 # Rows of equal rank do not see each other.
                 logits = self.backend.decode(
                     batch.encoding, batch.copies, given, torch.zeros_like(given)
                 )
                 found = batch.positions(logits.log_softmax(-1))
-            for (s, i), mask, lp in zip(batch.jobs, batch.masks, found, strict=True):
-                results[s][i, mask] = lp
+            for (s, i), lp in zip(batch.jobs, found, strict=True):
+                results[s][i, items[s].mask] = lp
         return results[0][0] if isinstance(structures, Structure) else [r[0] for r in results]
 
     def score(
@@ -358,19 +588,16 @@ class Model:
     def _batches(self, structures: list[Structure], counts: list[int]) -> Iterator[Batch]:
         """Every structure is encoded once; its `counts` sequences are decoded in few batches."""
         lengths = [int(s.mask.sum()) for s in structures]
-        for group in _within(MEMORY_BUDGET_BYTES // self._encoding_bytes(), lengths):
+        budget = _memory_budget(self.device)
+        for group in _within(budget // self._encoding_bytes(), lengths):
             backbones = Backbones.from_structures([structures[s] for s in group], self.device)
             with torch.inference_mode():
                 encoding = self.backend.encode(backbones)
-            jobs = [(s, i) for s in group for i in range(counts[s])]
-            for part in _within(
-                MEMORY_BUDGET_BYTES // self._row_bytes(), [lengths[s] for s, _ in jobs]
-            ):
-                batch = [jobs[k] for k in part]
-                copies = Copies.of(
-                    encoding.graph, backbones.offsets, [s - group[0] for s, _ in batch]
-                )
-                yield Batch(encoding, copies, batch, [structures[s].mask for s, _ in batch])
+            whole = [(s, 0, counts[s]) for s in group]
+            for runs in _cut(budget // self._row_bytes(), whole, lengths):
+                copied = [s - group[0] for s, _, count in runs for _ in range(count)]
+                copies = Copies.of(encoding.graph, backbones.offsets, copied)
+                yield Batch(encoding, copies, group, runs, structures)
 
     def _encoding_bytes(self) -> int:
         """Bytes that one residue's encoding takes: h_E and a term per decoder layer and edge."""
@@ -384,10 +611,14 @@ class Model:
             2 * 8 * v.neighbours
         )
 
-    def _blank(self, n: int, structure: Structure) -> NDArray[np.float32]:
-        """(n, L, 21) log-probabilities of a node state of zero."""
-        blank = self.network.W_out.bias.float().log_softmax(-1).cpu().numpy()
-        return np.tile(blank, (n, len(structure), 1))
+    def _blank(self) -> NDArray[np.float32]:
+        """The log-probabilities (21,) of a node state of zero."""
+        blank: NDArray[np.float32] = self.network.W_out.bias.float().log_softmax(-1).cpu().numpy()
+        return blank
+
+    def _blanks(self, n: int, structure: Structure) -> NDArray[np.float32]:
+        """The same for all positions of n sequences: (n, L, 21)."""
+        return np.tile(self._blank(), (n, len(structure), 1))
 
 
 def load_model(
@@ -444,6 +675,14 @@ def mean_nll(
     )
     mean: NDArray[np.float32] = -picked[:, mask, 0].mean(1, dtype=np.float64).astype(np.float32)
     return mean
+
+
+def _memory_budget(device: torch.device) -> int:
+    """Bytes that the large tensors may take: of a GPU, which is good at large ones, an eighth."""
+    if device.type != "cuda":
+        return MEMORY_BUDGET_BYTES
+    total: int = torch.cuda.get_device_properties(device).total_memory
+    return max(MEMORY_BUDGET_BYTES, total // 8)
 
 
 def _device(device: str | torch.device) -> torch.device:
@@ -536,14 +775,11 @@ def _orders(structure: Structure, given: ArrayLike, n: int) -> NDArray[np.int64]
     return orders.astype(np.int64)
 
 
-def _visits(
-    orders: NDArray[np.int64], n: int, groups: Sequence[dict[int, float]]
-) -> NDArray[np.int64]:
-    """The orders (n, L) in which positions are decoded, tied ones one after the other."""
-    if groups:
-        members = [list(group) for group in groups]
-        orders = np.stack([visit_groups(order, members) for order in orders])
-    return np.broadcast_to(orders, (n, orders.shape[1]))
+def _letters(structure: Structure, rows: NDArray[np.uint8]) -> list[str]:
+    """Tokens (n, complete residues) -> n strings of L letters; the others keep theirs."""
+    tokens = np.tile(structure.tokens.astype(np.uint8), (len(rows), 1))
+    tokens[:, structure.mask] = rows
+    return [row.tobytes().decode() for row in _CODES[tokens]]
 
 
 def _temperatures(structure: Structure, given: NDArray[np.float32], n: int) -> NDArray[np.float32]:
@@ -556,43 +792,62 @@ def _temperatures(structure: Structure, given: NDArray[np.float32], n: int) -> N
         ) from None
 
 
-def _profile(
-    batch: Batch, items: Sequence[Structure], constraints: Sequence[Constraints]
-) -> Profile | None:
+def _temperature_rows(batch: Batch, given: NDArray[np.float32], n: int) -> Tensor:
+    """The temperature of every row: (M,) float32."""
+    if given.ndim == 0:
+        return torch.full((len(batch.copies.nodes),), float(given), device=batch.device)
+    per_structure = {s: _temperatures(batch.structures[s], given, n) for s in batch.group}
+    return batch.of_rows(per_structure[s][i] for s, i in batch.jobs)
+
+
+def _profile(batch: Batch, resolved: Sequence[Resolved]) -> Profile | None:
     """The PSSMs of a batch; structures that have none keep their probabilities."""
-    if all(constraints[s].pssm is None for s, _ in batch.jobs):
+    if all(resolved[s].pssm is None for s in batch.group):
         return None
-    per_structure = {}
-    for s in {s for s, _ in batch.jobs}:
-        pssm = constraints[s].pssm
-        L = len(items[s])
-        per_structure[s] = (
-            (np.zeros((L, LETTERS), np.float32), np.zeros(L, np.float32),
-             np.ones((L, LETTERS), np.float32))
-            if pssm is None else pssm.weights_and_factors(items[s])
-        )  # fmt: skip
-    return Profile(
-        *(batch.rows(per_structure[s][part] for s, _ in batch.jobs) for part in range(3))
-    )
+    parts = [
+        (np.zeros((L, LETTERS), np.float32), np.zeros(L, np.float32),
+         np.ones((L, LETTERS), np.float32))
+        if r.pssm is None else r.pssm
+        for r, L in zip(resolved, map(len, batch.structures), strict=True)
+    ]  # fmt: skip
+    return Profile(*(batch.of_nodes([values[part] for values in parts]) for part in range(3)))
 
 
-def _ties(
-    batch: Batch, items: Sequence[Structure], groups: Sequence[Sequence[dict[int, float]]]
-) -> tuple[Tensor | None, Tensor | None]:
+def _ties(batch: Batch, resolved: Sequence[Resolved]) -> tuple[Tensor | None, Tensor | None]:
     """Group of every row, numbered over the whole batch, and its weight: (M,) int64, (M,) float."""
-    if not any(groups[s] for s, _ in batch.jobs):
+    if not any(resolved[s].groups for s in batch.group):
         return None, None
     numbers, weights, count = [], [], 0
     for s, _ in batch.jobs:
-        number = np.full(len(items[s]), -1)
-        weight = np.ones(len(items[s]), np.float32)
-        for group in groups[s]:
+        number = np.full(len(batch.structures[s]), -1)
+        weight = np.ones(len(batch.structures[s]), np.float32)
+        for group in resolved[s].groups:
             number[list(group)] = count
             weight[list(group)] = list(group.values())
             count += 1
         numbers.append(number)
         weights.append(weight)
-    return batch.rows(numbers), batch.rows(weights)
+    return batch.of_rows(numbers), batch.of_rows(weights)
+
+
+def _cut(
+    budget: int, runs: Sequence[tuple[int, int, int]], lengths: Sequence[int]
+) -> Iterator[list[tuple[int, int, int]]]:
+    """Runs (structure, first, count) in lists of at most `budget` rows, or of one sequence."""
+    taken: list[tuple[int, int, int]] = []
+    room = budget
+    for s, first, count in runs:
+        while count:
+            fits = min(count, room // lengths[s])
+            if not fits and taken:
+                yield taken
+                taken, room = [], budget
+                continue
+            fits = max(1, fits)
+            taken.append((s, first, fits))
+            first, count, room = first + fits, count - fits, room - fits * lengths[s]
+    if taken:
+        yield taken
 
 
 def _within(budget: int, sizes: Sequence[int]) -> Iterator[list[int]]:

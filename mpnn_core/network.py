@@ -18,9 +18,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from functools import cached_property
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -165,30 +166,37 @@ class Copies:
 
     Attributes
     ----------
+    graph : of the structures
     nodes : (M,) int64, the graph's node that each row is a copy of
-    neighbours : (M, K) int64, the rows of its neighbours in the same sequence
-    starts : first row of every copied structure, and M at the end
+    sequence : (M,) int64, the sequence that each row belongs to
+    starts : first row of every sequence, and M at the end
     """
 
+    graph: Graph
     nodes: Tensor
-    neighbours: Tensor
+    sequence: Tensor
     starts: tuple[int, ...]
 
     @classmethod
     def of(cls, graph: Graph, offsets: tuple[int, ...], structures: Sequence[int]) -> Copies:
         """One copy per entry of `structures`, an index of a structure each, repeats allowed."""
         device = graph.neighbours.device
-        starts = [0]
-        nodes, neighbours = [], []
-        for s, run in groupby(structures):
-            first, last = offsets[s], offsets[s + 1]
-            count = len(list(run))
-            # A run of copies is laid out at once: on a GPU an operation each would take longer.
-            shift = starts[-1] - first + (last - first) * torch.arange(count, device=device)
-            nodes.append(torch.arange(first, last, device=device).repeat(count))
-            neighbours.append((graph.neighbours[first:last] + shift[:, None, None]).flatten(0, 1))
-            starts += [starts[-1] + (i + 1) * (last - first) for i in range(count)]
-        return cls(torch.cat(nodes), torch.cat(neighbours), tuple(starts))
+        chosen = np.asarray(structures)
+        starts = np.concatenate([[0], np.diff(offsets)[chosen].cumsum()])
+        shift = np.asarray(offsets)[chosen] - starts[:-1]  # from a row to its node
+        counts, shifts = torch.from_numpy(np.stack([np.diff(starts), shift])).to(device)
+        M = int(starts[-1])
+        sequence = torch.repeat_interleave(
+            torch.arange(len(chosen), device=device), counts, output_size=M
+        )
+        nodes = torch.arange(M, device=device) + shifts[sequence]
+        return cls(graph, nodes, sequence, tuple(starts.tolist()))
+
+    @cached_property
+    def neighbours(self) -> Tensor:
+        """The rows of each row's neighbours, in the same sequence: (M, K) int64."""
+        shift = torch.arange(len(self.nodes), device=self.nodes.device) - self.nodes
+        return self.graph.neighbours[self.nodes] + shift[:, None]
 
 
 class MPNN(nn.Module):

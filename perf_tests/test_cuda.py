@@ -28,12 +28,7 @@ def ours(name: str, copies: int, precision: str):
 
     def run() -> torch.Tensor:
         encoding = backend.encode(backbones)
-        first = (torch.arange(copies, device=device) * L)[:, None, None]
-        rows = Copies(
-            torch.arange(L, device=device).repeat(copies),
-            (encoding.graph.neighbours + first).flatten(0, 1),
-            tuple(range(0, M + 1, L)),
-        )
+        rows = Copies.of(encoding.graph, backbones.offsets, [0] * copies)
         rank = torch.rand(copies, L, device=device).argsort(1).argsort(1).flatten()
         return backend.sample(
             encoding, rows, rank,

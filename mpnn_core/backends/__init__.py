@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from mpnn_core.graph import Backbones, Graph
 from mpnn_core.network import MPNN, Copies, Encoding
-from mpnn_core.sampler import Distribution, Samples, TorchLevels, sample
+from mpnn_core.sampler import Distribution, Samples, TorchLevels, sample, uniforms
 from mpnn_core.schedule import wavefront
 
 
@@ -48,6 +49,11 @@ class Backend(Protocol):
     ) -> Samples:
         """Residues for the rows that are designed; see `sampler.sample`."""
 
+    def uniforms(
+        self, seed: int, stream: int, sequences: Sequence[int], lengths: Sequence[int]
+    ) -> Tensor:
+        """Random numbers, on any device, the same bits on every backend: `sampler.uniforms`."""
+
 
 class TorchBackend:
     """`network.py` and `sampler.py` as they stand, on any torch device."""
@@ -76,6 +82,11 @@ class TorchBackend:
         levels = TorchLevels(self.network, encoding, copies, rank)
         steps = wavefront(rank, copies.neighbours, distribution.group)
         return sample(levels, rank, steps, distribution, uniform, tokens, designed)
+
+    def uniforms(
+        self, seed: int, stream: int, sequences: Sequence[int], lengths: Sequence[int]
+    ) -> Tensor:
+        return torch.from_numpy(uniforms(seed, stream, sequences, lengths))
 
 
 BACKENDS = ("auto", "torch", "native", "cuda", "cuda-fast")

@@ -12,6 +12,7 @@ Where Triton is missing, plain torch computes the same.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -25,7 +26,7 @@ from mpnn_core.features import offset_classes, with_virtual_cb
 from mpnn_core.graph import Backbones, Graph, nearest_neighbours
 from mpnn_core.network import MPNN, Copies, EncoderLayer, Encoding
 from mpnn_core.reference import ATOM_PAIRS, LETTERS, MESSAGE_SCALE
-from mpnn_core.sampler import Distribution, Samples, TorchLevels, sample
+from mpnn_core.sampler import Distribution, Samples, TorchLevels, sample, uniforms
 from mpnn_core.schedule import wavefront
 
 PRECISIONS = ("exact", "fast")
@@ -33,6 +34,7 @@ PRECISIONS = ("exact", "fast")
 TILE_EDGES = 1 << 19
 COLUMNS = 32  # letters, up to a power of two
 MOST_ROWS = 16  # rows of a block at a time
+POSITIONS = 128  # of a block that draws random numbers
 LEVELS_EXPECTED = 70  # of any long protein; only speed depends on it
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
 
@@ -249,6 +251,23 @@ class CudaBackend:
         )  # fmt: skip
         return Samples(tokens, logits, probabilities)
 
+    def uniforms(
+        self, seed: int, stream: int, sequences: Sequence[int], lengths: Sequence[int]
+    ) -> Tensor:
+        """Random numbers, drawn on the device; see `sampler.uniforms`."""
+        if not self.triton:
+            return torch.from_numpy(uniforms(seed, stream, sequences, lengths))
+        from mpnn_core.backends.cuda import kernels
+
+        starts = np.cumsum([0, *lengths])
+        numbers = torch.from_numpy(np.concatenate([sequences, starts])).to(self.device)
+        drawn = torch.empty(int(starts[-1]), dtype=torch.float64, device=self.device)
+        blocks = -(-max(lengths) // POSITIONS)
+        kernels.uniforms[(len(lengths), blocks)](
+            drawn, numbers, numbers[len(lengths) :], seed, stream, BLOCK=POSITIONS
+        )
+        return drawn
+
     def plan(self, encoding: Encoding, copies: Copies, rank: Tensor) -> Plan:
         """Who decodes which rows when; nothing waits for the device."""
         from mpnn_core.backends.cuda import kernels
@@ -270,12 +289,9 @@ class CudaBackend:
         turn, seat = dealt // teams, dealt % teams
         team = np.empty(sequences, np.int64)
         team[np.argsort(-lengths, kind="stable")] = np.where(turn % 2, teams - 1 - seat, seat)
-        host = torch.from_numpy(np.stack([lengths, team]))
-        length, team_of = host.to(device, non_blocking=True)
+        team_of = torch.from_numpy(team).to(device, non_blocking=True)
         starts_there = torch.from_numpy(starts.astype(np.int32)).to(device, non_blocking=True)
-        sequence = torch.repeat_interleave(
-            torch.arange(sequences, device=device), length, output_size=M
-        )
+        sequence = copies.sequence
         # Ranks are below the length as a rule, but any int64 will do: sort by rank, then sequence.
         by_rank = rank.argsort(stable=True)
         by_rank = by_rank[sequence[by_rank].argsort(stable=True)].int()
@@ -283,7 +299,7 @@ class CudaBackend:
         level = torch.empty(M, dtype=torch.int32, device=device)
         nodes = copies.nodes.int()
         kernels.find_levels[(sequences,)](
-            by_rank, starts_there, rank, copies.neighbours, encoding.graph.neighbours, nodes,
+            by_rank, starts_there, rank, encoding.graph.neighbours, nodes,
             reads, level, N, K=K, SLOTS=_power_of_two(K), ROWS=32, num_warps=8,
         )  # fmt: skip
         key = team_of[sequence] * longest + level  # (M,)

@@ -269,7 +269,7 @@ def decode_levels(
 
 @triton.jit(do_not_specialize=["N"])
 def find_levels(
-    by_rank, starts, rank, copied, neighbours, nodes_of, reads, level, N,
+    by_rank, starts, rank, neighbours, nodes_of, reads, level, N,
     K: tl.constexpr, SLOTS: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """Table rows that each edge reads, and the level of each row; one program per sequence.
@@ -280,17 +280,18 @@ def find_levels(
     first = tl.load(starts + tl.program_id(0))
     end = tl.load(starts + tl.program_id(0) + 1)
     k = tl.arange(0, SLOTS)[None, :]
+    shift = first - tl.load(nodes_of + first)  # from a node to its row in this sequence
     for start in range(first, end, ROWS):
         place = start + tl.arange(0, ROWS)
         real = place < end
         rows = tl.load(by_rank + place, mask=real, other=0).to(tl.int64)
         mine = tl.load(rank + rows, mask=real, other=0)
         inside = real[:, None] & (k < K)
-        copy = tl.load(copied + rows[:, None] * K + k, mask=inside, other=0)
-        theirs = tl.load(rank + copy, mask=inside, other=0)
-        before = inside & (theirs < mine[:, None])
         node = tl.load(nodes_of + rows, mask=real, other=0).to(tl.int64)
         undecoded = tl.load(neighbours + node[:, None] * K + k, mask=inside, other=0)
+        copy = tl.where(inside, undecoded + shift, 0)
+        theirs = tl.load(rank + copy, mask=inside, other=0)
+        before = inside & (theirs < mine[:, None])
         at = tl.where(before, copy + N, undecoded)
         tl.store(reads + rows[:, None] * K + k, at.to(tl.int32), mask=inside)
         found = tl.full((ROWS,), 0, tl.int32)
@@ -305,3 +306,33 @@ def find_levels(
             tl.debug_barrier()
             tl.store(level + rows, found, mask=real)
         tl.debug_barrier()
+
+
+@triton.jit
+def philox_round(a, b, c, d, key0, key1):
+    M0 = tl.full(a.shape, 0xD2E7470EE14C6C93, tl.uint64)
+    M1 = tl.full(a.shape, 0xCA5A826395121157, tl.uint64)
+    return tl.umulhi(M1, c) ^ b ^ key0, M1 * c, tl.umulhi(M0, a) ^ d ^ key1, M0 * a
+
+
+@triton.jit(do_not_specialize=["seed", "stream"])
+def uniforms(drawn, sequences, starts, seed, stream, BLOCK: tl.constexpr):
+    """`sampler.uniforms` bit for bit: numpy's Philox4x64-10, four numbers of a counter.
+
+    Program (s, p): BLOCK positions, from the p-th BLOCK on, of the s-th sequence.
+    """
+    first = tl.load(starts + tl.program_id(0))
+    length = tl.load(starts + tl.program_id(0) + 1) - first
+    position = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    zero = tl.zeros((BLOCK,), tl.uint64)
+    a, b, c, d = zero + (position // 4 + 1).to(tl.uint64), zero, zero, zero + stream.to(tl.uint64)
+    key0 = zero + seed.to(tl.uint64)
+    key1 = zero + tl.load(sequences + tl.program_id(0)).to(tl.uint64)
+    for _ in tl.static_range(10):
+        a, b, c, d = philox_round(a, b, c, d, key0, key1)
+        key0 += tl.full((BLOCK,), 0x9E3779B97F4A7C15, tl.uint64)
+        key1 += tl.full((BLOCK,), 0xBB67AE8584CAA73B, tl.uint64)
+    lane = position % 4
+    word = tl.where(lane < 2, tl.where(lane == 0, a, b), tl.where(lane == 2, c, d))
+    uniform = (word >> 11).to(tl.float64) * (1.0 / 9007199254740992.0)
+    tl.store(drawn + first + position, uniform, mask=position < length)

@@ -7,6 +7,7 @@ Each instruction set is a module of its own; the best one that the processor sup
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor
 from mpnn_core.graph import Backbones, Graph, nearest_neighbours
 from mpnn_core.network import MPNN, Copies, Encoding
 from mpnn_core.reference import LETTERS
-from mpnn_core.sampler import Distribution, Samples
+from mpnn_core.sampler import Distribution, Samples, uniforms
 
 INSTRUCTION_SETS = ("avx512", "avx2", "generic")
 # The kernels work on whole blocks of columns, 64 of them on the widest processors.
@@ -141,6 +142,12 @@ class NativeBackend:
             threads=torch.get_num_threads(),
         )
         return Samples(*map(torch.from_numpy, (drawn, logits, probabilities)))
+
+    def uniforms(
+        self, seed: int, stream: int, sequences: Sequence[int], lengths: Sequence[int]
+    ) -> Tensor:
+        """Random numbers; see `sampler.uniforms`."""
+        return torch.from_numpy(uniforms(seed, stream, sequences, lengths))
 
 
 def _array(tensor: Tensor, dtype: Any) -> NDArray[Any]:
