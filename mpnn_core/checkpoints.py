@@ -79,16 +79,11 @@ def load_checkpoint(weights: str | Path) -> Checkpoint:
     CheckpointError
         Unknown name, missing or damaged file, or a file that is no ProteinMPNN checkpoint.
     """
+    path = weights_file(weights)
     if str(weights) == PACKAGED:
-        return _read_packaged(PACKAGED, PACKAGED_SHA256)
+        return _read_packaged(path, PACKAGED_SHA256)
     if str(weights) in NAMES:
-        return _read_pt(_published_file(str(weights)), str(weights))
-    path = Path(weights)
-    if not path.is_file():
-        raise CheckpointError(
-            f"{str(weights)!r} is neither a published checkpoint nor a file; published are "
-            f"{', '.join(NAMES)}"
-        )
+        return _read_pt(path, str(weights))
     return _read_safetensors(path) if path.suffix == ".safetensors" else _read_pt(path, path.stem)
 
 
@@ -100,10 +95,31 @@ def load_student(variant: Variant) -> Checkpoint:
     CheckpointError
         It has none, or their file is missing or is not the one that was evaluated.
     """
-    evaluation = variant.evaluation
-    if evaluation is None:
+    if variant.evaluation is None:
         raise CheckpointError(f"variant {variant.name!r} has no trained weights")
-    return _read_packaged(variant.student, evaluation["model"]["sha256"])
+    return _read_packaged(weights_file(PACKAGED, variant), variant.evaluation["model"]["sha256"])
+
+
+def weights_file(weights: str | Path, variant: Variant | None = None) -> Path:
+    """The file that weights by name or path are read from, for a variant's own if it has some.
+
+    Raises
+    ------
+    CheckpointError
+        Unknown name, or no such file.
+    """
+    if str(weights) == PACKAGED:
+        name = variant.student if variant and variant.evaluation else PACKAGED
+        return variants.WEIGHTS / f"{name}.safetensors"
+    if str(weights) in NAMES:
+        return _published_file(str(weights))
+    path = Path(weights)
+    if not path.is_file():
+        raise CheckpointError(
+            f"{str(weights)!r} is neither a published checkpoint nor a file; published are "
+            f"{', '.join(NAMES)}"
+        )
+    return path
 
 
 def file_sha256(path: Path) -> str:
@@ -163,8 +179,7 @@ def random_network(variant: Variant, seed: int = 0) -> MPNN:
     return network.eval().requires_grad_(False)
 
 
-def _read_packaged(name: str, sha256: str) -> Checkpoint:
-    path = variants.WEIGHTS / f"{name}.safetensors"
+def _read_packaged(path: Path, sha256: str) -> Checkpoint:
     if not path.is_file():
         raise CheckpointError(f"{path} is missing from the installation; install mpnn-core again")
     found = file_sha256(path)

@@ -1,4 +1,4 @@
-"""The command line: `mpnn-core design`, `score` and `claims`.
+"""The command line: `mpnn-core design`, `score`, `eval` and `claims`.
 
 Exit codes: 0, all is well; 1, a file failed and the others are done, or a gate of the ledger
 failed; 2, the call itself is wrong, and nothing was written.
@@ -8,24 +8,29 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import secrets
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
 
 import mpnn_core as mpnn
 from mpnn_core.backends import BACKENDS
-from mpnn_core.corpus import CorpusError, structure_files
+from mpnn_core.checkpoints import file_sha256, weights_file
+from mpnn_core.corpus import CorpusError, batches, read_corpus, structure_files
 from mpnn_core.design import RANDOM
+from mpnn_core.evaluate import DEFAULT, METRICS, ReferenceModelError, Settings, compare, ts50
 from mpnn_core.fasta import FastaError, format_designs, read_sequences, write_atomically
 from mpnn_core.structure import structure_name
 
-# Residues decoded together: enough to fill the processor, few enough to lose little to a power cut.
-ROWS_PER_CALL = 8192
 WRONG_CALL = 2
 
 
@@ -39,7 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code: int = options.run(options)
         return code
-    except (CallError, CorpusError, mpnn.CheckpointError) as error:
+    except (
+        CallError, CorpusError, ReferenceModelError, mpnn.CheckpointError, mpnn.StructureError
+    ) as error:  # fmt: skip
         complain(str(error))
         return WRONG_CALL
     except KeyboardInterrupt:
@@ -108,6 +115,34 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     score.set_defaults(run=run_score)
 
+    evaluation = commands.add_parser(
+        "eval", help="what a variant or other weights lose against their teacher, on TS50 and more"
+    )
+    evaluation.add_argument(
+        "corpora", nargs="*", type=Path, metavar="CORPUS",
+        help="beside TS50: folders of structures, or npz files of chains; the last one's loss is "
+        "the one to quote",
+    )  # fmt: skip
+    _model_options(evaluation)
+    evaluation.add_argument(
+        "--teacher", default="v_48_020", metavar="NAME",
+        help="weights of the published shape to compare with (default: v_48_020)",
+    )  # fmt: skip
+    evaluation.add_argument(
+        "--num-orders", type=_number(int, 1), default=DEFAULT.num_orders, metavar="N",
+        help=f"random decoding orders per structure (default: {DEFAULT.num_orders})",
+    )  # fmt: skip
+    evaluation.add_argument(
+        "-n", "--num-sequences", type=_number(int, 1), default=DEFAULT.num_sequences, metavar="N",
+        help=f"designs per structure (default: {DEFAULT.num_sequences})",
+    )  # fmt: skip
+    evaluation.add_argument(
+        "-T", "--temperature", type=_number(float, 0), default=DEFAULT.temperature, metavar="T",
+        help=f"of the designs (default: {DEFAULT.temperature})",
+    )  # fmt: skip
+    evaluation.add_argument("--out", type=Path, metavar="FILE", help="write everything as JSON")
+    evaluation.set_defaults(run=run_eval)
+
     claims = commands.add_parser("claims", help="print the ledger of the last run of the gates")
     claims.add_argument(
         "--ledger", type=Path, default=Path(".mpnn_core/ledger.json"), metavar="FILE",
@@ -130,9 +165,14 @@ def _input_options(command: argparse.ArgumentParser) -> None:
         "--fixed", action="append", default=[], metavar="POSITIONS",
         help="residues to keep, by chain and author number: A52, A52B or A10-20,B7; repeatable",
     )  # fmt: skip
+    _model_options(command)
+
+
+def _model_options(command: argparse.ArgumentParser) -> None:
+    """What all that compute share."""
     command.add_argument(
         "--seed", type=_number(int, 0), metavar="N",
-        help="makes a run reproducible (default: design draws one and names it, score takes 0)",
+        help="makes a run reproducible (default: design draws one and names it, others take 0)",
     )  # fmt: skip
     command.add_argument(
         "--variant", default="baseline", choices=list(mpnn.VARIANTS), metavar="NAME",
@@ -188,7 +228,7 @@ def run_design(options: argparse.Namespace) -> int:
                 failures += 1
                 advance(1)
 
-        for structures in _batches(usable(), options.num_sequences):
+        for structures in batches(usable(), options.num_sequences):
             waiting = [structure.name for structure in structures]
             try:
                 at_each = [
@@ -274,6 +314,72 @@ def run_score(options: argparse.Namespace) -> int:
     return _verdict(failures, len(files))
 
 
+def run_eval(options: argparse.Namespace) -> int:
+    """`mpnn-core eval`."""
+    if find_spec("scipy") is None:
+        raise CallError('intervals need scipy: pip install "mpnn-core[eval]"')
+    corpora = [read_corpus(path) for path in options.corpora]
+    model = _model(options)
+    teacher = mpnn.load_model(options.teacher, "baseline", options.device, options.backend)
+    settings = Settings(
+        options.num_orders, options.num_sequences, options.temperature, options.seed or 0
+    )
+    with _progress(4 * sum(map(len, [ts50(), *corpora]))) as advance:
+        found = compare(model, teacher, corpora, settings, advance)
+    found |= {
+        side: {
+            "name": m.name,
+            "variant": m.variant.name,
+            "backend": m.backend.name,
+            "sha256": file_sha256(weights_file(weights, m.variant)),
+        }
+        for side, m, weights in (
+            ("model", model, options.weights), ("teacher", teacher, options.teacher),
+        )
+    }  # fmt: skip
+    if options.out:
+        text = json.dumps({"mpnn_core": mpnn.__version__} | found) + "\n"
+        write_atomically(options.out, lambda file: file.write(text.encode()))
+    _print_comparison(found)
+    return 0
+
+
+def _print_comparison(found: dict[str, Any]) -> None:
+    """A table per set, and the loss to quote."""
+    console = Console()
+    console.width = max(console.width, 120)
+    interval = f"{100 * found['settings']['confidence']:g} %"
+    headings = ("teacher", "model", "loss", interval, f"{interval}, another sample")
+    for name, of_set in found["sets"].items():
+        size = f"{of_set['chains']} structures, {of_set['residues']} residues"
+        table = Table(title=Text(f"{name}: {size}"), title_justify="left", box=None, pad_edge=False)
+        table.add_column("metric", no_wrap=True)
+        for heading in headings:
+            table.add_column(heading, justify="right", no_wrap=True)
+        for key, measured in of_set["metrics"].items():
+            digits = 2 if METRICS[key].endswith("%") else 4
+            numbers = [measured["teacher"], measured["model"], measured["loss"]["value"]]
+            intervals = [measured["loss"], measured["loss_of_another_sample"]]
+            table.add_row(
+                METRICS[key],
+                *(f"{number:.{digits}f}" for number in numbers),
+                *(_interval(i, digits) for i in intervals),
+            )
+        console.print(table)
+    console.print(
+        f"{found['model']['name']}, {found['model']['variant']}, loses "
+        f"{found['loss']['value']:.1f} [{_interval(found['loss'], 1)}] points of teacher-forced "
+        f"recovery on {found['chains']} structures",
+        markup=False,
+    )
+
+
+def _interval(found: dict[str, Any], digits: int) -> str:
+    if found["low"] is None:
+        return "too few"
+    return f"{found['low']:.{digits}f} to {found['high']:.{digits}f}"
+
+
 def run_claims(options: argparse.Namespace) -> int:
     """`mpnn-core claims`."""
     from mpnn_core.gate.ledger import Ledger, LedgerError, render
@@ -331,20 +437,6 @@ def _files(given: Iterable[Path]) -> list[Path]:
                 "to the same output; rename one, or run them apart"
             )
     return files
-
-
-def _batches(
-    structures: Iterable[mpnn.Structure], num_sequences: int
-) -> Iterator[list[mpnn.Structure]]:
-    """Structures to be designed in one call, so that small ones share the work of a step."""
-    batch: list[mpnn.Structure] = []
-    for structure in structures:
-        batch.append(structure)
-        if num_sequences * sum(map(len, batch)) >= ROWS_PER_CALL:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 @contextlib.contextmanager

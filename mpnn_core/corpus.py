@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -21,6 +21,8 @@ from numpy.typing import ArrayLike, NDArray
 from mpnn_core.structure import ALPHABET, Structure, StructureError, read_structure
 
 SUFFIXES = (".pdb", ".ent", ".cif", ".mmcif")
+# Residues per call: enough to fill the processor, few enough to lose little to a power cut.
+ROWS_PER_CALL = 8192
 
 # Field of an npz of S chains of N residues in all -> its shape, and the kinds of dtype it may have.
 FIELDS: dict[str, tuple[tuple[str | int, ...], str]] = {
@@ -79,11 +81,13 @@ class Corpus:
 
     @cached_property
     def sha256(self) -> str:
-        """Of names, sequences, residue indices and coordinates, whatever they were read from."""
+        """Of names, sequences, chains, residue indices and coordinates, from whatever format."""
         found = hashlib.sha256()
         for s in self.structures:
-            found.update(f"{s.name}\n{s.sequence}\n{','.join(s.chain_ids)}\n".encode())
-            found.update((s.residue_index - s.residue_index[0]).astype("<i8").tobytes())
+            found.update(f"{s.name}\n{s.sequence}\n".encode())
+            chain = np.unique(s.chain_ids, return_inverse=True)[1]
+            for numbers in (chain, s.residue_index - s.residue_index[0]):
+                found.update(numbers.astype("<i8").tobytes())
             found.update(s.coords.astype("<f4").tobytes())
         return found.hexdigest()
 
@@ -104,6 +108,18 @@ def corpus_of(name: str, structures: Sequence[Structure]) -> Corpus:
     S = len(structures)
     unknown = {key: default(S) for key, default in _DEFAULTS.items()}
     return _corpus(name, structures, unknown)
+
+
+def batches(structures: Iterable[Structure], sequences: int) -> Iterator[list[Structure]]:
+    """Structures to compute `sequences` of in one call, so that small ones share a step's work."""
+    batch: list[Structure] = []
+    for structure in structures:
+        batch.append(structure)
+        if sequences * sum(map(len, batch)) >= ROWS_PER_CALL:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
 def structure_files(folder: Path) -> list[Path]:

@@ -1,67 +1,415 @@
-"""How good a model is: three metrics, never mixed, each one number per structure.
+"""How good a model is, and what it loses against its teacher; by chain, with intervals.
 
-*Teacher-forced recovery*: share of residues whose likeliest letter, given the native residues that
-are decoded before it, is the native one. *Designed recovery*: share of residues that a designed
-sequence has in common with the native one. *Native perplexity*: exp of the mean negative
-log-probability of the native sequence. Papers quote all three as "recovery" or "perplexity".
+Three metrics are never mixed. *Teacher-forced recovery*: share of residues whose likeliest letter,
+given the native residues that are decoded before it, is the native one. *Designed recovery*: share
+of residues that a designed sequence has in common with the native one. *Native perplexity*: exp of
+the mean negative log-probability of the native sequence. Papers quote all three as "recovery" or
+"perplexity".
+
+A metric of a set of structures is the mean over structures, whatever their length. A loss is the
+paired difference to the teacher under the same decoding orders and the same random numbers;
+positive is worse.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from mpnn_core.design import Model, mean_nll
+from mpnn_core.corpus import Corpus, batches, read_corpus
+from mpnn_core.design import Model
+from mpnn_core.features import with_virtual_cb
+from mpnn_core.gate.verdicts import ERROR, Interval, paired_mean
+from mpnn_core.reference import CA, CB
+from mpnn_core.sampler import order_noise
+from mpnn_core.schedule import draw_order
 from mpnn_core.structure import ALPHABET, Structure
 
+SCHEMA = 1
 # A model that recovers less than this of TS50 has no trained weights; it is no reference.
 LEAST_REFERENCE_RECOVERY = 0.35
+LETTERS = ALPHABET[:20]
+FEWEST = 5  # structures for an interval: fewer have too few different samples of themselves
+
+# Side-chain neighbours from which on a residue is buried, and up to which it is exposed: the core
+# and surface cutoffs of Rosetta's LayerSelector.
+BURIED, EXPOSED = 5.2, 2.0
+
+Progress = Callable[[int], object]
 
 
-def teacher_forced_recovery(
-    model: Model, structures: Sequence[Structure], seed: int = 0
-) -> NDArray[np.float64]:
-    """Per structure, under one random decoding order drawn from `seed`: (S,)."""
-    return np.array(
-        [
-            (lp[0].argmax(-1) == s.tokens)[_known(s)].mean()
-            for s, lp in zip(structures, model.log_probs(list(structures), seed=seed), strict=True)
-        ]
-    )
+class ReferenceModelError(ValueError):
+    """A teacher that is none: it recovers too little."""
 
 
-def designed_recovery(
+@dataclass(frozen=True)
+class Settings:
+    """How a model is assessed.
+
+    Attributes
+    ----------
+    num_orders : random decoding orders per structure for what is teacher-forced
+    num_sequences : designs per structure
+    temperature : of the designs
+    seed : draws orders and designs, the same ones for every model
+    """
+
+    num_orders: int = 4
+    num_sequences: int = 4
+    temperature: float = 0.1
+    seed: int = 0
+
+
+DEFAULT = Settings()
+
+
+@dataclass(frozen=True, eq=False)
+class Assessment:
+    """What a model says of S structures.
+
+    Attributes
+    ----------
+    log_probs : per structure (num_orders, L, 21), teacher-forced on the native sequence
+    designs : per structure (num_sequences, L) int64
+    """
+
+    log_probs: list[NDArray[np.float32]]
+    designs: list[NDArray[np.int64]]
+
+
+def assess(
     model: Model,
     structures: Sequence[Structure],
-    num_sequences: int = 8,
-    temperature: float = 0.1,
+    settings: Settings = DEFAULT,
+    advance: Progress = lambda count: None,
+) -> Assessment:
+    """Score and design many structures; `advance` is told of each of them twice."""
+    return Assessment(
+        teacher_forced(model, structures, settings.num_orders, settings.seed, advance),
+        designed(model, structures, settings, advance),
+    )
+
+
+def teacher_forced(
+    model: Model,
+    structures: Sequence[Structure],
+    num_orders: int = 1,
     seed: int = 0,
-) -> NDArray[np.float64]:
-    """Per structure, the mean over `num_sequences` designs: (S,)."""
-    found = model.design(list(structures), num_sequences, temperature, seed)
-    native = [np.array(list(s.sequence)) for s in structures]
-    return np.array(
-        [
-            np.mean([(np.array(list(q)) == n)[_known(s)].mean() for q in d.sequences])
-            for s, n, d in zip(structures, native, found, strict=True)
+    advance: Progress = lambda count: None,
+) -> list[NDArray[np.float32]]:
+    """Log-probabilities of native sequences: (num_orders, L, 21) each.
+
+    Under the orders that `Model.design` draws from the seed, all positions being designed.
+    """
+    log_probs: list[NDArray[np.float32]] = []
+    for batch in batches(structures, num_orders):
+        orders = [
+            [draw_order(order_noise(seed, i, len(s)), s.mask) for i in range(num_orders)]
+            for s in batch
         ]
-    )
+        log_probs += model.log_probs(batch, decoding_order=orders)
+        advance(len(batch))
+    return log_probs
 
 
-def native_perplexity(
-    model: Model, structures: Sequence[Structure], seed: int = 0
+def designed(
+    model: Model,
+    structures: Sequence[Structure],
+    settings: Settings = DEFAULT,
+    advance: Progress = lambda count: None,
+) -> list[NDArray[np.int64]]:
+    """Designs as tokens: (num_sequences, L) each."""
+    tokens: list[NDArray[np.int64]] = []
+    for batch in batches(structures, settings.num_sequences):
+        found = model.design(batch, settings.num_sequences, settings.temperature, settings.seed)
+        for designs in found:
+            letters = [[ALPHABET.index(letter) for letter in s] for s in designs.sequences]
+            tokens.append(np.array(letters))
+        advance(len(batch))
+    return tokens
+
+
+# Metrics: a structure and what a model says of it -> one number per order or design.
+
+
+def by_structure(
+    metric: Callable[..., NDArray[np.float64]], structures: Sequence[Structure], *given: Any
 ) -> NDArray[np.float64]:
-    """Per structure, under one random decoding order drawn from `seed`: (S,)."""
-    return np.array(
-        [
-            np.exp(mean_nll(lp, s.tokens, _known(s))[0])
-            for s, lp in zip(structures, model.log_probs(list(structures), seed=seed), strict=True)
-        ]
+    """A metric of each structure, from one entry of each of `given`: (S, n)."""
+    return np.stack([metric(*row) for row in zip(structures, *given, strict=True)])
+
+
+def recovery(
+    structure: Structure,
+    log_probs: NDArray[np.float32],
+    members: NDArray[np.bool_] | None = None,
+) -> NDArray[np.float64]:
+    """Teacher-forced recovery, of all residues or of `members` (L,), from (n, L, 21): (n,)."""
+    return _mean(structure, log_probs.argmax(-1) == structure.tokens, members)
+
+
+def designed_recovery(structure: Structure, designs: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Recovery of designs (n, L): (n,)."""
+    return _mean(structure, designs == structure.tokens)
+
+
+def native_nll(structure: Structure, log_probs: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Mean negative log-probability of the native sequence, from (n, L, 21): (n,), nats."""
+    tokens = np.broadcast_to(structure.tokens, log_probs.shape[:2])
+    picked = np.take_along_axis(log_probs, tokens[..., None], -1)[..., 0]
+    return _mean(structure, -picked)
+
+
+def divergence(
+    structure: Structure, teacher: NDArray[np.float32], log_probs: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """KL divergence of a model from its teacher, both (n, L, 21): mean per residue (n,), nats."""
+    p = teacher.astype(np.float64)
+    return _mean(structure, (np.exp(p) * (p - log_probs)).sum(-1))
+
+
+def sidechain_neighbours(structure: Structure) -> NDArray[np.float64]:
+    """How many residues surround each side chain: (L,), NaN where the backbone is incomplete.
+
+    Neighbours are counted within a soft cone along CA-CB, as Rosetta's LayerSelector does
+    (rosettacommons.org/docs, ResidueSelectors): residue j counts
+    1 / (1 + exp(d - 9)) * (max(0, cos + 0.5) / 1.5)^2, d being the distance of the CB atoms in Å
+    and cos that of the angle between CA-CB of i and the line from CB of i to CB of j. It needs no
+    side chain: CB is the virtual one of the network's own features.
+    """
+    counted = np.full(len(structure), np.nan)
+    atoms = with_virtual_cb(torch.from_numpy(structure.coords[structure.mask])).double().numpy()
+    cb = atoms[:, CB]
+    axis = cb - atoms[:, CA]
+    axis /= np.linalg.norm(axis, axis=-1, keepdims=True)  # (N, 3)
+    line = cb[None] - cb[:, None]  # (N, N, 3), from i to j
+    distance = np.linalg.norm(line, axis=-1)
+    np.fill_diagonal(distance, np.inf)
+    cosine = np.einsum("ijc,ic->ij", line, axis) / distance
+    near = 1 / (1 + np.exp(np.minimum(distance, 100.0) - 9))
+    counted[structure.mask] = (near * (np.maximum(0, cosine + 0.5) / 1.5) ** 2).sum(1)
+    return counted
+
+
+def residue_classes(structure: Structure) -> dict[str, NDArray[np.bool_]]:
+    """Which residues are buried, exposed and neither: (L,) bool each."""
+    count = sidechain_neighbours(structure)
+    with np.errstate(invalid="ignore"):
+        buried, exposed = count >= BURIED, count <= EXPOSED
+    return {"buried": buried, "boundary": ~buried & ~exposed, "exposed": exposed}
+
+
+# Means over structures with their intervals.
+
+
+METRICS = {
+    "recovery": "teacher-forced recovery, %",
+    "designed": "recovery of designs, %",
+    "nll": "-log p of the native sequence, nats",
+    "kl": "KL from the teacher, nats",
+    "buried": "teacher-forced, buried, %",
+    "boundary": "teacher-forced, boundary, %",
+    "exposed": "teacher-forced, exposed, %",
+}
+"""What each metric is called, and its unit; those in % lose points."""
+
+
+def metrics(
+    structures: Sequence[Structure], assessed: Assessment, teacher: Assessment
+) -> dict[str, NDArray[np.float64]]:
+    """Every metric of `METRICS` by structure and order or design: name -> (S, n).
+
+    NaN where a structure has no residue of a class.
+    """
+    found = {
+        "recovery": 100 * by_structure(recovery, structures, assessed.log_probs),
+        "designed": 100 * by_structure(designed_recovery, structures, assessed.designs),
+        "nll": by_structure(native_nll, structures, assessed.log_probs),
+        "kl": by_structure(divergence, structures, teacher.log_probs, assessed.log_probs),
+    }
+    classes = [residue_classes(s) for s in structures]
+    for name in ("buried", "boundary", "exposed"):
+        members = [of_structure[name] for of_structure in classes]
+        found[name] = 100 * by_structure(recovery, structures, assessed.log_probs, members)
+    return found
+
+
+def losses(
+    metric: str, values: NDArray[np.float64], teacher: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """What a model loses by structure: positive is worse, whichever way the metric points."""
+    if metric == "kl":
+        return values
+    return values - teacher if metric == "nll" else teacher - values
+
+
+def loss_of_another_sample(loss: NDArray[np.float64], error: float = ERROR) -> Interval:
+    """Where the mean loss of as many other structures of the same kind lies, one draw each.
+
+    Wider than the interval of the mean: the other sample has its own luck. Bootstrap of the
+    difference of two independent samples, ours averaged over its draws (S, n), theirs of one.
+    """
+    from scipy import stats
+
+    ours, theirs = loss.mean(1), loss[:, 0]
+    mean = float(ours.mean())
+    if np.ptp(loss) == 0:
+        return Interval(mean, mean, mean)
+    found = stats.bootstrap(
+        (ours, theirs),
+        lambda a, b, axis: b.mean(axis) - a.mean(axis),
+        confidence_level=1 - error,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    offset = mean - float(theirs.mean())
+    return Interval(mean, mean + offset + float(found.low), mean + offset + float(found.high))
+
+
+def composition(
+    structures: Sequence[Structure], tokens: Sequence[NDArray[np.int64]]
+) -> list[float]:
+    """Share of each of `LETTERS` among all residues of sequences (n, L) per structure, in %."""
+    letters = np.concatenate(
+        [np.atleast_2d(t)[:, _known(s)].ravel() for s, t in zip(structures, tokens, strict=True)]
     )
+    counts = np.bincount(letters, minlength=len(ALPHABET))[: len(LETTERS)]
+    return [float(share) for share in 100 * counts / counts.sum()]
+
+
+def ts50() -> Corpus:
+    """The TS50 set: 50 chains of 79 to 173 residues, on which the field reports recovery."""
+    return read_corpus(Path(__file__).parent / "data" / "TS50.npz")
+
+
+def compare(
+    model: Model,
+    teacher: Model,
+    corpora: Sequence[Corpus],
+    settings: Settings = DEFAULT,
+    advance: Progress = lambda count: None,
+) -> dict[str, Any]:
+    """A model held against its teacher on TS50 and on each corpus, as JSON; docs/evaluation.md.
+
+    Its `loss` is the one to quote: of teacher-forced recovery on the last corpus, with the interval
+    of `loss_of_another_sample`.
+
+    Raises
+    ------
+    ReferenceModelError
+        The teacher recovers less than `LEAST_REFERENCE_RECOVERY` of TS50.
+    """
+    sets: dict[str, Any] = {}
+    for corpus in (ts50(), *corpora):
+        quoted = corpus.name
+        reference = assess(teacher, corpus.structures, settings, advance)
+        if not sets:
+            check_reference(teacher.name, corpus, reference)
+        assessed = assess(model, corpus.structures, settings, advance)
+        for name, keep in _sets(corpus):
+            sets[name] = _compared(corpus, keep, assessed, reference)
+    return {
+        "schema": SCHEMA,
+        "settings": asdict(settings) | {"confidence": 1 - ERROR},
+        "loss": sets[quoted]["metrics"]["recovery"]["loss_of_another_sample"],
+        "chains": sets[quoted]["chains"],
+        "sets": sets,
+    }
+
+
+def check_reference(name: str, corpus: Corpus, assessed: Assessment) -> None:
+    """Refuse a teacher whose recovery says that its weights are not trained."""
+    mean = by_structure(recovery, corpus.structures, assessed.log_probs).mean()
+    if not mean >= LEAST_REFERENCE_RECOVERY:
+        raise ReferenceModelError(
+            f"{name} recovers {100 * mean:.1f} % of {corpus.name}, teacher-forced; a reference has "
+            f"at least {100 * LEAST_REFERENCE_RECOVERY:.0f} %. Random weights have about 5 %: are "
+            "these trained, and of this variant?"
+        )
+
+
+def _sets(corpus: Corpus) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """A corpus, and apart what the published weights cannot have been trained on."""
+    post = corpus.post_cutoff
+    yield corpus.name, np.ones_like(post)
+    if post.any() and not post.all():
+        yield f"{corpus.name}, after the cut-off", post
+        yield f"{corpus.name}, before the cut-off", ~post
+
+
+def _compared(
+    corpus: Corpus, keep: NDArray[np.bool_], assessed: Assessment, reference: Assessment
+) -> dict[str, Any]:
+    part = corpus.subset(keep)
+    model, teacher = (
+        Assessment(
+            [lp for lp, kept in zip(a.log_probs, keep, strict=True) if kept],
+            [d for d, kept in zip(a.designs, keep, strict=True) if kept],
+        )
+        for a in (assessed, reference)
+    )
+    values = metrics(part.structures, model, teacher)
+    of_teacher = metrics(part.structures, teacher, teacher)
+    found: dict[str, Any] = {
+        "corpus_sha256": part.sha256,
+        "chains": len(part),
+        "residues": part.residues,
+        "metrics": {},
+        "composition": {
+            "letters": LETTERS,
+            "native": composition(part.structures, [s.tokens for s in part.structures]),
+            "teacher": composition(part.structures, teacher.designs),
+            "model": composition(part.structures, model.designs),
+        },
+    }
+    by_chain: dict[str, Any] = {
+        "id": [s.name for s in part.structures],
+        "residues": [int(s.mask.sum()) for s in part.structures],
+        "post_cutoff": part.post_cutoff.tolist(),
+    }
+    for name in METRICS:
+        loss = losses(name, values[name], of_teacher[name])
+        there = np.isfinite(loss).all(1)
+        if there.any():
+            found["metrics"][name] = {
+                "teacher": float(of_teacher[name][there].mean()),
+                "model": float(values[name][there].mean()),
+                **_intervals(loss[there]),
+            }
+        by_chain[name] = {
+            side: [None if np.isnan(v) else round(float(v), 4) for v in given.mean(1)]
+            for side, given in (("teacher", of_teacher[name]), ("model", values[name]))
+        }
+    return found | ({"by_chain": by_chain} if keep.all() else {})
+
+
+def _intervals(loss: NDArray[np.float64]) -> dict[str, dict[str, float | None]]:
+    """The mean of losses (S, n) with both intervals, without any where S says too little."""
+    if len(loss) < FEWEST:
+        alone = {"value": float(loss.mean()), "low": None, "high": None}
+        return {"loss": alone, "loss_of_another_sample": alone}
+    return {
+        "loss": asdict(paired_mean(loss.mean(1))),
+        "loss_of_another_sample": asdict(loss_of_another_sample(loss)),
+    }
 
 
 def _known(structure: Structure) -> NDArray[np.bool_]:
     """Residues with a complete backbone whose native letter is known."""
     return structure.mask & (structure.tokens != ALPHABET.index("X"))
+
+
+def _mean(
+    structure: Structure, values: NDArray[Any], members: NDArray[np.bool_] | None = None
+) -> NDArray[np.float64]:
+    """Mean over the known residues (among `members`) of values (n, L): (n,); NaN of none."""
+    chosen = _known(structure) if members is None else _known(structure) & members
+    if not chosen.any():
+        return np.full(len(values), np.nan)
+    return np.asarray(values[:, chosen].mean(1, dtype=np.float64))

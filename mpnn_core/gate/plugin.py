@@ -20,7 +20,7 @@ from typing import Any, cast
 import pytest
 from rich.console import Console
 
-from mpnn_core.gate.claims import DEVICES, Claim, ClaimsError, Figure, load_claims
+from mpnn_core.gate.claims import DEVICES, Claim, ClaimsError, Figure, Gate, load_claims
 from mpnn_core.gate.ledger import (
     DEFAULT_PATH,
     Entry,
@@ -225,6 +225,7 @@ class Judge:
         pairs: int = 0,
         note: str = "",
         only_record: bool = False,
+        gate: Gate | None = None,
     ) -> list[Entry]:
         """Judge, record, and fail the test if a gate fails.
 
@@ -236,6 +237,7 @@ class Judge:
         device : its class, or the torch device
         control : the baseline against itself, where something was timed
         only_record : it is another workload than the claim's, kept beside it and not judged
+        gate : what must hold, where the bound comes with what is measured; the figure's own if None
 
         Raises
         ------
@@ -256,7 +258,8 @@ class Judge:
         assert chosen, f"{self.request.node.nodeid} names no figure {key!r} of claim {claim!r}"
         entries = []
         for figure in chosen:
-            gate = None if only_record else figure.gates.get(device)
+            own = None if only_record else figure.gates.get(device)
+            bound = own if gate is None else gate
             entry = Entry(
                 claim=figure.claim,
                 figure=figure.key,
@@ -266,8 +269,8 @@ class Judge:
                 verdict=(
                     Verdict.RECORDED if only_record else judge_claim(figure, interval, control)
                 ),
-                gate=judge_gate(gate, interval, control),
-                bound=str(gate) if gate else "",
+                gate=judge_gate(bound, interval, control),
+                bound=str(bound) if bound else "",
                 unit=figure.unit,
                 value=None if interval is None else float(interval.value),
                 low=None if interval is None else float(interval.low),
