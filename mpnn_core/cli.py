@@ -23,7 +23,8 @@ from rich.table import Table
 from rich.text import Text
 
 import mpnn_core as mpnn
-from mpnn_core.backends import BACKENDS
+from mpnn_core.backends import BACKENDS, LOSSES, UnavailableError
+from mpnn_core.buckets import BUCKETS
 from mpnn_core.checkpoints import file_sha256, weights_file
 from mpnn_core.corpus import CorpusError, batches, read_corpus, structure_files
 from mpnn_core.design import RANDOM
@@ -149,6 +150,24 @@ def parser() -> argparse.ArgumentParser:
         help="the ledger as JSON (default: .mpnn_core/ledger.json)",
     )  # fmt: skip
     claims.set_defaults(run=run_claims)
+
+    export = commands.add_parser("export", help="write the network for another runtime")
+    export.add_argument("runtime", choices=["coreml"], help="coreml: a .mlpackage per bucket")
+    export.add_argument("--out", type=Path, required=True, metavar="DIR", help="DIR/NAME.mlpackage")
+    _weight_options(export)
+    export.add_argument(
+        "--mode", action="append", default=[], metavar="MODE",
+        help="forward, encoder, decoder or level (docs/apple.md); repeatable (default: forward)",
+    )  # fmt: skip
+    export.add_argument(
+        "--buckets", type=_lengths, default=BUCKETS, metavar="N,N",
+        help=f"lengths to write packages for (default: {','.join(map(str, BUCKETS))})",
+    )  # fmt: skip
+    export.add_argument(
+        "--precision", default="float16", metavar="NAME",
+        help="float16, for the Neural Engine, or float32, exact (default: float16)",
+    )  # fmt: skip
+    export.set_defaults(run=run_export)
     return top
 
 
@@ -174,6 +193,13 @@ def _model_options(command: argparse.ArgumentParser) -> None:
         "--seed", type=_number(int, 0), metavar="N",
         help="makes a run reproducible (default: design draws one and names it, others take 0)",
     )  # fmt: skip
+    _weight_options(command)
+    command.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: cpu)")
+    command.add_argument("--backend", default="auto", help=f"{', '.join(BACKENDS)} (default: auto)")
+
+
+def _weight_options(command: argparse.ArgumentParser) -> None:
+    """Which network it is."""
     command.add_argument(
         "--variant", default="baseline", choices=list(mpnn.VARIANTS), metavar="NAME",
         help="; ".join(_costs(variant) for variant in mpnn.VARIANTS.values()),
@@ -182,8 +208,6 @@ def _model_options(command: argparse.ArgumentParser) -> None:
         "--weights", default="v_48_020", metavar="NAME",
         help="a published name, or a path to .pt or .safetensors (default: v_48_020)",
     )  # fmt: skip
-    command.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: cpu)")
-    command.add_argument("--backend", default="auto", help=f"{', '.join(BACKENDS)} (default: auto)")
 
 
 def _costs(variant: mpnn.Variant) -> str:
@@ -393,6 +417,26 @@ def run_claims(options: argparse.Namespace) -> int:
     return int(any(entry.gate is GateResult.FAILED for entry in ledger.entries))
 
 
+def run_export(options: argparse.Namespace) -> int:
+    """`mpnn-core export`."""
+    from mpnn_core.backends.coreml import LEVEL_ROWS, Export, convert
+
+    model = _load(options.weights, options.variant)
+    try:
+        exports = {
+            Export(mode, LEVEL_ROWS if mode == "level" else rows, options.precision)
+            for mode in options.mode or ["forward"]
+            for rows in options.buckets
+        }
+        stem = f"{model.name.replace('/', '-')}-{options.variant}"
+        for export in sorted(exports, key=lambda e: (e.mode, e.rows)):
+            path = options.out / f"{stem}-{export.name}.mlpackage"
+            print(convert(model.network, export, path, model.name))
+    except (ValueError, UnavailableError) as error:
+        raise CallError(str(error)) from None
+    return 0
+
+
 def complain(message: str) -> None:
     """One line on standard error."""
     print(f"mpnn-core: {message}", file=sys.stderr)
@@ -405,16 +449,21 @@ def _verdict(failures: int, files: int) -> int:
 
 
 def _model(options: argparse.Namespace) -> mpnn.Model:
-    if options.weights == RANDOM:
+    model = _load(options.weights, options.variant, options.device, options.backend)
+    if options.backend in LOSSES:
+        complain(f"warning: backend {options.backend} is not exact: {LOSSES[options.backend]}")
+    return model
+
+
+def _load(weights: str, *arguments: str) -> mpnn.Model:
+    if weights == RANDOM:
         raise CallError("random weights design nothing; they are for measurements of speed")
     try:
-        model = mpnn.load_model(options.weights, options.variant, options.device, options.backend)
+        model = mpnn.load_model(weights, *arguments)
     except mpnn.CheckpointError:
         raise
     except ValueError as error:
         raise CallError(str(error)) from None
-    if options.backend == "cuda-fast":
-        complain("warning: backend cuda-fast is not exact: its log-probabilities have a KL of 2e-4")
     if model.loss:
         complain(f"warning: variant {model.variant.name} is not exact: it loses {model.loss}")
     return model
@@ -469,6 +518,11 @@ def _float(text: str, option: str) -> float:
         return float(text)
     except ValueError:
         raise CallError(f"{option}: {text!r} is no number") from None
+
+
+def _lengths(text: str) -> tuple[int, ...]:
+    read = _number(int, 1)
+    return tuple(sorted({int(read(part)) for part in text.split(",")}))
 
 
 def _number(kind: type[int] | type[float], least: float) -> Callable[[str], int | float]:

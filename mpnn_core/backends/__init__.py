@@ -53,9 +53,10 @@ class Backend(Protocol):
         self, seed: int, stream: int, sequences: Sequence[int], lengths: Sequence[int]
     ) -> Tensor:
         """Random numbers, on any device, the same bits on every backend: `sampler.uniforms`."""
+        return torch.from_numpy(uniforms(seed, stream, sequences, lengths))
 
 
-class TorchBackend:
+class TorchBackend(Backend):
     """`network.py` and `sampler.py` as they stand, on any torch device."""
 
     name = "torch"
@@ -83,13 +84,23 @@ class TorchBackend:
         steps = wavefront(rank, copies.neighbours, distribution.group)
         return sample(levels, rank, steps, distribution, uniform, tokens, designed)
 
-    def uniforms(
-        self, seed: int, stream: int, sequences: Sequence[int], lengths: Sequence[int]
-    ) -> Tensor:
-        return torch.from_numpy(uniforms(seed, stream, sequences, lengths))
+
+class UnavailableError(Exception):
+    """A backend cannot be used here: why, and what to do."""
 
 
-BACKENDS = ("auto", "torch", "native", "cuda", "cuda-fast")
+BACKENDS = (
+    "auto", "torch", "native", "cuda", "cuda-fast", "mlx", "mlx-fast", "mlx-int8", "coreml",
+    "coreml-fast",
+)  # fmt: skip
+
+# What the backends that are not exact lose, as measured.
+LOSSES = {
+    "cuda-fast": "its log-probabilities have a KL of 2e-4",
+    "mlx-fast": "float16, its log-probabilities have a KL of 9e-6",
+    "mlx-int8": "its log-probabilities have a KL of 2e-4, the likeliest residue changes in 2 %",
+    "coreml-fast": "float16, its log-probabilities have a KL of 2e-6",
+}
 
 
 def find_backend(name: str, network: MPNN, device: torch.device) -> Backend:
@@ -108,9 +119,16 @@ def find_backend(name: str, network: MPNN, device: torch.device) -> Backend:
         return CudaBackend(network, "fast" if name == "cuda-fast" else "exact")
     if name.startswith("cuda"):
         raise ValueError(f"backend {name!r} needs device='cuda', not {str(device)!r}")
+    if name.startswith(("mlx", "coreml")):
+        if device.type != "cpu":
+            raise ValueError(f"backend {name!r} finds its device itself; leave device='cpu'")
+        try:
+            return _apple(name, network)
+        except UnavailableError as error:
+            raise ValueError(f"backend {name!r} cannot be used here: {error}") from None
     if name == "torch" or (name == "auto" and device.type != "cpu"):
         return TorchBackend(network)
-    from mpnn_core.backends.native import NativeBackend, UnavailableError
+    from mpnn_core.backends.native import NativeBackend
 
     try:
         if device.type != "cpu":
@@ -122,3 +140,16 @@ def find_backend(name: str, network: MPNN, device: torch.device) -> Backend:
         # The default filter of warnings prints this once.
         warnings.warn(f"computing with plain torch, which is slower: {error}", stacklevel=3)
         return TorchBackend(network)
+
+
+def _apple(name: str, network: MPNN) -> Backend:
+    """A backend for Apple silicon."""
+    if name.startswith("coreml"):
+        from mpnn_core.backends.coreml import CoreMLBackend
+
+        return CoreMLBackend(network, "float16" if name == "coreml-fast" else "float32")
+    try:
+        from mpnn_core.backends.mlx import MLXBackend
+    except ImportError as error:
+        raise UnavailableError(f'{error}; pip install "mpnn-core[mlx]"') from None
+    return MLXBackend(network, "exact" if name == "mlx" else name.removeprefix("mlx-"))

@@ -7,7 +7,6 @@ Each instruction set is a module of its own; the best one that the processor sup
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,18 +14,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mpnn_core.backends import Backend, UnavailableError
 from mpnn_core.graph import Backbones, Graph, nearest_neighbours
 from mpnn_core.network import MPNN, Copies, Encoding
 from mpnn_core.reference import LETTERS
-from mpnn_core.sampler import Distribution, Samples, uniforms
+from mpnn_core.sampler import Distribution, Samples
 
 INSTRUCTION_SETS = ("avx512", "avx2", "generic")
 # The kernels work on whole blocks of columns, 64 of them on the widest processors.
 WIDTH = 64
-
-
-class UnavailableError(Exception):
-    """The native code cannot be used: why, and what to do."""
 
 
 def instruction_sets() -> list[str]:
@@ -42,7 +38,7 @@ def instruction_sets() -> list[str]:
     return found
 
 
-class NativeBackend:
+class NativeBackend(Backend):
     """The contract of `backends.Backend`, float32 on the CPU.
 
     Parameters
@@ -142,12 +138,6 @@ class NativeBackend:
             threads=torch.get_num_threads(),
         )
         return Samples(*map(torch.from_numpy, (drawn, logits, probabilities)))
-
-    def uniforms(
-        self, seed: int, stream: int, sequences: Sequence[int], lengths: Sequence[int]
-    ) -> Tensor:
-        """Random numbers; see `sampler.uniforms`."""
-        return torch.from_numpy(uniforms(seed, stream, sequences, lengths))
 
 
 def _array(tensor: Tensor, dtype: Any) -> NDArray[Any]:
