@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialise
 from torch import Tensor
 
 from mpnn_core import variants
@@ -65,10 +65,14 @@ class Checkpoint:
 
     def save(self, path: Path | str) -> None:
         """Write a safetensors file that `load_checkpoint` reads back."""
+        Path(path).write_bytes(self.serialised())
+
+    def serialised(self) -> bytes:
+        """What `save` writes."""
         metadata = {"name": self.name, "neighbours": str(self.neighbours)}
         if self.noise_level is not None:
             metadata["noise_level"] = str(self.noise_level)
-        save_file({k: v.contiguous() for k, v in self.state.items()}, path, metadata)
+        return serialise({k: v.contiguous() for k, v in self.state.items()}, metadata)
 
 
 def load_checkpoint(weights: str | Path) -> Checkpoint:

@@ -1,4 +1,4 @@
-"""The command line: `mpnn-core design`, `score`, `eval` and `claims`.
+"""The command line: `mpnn-core design`, `score`, `eval`, `distill` and `claims`.
 
 Exit codes: 0, all is well; 1, a file failed and the others are done, or a gate of the ledger
 failed; 2, the call itself is wrong, and nothing was written.
@@ -12,6 +12,7 @@ import json
 import secrets
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from mpnn_core.buckets import BUCKETS
 from mpnn_core.checkpoints import file_sha256, weights_file
 from mpnn_core.corpus import CorpusError, batches, read_corpus, structure_files
 from mpnn_core.design import RANDOM
+from mpnn_core.distill import DistillError, Lessons, Look, Recipe, Run, recipe_for, with_values
 from mpnn_core.evaluate import DEFAULT, METRICS, ReferenceModelError, Settings, compare, ts50
 from mpnn_core.fasta import FastaError, format_designs, read_sequences, write_atomically
 from mpnn_core.structure import structure_name
@@ -46,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = options.run(options)
         return code
     except (
-        CallError, CorpusError, ReferenceModelError, mpnn.CheckpointError, mpnn.StructureError
+        CallError, CorpusError, DistillError, ReferenceModelError, mpnn.CheckpointError,
+        mpnn.StructureError,
     ) as error:  # fmt: skip
         complain(str(error))
         return WRONG_CALL
@@ -143,6 +146,38 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     evaluation.add_argument("--out", type=Path, metavar="FILE", help="write everything as JSON")
     evaluation.set_defaults(run=run_eval)
+
+    distill = commands.add_parser(
+        "distill", help="train small students of the pretrained network on any backbones"
+    )
+    distill.add_argument(
+        "corpus", type=Path, metavar="CORPUS",
+        help="a folder of PDB or mmCIF files, or an npz of chains (docs/distillation.md)",
+    )  # fmt: skip
+    distill.add_argument(
+        "--student", action="append", required=True, metavar="NAME",
+        help="a variant; repeatable, and students of one run share the teacher's work",
+    )  # fmt: skip
+    distill.add_argument(
+        "--out", type=Path, required=True, metavar="DIR",
+        help="DIR/NAME.safetensors and DIR/NAME.training.json are written",
+    )  # fmt: skip
+    distill.add_argument(
+        "--validation", type=Path, metavar="CORPUS",
+        help="structures whose teacher-forced recovery is shown as it learns",
+    )  # fmt: skip
+    distill.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE",
+        help="a value of the recipe or of the lessons, such as steps=20000 or "
+        "learning_rate=0.002; repeatable",
+    )  # fmt: skip
+    distill.add_argument(
+        "--minutes", type=_number(float, 0), metavar="M",
+        help="stop and save after so long; --resume goes on (default: to the last step)",
+    )  # fmt: skip
+    distill.add_argument("--resume", action="store_true", help="go on with the run in DIR")
+    distill.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    distill.set_defaults(run=run_distill)
 
     claims = commands.add_parser("claims", help="print the ledger of the last run of the gates")
     claims.add_argument(
@@ -402,6 +437,43 @@ def _interval(found: dict[str, Any], digits: int) -> str:
     if found["low"] is None:
         return "too few"
     return f"{found['low']:.{digits}f} to {found['high']:.{digits}f}"
+
+
+def run_distill(options: argparse.Namespace) -> int:
+    """`mpnn-core distill`."""
+    console = Console(stderr=True)
+
+    def report(look: Look) -> None:
+        found = [
+            f"{name}: KL {divergence:.4f}"
+            + (f", recovery {100 * look.recovery[name]:.2f} %" if look.recovery else "")
+            for name, divergence in look.divergence.items()
+        ]
+        teacher = look.recovery.get("teacher")
+        console.print(
+            f"step {look.step} of {look.steps}, {look.seconds:.0f} s, "
+            f"{look.residues_per_second:,.0f} residues/s; {'; '.join(found)}"
+            + (f"; teacher: recovery {100 * teacher:.2f} %" if teacher else ""),
+            highlight=False,
+        )
+
+    corpus = read_corpus(options.corpus, complain)
+    validation = read_corpus(options.validation, complain) if options.validation else None
+    values = dict(_pairs(options.set, "--set"))
+    lessons = with_values(Lessons(), values)
+    recipes = {name: with_values(recipe_for(name), values) for name in options.student}
+    known = asdict(lessons) | asdict(Recipe())
+    if unknown := values.keys() - known.keys():
+        raise CallError(f"--set: {', '.join(unknown)}: expected one of {', '.join(known)}")
+    if (options.out / "state").exists() and not options.resume:
+        raise CallError(f"{options.out} holds a run; go on with --resume, or name another")
+    run = Run(recipes, lessons, corpus, validation, options.device)
+    if options.resume:
+        run.resume(options.out)
+    done = run.train(options.out, options.minutes, report)
+    if not done:
+        complain(f"stopped at step {run.step} of {lessons.steps}; --resume goes on")
+    return 0
 
 
 def run_claims(options: argparse.Namespace) -> int:

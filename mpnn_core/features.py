@@ -43,7 +43,12 @@ class EdgeFeatures(nn.Module):
         # The embedding of the offset is linear in its class: one (66, H) table, one gather.
         table = F.linear(self.embeddings.table(), W_offset)  # (66, H)
         E = F.linear(gaussians(pair_distances(backbones, graph, nodes)), W_rbf)  # (n, K, H)
-        E = E + table[offset_classes(backbones, graph, nodes)]
+        classes = offset_classes(backbones, graph, nodes)
+        if table.requires_grad:
+            # The gradient of a gather from so few rows is a queue of additions to the same ones.
+            E = E + F.one_hot(classes, len(table)).to(E.dtype) @ table
+        else:
+            E = E + table[classes]
         return self.norm_edges(E)
 
 

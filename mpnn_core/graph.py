@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -81,7 +80,7 @@ class Graph:
     neighbours: Tensor
     valid: Tensor | None
 
-    @cached_property
+    @property
     def degree(self) -> Tensor:
         """How many neighbours each node really has: (N, 1) int64."""
         N, K = self.neighbours.shape

@@ -34,8 +34,11 @@ TILE_EDGES = 2304  # edges per tile: 48 nodes of 48 neighbours, 1.2 MB at H = 12
 
 
 def tiles(nodes: int, neighbours: int) -> Iterator[slice]:
-    """Slices that cover `nodes` rows, each of about TILE_EDGES edges."""
-    step = max(1, TILE_EDGES // neighbours)
+    """Slices that cover `nodes` rows, each of about TILE_EDGES edges.
+
+    With gradients on it is one slice: training keeps every activation, so tiles would save nothing.
+    """
+    step = nodes if torch.is_grad_enabled() else max(1, TILE_EDGES // neighbours)
     return (slice(start, min(start + step, nodes)) for start in range(0, nodes, step))
 
 
@@ -104,6 +107,8 @@ def split_encoder_input(
     """W1 [h_i, h_E, h_j] for the edges of any tile of nodes: slice -> (n, K, H)."""
     A, B, C = W1.weight.chunk(3, 1)  # (H, H) each
     here, there = F.linear(h_V, A, W1.bias), F.linear(h_V, C)  # (N, H), (N, H)
+    # Under autocast too: the gradients of a gather sum up in its dtype.
+    there = there.to(W1.weight.dtype)
 
     def edge_input(part: slice) -> Tensor:
         return F.linear(h_E[part], B) + here[part, None] + there[graph.neighbours[part]]
@@ -120,7 +125,13 @@ class DecoderLayer(MessageLayer):
         return self.W1.weight.chunk(4, 1)
 
     def forward(
-        self, h_V: Tensor, edges: Tensor, table: Tensor, rows: Tensor, nodes: Tensor, graph: Graph
+        self,
+        h_V: Tensor,
+        edges: Tensor,
+        table: Tensor,
+        rows: Tensor,
+        nodes: Tensor | None,
+        graph: Graph,
     ) -> Tensor:
         """New states of any n nodes of any sequences, from their states h_V: (n, H) -> (n, H).
 
@@ -129,17 +140,19 @@ class DecoderLayer(MessageLayer):
         edges : (N, K, H), B h_E of the structures' edges
         table : (R, H), what a neighbour contributes: D h_enc_j, and C emb(s_j) + D h_j
         rows : (n, K) int64, the row of `table` that each edge reads
-        nodes : (n,) int64, which of the graph's N nodes each one is
+        nodes : (n,) int64, which of the graph's N nodes each one is; None where n is N, in order
         """
         A, *_ = self.blocks()
         here = F.linear(h_V, A, self.W1.bias)  # (n, H)
         aggregated = []
         for part in tiles(*rows.shape):
+            chosen = part if nodes is None else nodes[part]
             edge_input = table[rows[part]]  # (t, K, H)
-            edge_input += edges[nodes[part]]
+            edge_input += edges[chosen]
             edge_input += here[part, None]
-            aggregated.append(self.aggregate(edge_input, graph.valid_of(nodes[part])))
-        return self.update(h_V, torch.cat(aggregated), graph.degree[nodes])
+            aggregated.append(self.aggregate(edge_input, graph.valid_of(chosen)))
+        degree = graph.degree if nodes is None else graph.degree[nodes]
+        return self.update(h_V, torch.cat(aggregated), degree)
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,11 +265,14 @@ class MPNN(nn.Module):
             undecoded=torch.stack([F.linear(h_V, D) for _, _, _, D in blocks]),
         )
 
-    def decode(self, encoding: Encoding, copies: Copies, tokens: Tensor, rank: Tensor) -> Tensor:
+    def decode(
+        self, encoding: Encoding, copies: Copies | None, tokens: Tensor, rank: Tensor
+    ) -> Tensor:
         """Logits of given sequences, every position seeing those decoded before it.
 
         Parameters
         ----------
+        copies : which sequences; None is one sequence on every structure, M is N
         tokens, rank : (M,) int64
             Residue of every row, and when it is decoded; only the order of ranks within a
             sequence counts, and rows of equal rank do not see each other.
@@ -266,19 +282,22 @@ class MPNN(nn.Module):
         (M, 21) logits.
         """
         rows = self.rows(encoding, copies, rank)
-        h_V = encoding.h_V[copies.nodes]  # (M, H)
+        nodes = None if copies is None else copies.nodes
+        h_V = encoding.h_V if nodes is None else encoding.h_V[nodes]  # (M, H)
         for layer, edges, undecoded in zip(
             self.decoders, encoding.edges, encoding.undecoded, strict=True
         ):
             _, _, C, D = layer.blocks()
             decoded = F.linear(self.W_s.weight, C)[tokens] + F.linear(h_V, D)  # (M, H)
-            table = torch.cat([undecoded, decoded])  # (N + M, H)
-            h_V = layer(h_V, edges, table, rows, copies.nodes, encoding.graph)
+            table = torch.cat([undecoded, decoded]).to(C.dtype)  # (N + M, H)
+            h_V = layer(h_V, edges, table, rows, nodes, encoding.graph)
         return self.W_out(h_V)
 
     @staticmethod
-    def rows(encoding: Encoding, copies: Copies, rank: Tensor) -> Tensor:
+    def rows(encoding: Encoding, copies: Copies | None, rank: Tensor) -> Tensor:
         """Row of [undecoded; decoded] that each edge reads under `rank`: (M, K) int64."""
         N = encoding.h_V.shape[0]
-        before = rank[copies.neighbours] < rank[:, None]
-        return torch.where(before, copies.neighbours + N, encoding.graph.neighbours[copies.nodes])
+        there = encoding.graph.neighbours
+        decoded = there if copies is None else copies.neighbours
+        undecoded = there if copies is None else there[copies.nodes]
+        return torch.where(rank[decoded] < rank[:, None], decoded + N, undecoded)

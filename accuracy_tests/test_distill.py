@@ -1,0 +1,269 @@
+"""Distillation: what a lesson is, what a run keeps, and that a student learns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from proteins import path_of, protein
+
+import mpnn_core as mpnn
+from mpnn_core.checkpoints import build_network, load_checkpoint
+from mpnn_core.cli import main
+from mpnn_core.corpus import Corpus, corpus_of
+from mpnn_core.distill import (
+    RECIPES,
+    Batch,
+    DistillError,
+    Lessons,
+    Recipe,
+    ResidentCorpus,
+    Run,
+    Student,
+    cut,
+    forward,
+    learning_rate,
+    with_values,
+)
+from mpnn_core.variants import VARIANTS, find_variant
+
+CPU = torch.device("cpu")
+SMALL = ("1mr1D", "2xcjA", "2cviA", "2va0A")  # the shortest chains of TS50
+FROM_SCRATCH = Recipe(start="random", learning_rate=4e-3, warmup=5)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Gradients of gathers add up in the order of threads; with one, a run repeats to the bit."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def corpus() -> Corpus:
+    chains = [protein(name) for name in SMALL]
+    # One chain is shorter than k = 48, and one cluster has two members.
+    short = mpnn.Structure.from_backbone(
+        chains[0].coords[:40], chains[0].sequence[:40], name="short"
+    )
+    return replace(corpus_of("small", [*chains, short]), cluster=np.array([0, 1, 2, 3, 3]))
+
+
+@pytest.fixture(scope="module")
+def teacher() -> torch.nn.Module:
+    return build_network(load_checkpoint("v_48_020"), find_variant("baseline"))
+
+
+def test_a_batch_computes_what_the_model_computes(corpus: Corpus, teacher: torch.nn.Module) -> None:
+    resident = ResidentCorpus.of(corpus, 48, CPU)
+    spare = len(resident.coords) - 1
+    rows = torch.tensor([*range(spare), *[spare] * 7])
+    batch = Batch.of(resident, rows)
+    order = torch.rand(len(rows))
+    b, g = batch.backbones, batch.graph
+    logits, _ = forward(
+        teacher, b.coords, b.residue_index, b.chain, g.neighbours, g.valid, batch.native, order
+    )
+    found = logits.log_softmax(-1)[batch.real].split(resident.sizes.tolist())
+    orders = [np.argsort(o.numpy())[None] for o in order[batch.real].split(resident.sizes.tolist())]
+    expected = mpnn.load_model("v_48_020").log_probs(list(corpus.structures), None, orders)
+    difference = max(
+        float(np.abs(f.numpy() - e[0]).max()) for f, e in zip(found, expected, strict=True)
+    )
+    assert difference < 1e-4
+
+
+@given(seed=st.integers(0, 2**32 - 1), nodes=st.integers(130, 700))
+@settings(max_examples=25, deadline=None)
+def test_steps_take_whole_chains_of_clusters_in_turn(corpus: Corpus, seed: int, nodes: int) -> None:
+    resident = ResidentCorpus.of(corpus, 48, CPU)
+    spare = len(resident.coords) - 1
+    plan = resident.plan(seed, 0, 12, nodes)
+    taken = []
+    for row in plan:
+        real = row[row < spare]
+        assert (row[len(real) :] == spare).all()
+        while len(real):
+            chain = int(np.flatnonzero(resident.starts == real[0])[0])
+            size = resident.sizes[chain]
+            assert (real[:size] == np.arange(real[0], real[0] + size)).all()
+            taken.append(chain)
+            real = real[size:]
+    # Every cluster once before any comes again.
+    rounds = [corpus.cluster[taken[i : i + 4]] for i in range(0, len(taken) - 4, 4)]
+    assert all(len(set(r.tolist())) == 4 for r in rounds)
+    assert (plan == resident.plan(seed, 0, 12, nodes)).all()
+
+
+def test_noise_stays_within_its_bound_and_off_the_neighbours(corpus: Corpus) -> None:
+    resident = ResidentCorpus.of(corpus, 48, CPU)
+    batch = Batch.of(resident, torch.arange(len(resident.coords)))
+    noisy = batch.noisy(0.2, resident.chains)
+    moved = (noisy.backbones.coords - batch.backbones.coords)[batch.real].std()
+    assert 0 < moved < 0.2
+    assert noisy.graph is batch.graph
+
+
+def test_a_student_of_the_teachers_shape_starts_as_the_teacher(teacher: torch.nn.Module) -> None:
+    state = teacher.state_dict()
+    assert all((v == state[k]).all() for k, v in cut(state, state).items())
+
+
+def test_a_shallow_student_starts_from_the_first_and_the_last_layer(
+    teacher: torch.nn.Module,
+) -> None:
+    state = teacher.state_dict()
+    lean = cut(state, mpnn.load_model("random", "lean").network.state_dict())
+    for kind in ("encoder_layers", "decoder_layers"):
+        for layer, source in ((0, 0), (1, 2)):
+            assert (lean[f"{kind}.{layer}.W2.weight"] == state[f"{kind}.{source}.W2.weight"]).all()
+
+
+@pytest.mark.parametrize("name", sorted({v.student for v in VARIANTS.values() if v.student}))
+def test_every_student_has_a_recipe_and_starts_with_finite_weights(
+    name: str, teacher: torch.nn.Module
+) -> None:
+    student = Student(name, replace(RECIPES[name], start="teacher"), teacher, CPU)
+    assert bool(torch.isfinite(student.weights).all())
+    assert set(student.averages()) == set(student.network.state_dict())
+
+
+def test_muon_steps_have_singular_values_near_one(teacher: torch.nn.Module) -> None:
+    student = Student("extreme-v2", FROM_SCRATCH, teacher, CPU)
+    generator = torch.Generator().manual_seed(0)
+    momentum = torch.randn(student.momentum.shape, generator=generator)
+    step = student._orthogonal(momentum)
+    blocks = step.view(-1, 64, 64)[:4]  # of the first matrix; every (64, 64) block is one step
+    values = torch.linalg.svdvals(blocks / (0.2 * 64**0.5))
+    # The iteration's coefficients trade exactness for speed: 0.7 to 1.2, the smallest ones aside.
+    assert 0.5 < float(values.median()) < 1.3
+    assert float(values.max()) < 1.5
+
+
+def test_learning_rates_rise_hold_and_fall() -> None:
+    recipe = Recipe(learning_rate=1.0, warmup=10, fall=0.5)
+    rates = [learning_rate(recipe, step, 100) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[10:50] == [1.0] * 40
+    assert rates[50:] == pytest.approx([(100 - step) / 50 for step in range(50, 100)])
+
+
+def test_distilling_improves_a_student_within_two_minutes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    structures = tmp_path / "structures"
+    structures.mkdir()
+    for name in SMALL:
+        (structures / path_of(name).name).symlink_to(path_of(name))
+    call = [
+        "distill", str(structures), "--student", "extreme-v2", "--out", str(tmp_path / "run"),
+        "--set", "steps=40,nodes=384,warmup=5", "--validation", str(structures),
+    ]  # fmt: skip
+    assert main(call) == 0
+    assert "residues/s" in capsys.readouterr().err
+    record = json.loads((tmp_path / "run" / "extreme-v2.training.json").read_text())
+    assert record["corpus"]["structures"] == len(SMALL)
+    assert record["run"]["steps"] == 40
+    trained = mpnn.load_model(str(tmp_path / "run" / "extreme-v2.safetensors"), "extreme-v2")
+    untrained = mpnn.load_model("random", "extreme-v2")
+    files = sorted(structures.iterdir())
+    chains = [mpnn.read_structure(file) for file in files]
+
+    def divergence(model: mpnn.Model) -> float:
+        """From the pretrained network, mean over residues."""
+        of = mpnn.load_model("v_48_020").log_probs(chains)
+        return float(
+            np.mean([
+                (np.exp(p[0]) * (p[0] - q[0])).sum(-1).mean()
+                for p, q in zip(of, model.log_probs(chains), strict=True)
+            ])
+        )  # fmt: skip
+
+    before, after = divergence(untrained), divergence(trained)
+    assert after < 0.75 * before, f"KL to the teacher {before:.3f} before, {after:.3f} after"
+
+
+def test_a_resumed_run_is_the_uninterrupted_run(corpus: Corpus, tmp_path: Path) -> None:
+    recipes = {"minimal-fast": FROM_SCRATCH, "extreme-v2": replace(FROM_SCRATCH, match=0.1)}
+    lessons = Lessons(steps=20, nodes=160)
+    whole = Run(recipes, lessons, corpus)
+    assert whole.train(tmp_path / "whole")
+    first = Run(recipes, lessons, corpus)
+    assert not first.train(tmp_path / "cut", minutes=0)
+    second = Run(recipes, lessons, corpus)
+    second.resume(tmp_path / "cut")
+    assert second.step == 10
+    assert second.train(tmp_path / "cut")
+    for a, b in zip(whole.students, second.students, strict=True):
+        assert (a.weights == b.weights).all()
+        assert (a.averaged == b.averaged).all()
+    shipped = load_checkpoint(tmp_path / "cut" / "extreme-v2.safetensors").state
+    expected = whole.students[1].averages()
+    assert all((shipped[name] == expected[name]).all() for name in expected)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_saved(
+    corpus: Corpus, tmp_path: Path
+) -> None:
+    run = Run({"extreme-v2": FROM_SCRATCH}, Lessons(steps=30, nodes=160), corpus)
+    run.train(tmp_path, minutes=0)
+    kept = {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}
+    run.students[0].weights[0] = torch.nan
+    with pytest.raises(DistillError, match=r"extreme-v2: the loss of step 10 is not finite"):
+        run.train(tmp_path)
+    assert {path: path.read_bytes() for path in kept} == kept
+
+
+def test_another_corpus_does_not_resume(corpus: Corpus, tmp_path: Path) -> None:
+    recipes = {"extreme-v2": FROM_SCRATCH}
+    Run(recipes, Lessons(steps=10, nodes=160), corpus).train(tmp_path)
+    other = Run(recipes, Lessons(steps=10, nodes=160), corpus.subset([0, 1]))
+    with pytest.raises(DistillError, match="was begun on another corpus"):
+        other.resume(tmp_path)
+
+
+def test_a_chain_longer_than_a_step_is_refused_by_name(corpus: Corpus) -> None:
+    with pytest.raises(DistillError, match=r"2cviA|1mr1D|2xcjA|2va0A"):
+        Run({"extreme-v2": FROM_SCRATCH}, Lessons(nodes=64), corpus)
+
+
+def test_values_are_read_as_their_setting() -> None:
+    values = {"steps": "100", "start": "random", "learning_rate": "1e-2"}
+    assert with_values(Lessons(), values) == Lessons(steps=100)
+    assert with_values(Recipe(), values) == Recipe(start="random", learning_rate=0.01)
+    with pytest.raises(DistillError, match="steps is 'many'; expected a int"):
+        with_values(Lessons(), {"steps": "many"})
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (["--student", "tiny"], "no student is called 'tiny'"),
+        (["--student", "minimal", "--set", "stepz=1"], "stepz"),
+        (["--student", "minimal", "--resume"], "has no saved run of 'minimal'"),
+    ],
+)
+def test_wrong_calls_say_what_is_expected(
+    call: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "1mr1D.pdb.gz").symlink_to(path_of("1mr1D"))
+    assert main(["distill", str(tmp_path), "--out", str(tmp_path / "run"), *call]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_ranks_of_equal_chains_do_not_mix(corpus: Corpus) -> None:
+    resident = ResidentCorpus.of(corpus, 48, CPU)
+    batch = Batch.of(resident, torch.arange(len(resident.coords)))
+    same = batch.backbones.chain[batch.graph.neighbours] == batch.backbones.chain[:, None]
+    assert bool(same.all())
+    assert len(list(groupby(batch.backbones.chain.tolist()))) == len(corpus) + 1
