@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from mpnn_core.gate.ledger import COLUMNS, Ledger, LedgerError
-from mpnn_core.gate.plugin import Budget, seconds
+from mpnn_core.gate.budget import Budget, seconds
+from mpnn_core.gate.ledger import COLUMNS, Entry, Ledger, LedgerError
 from mpnn_core.gate.verdicts import Verdict
 
 CLAIMS = """
@@ -100,13 +100,29 @@ def suite(pytester: pytest.Pytester):
 def test_a_candidate_that_is_twice_as_fast_is_green(suite) -> None:
     result, entries = suite(FAST.format(candidate="100_000"))
     result.assert_outcomes(passed=1)
-    assert entries["speed"].verdict in ("confirmed", "direction only")
-    assert entries["speed"].gate == "passed"
-    assert 1.5 < entries["speed"].value < 2.7, entries["speed"].measured
+    speed = entries["speed"]
+    assert 1.5 < speed.value < 2.7, speed.measured
+    if overloaded(speed):
+        assert speed.verdict == "inconclusive" and speed.gate in ("inconclusive", "passed")
+        return
+    assert speed.verdict in ("confirmed", "direction only")
+    assert speed.gate == "passed"
+
+
+def overloaded(entry: Entry) -> bool:
+    """Whether the baseline cannot be told from itself to within the square root of the claim.
+
+    With several processes for each processor a loop is stopped at any time: nothing is settled.
+    """
+    low, high = entry.control
+    return low < 2**-0.5 or high > 2**0.5 or not low <= 1 <= high
 
 
 def test_a_slowed_down_candidate_is_red_and_says_why(suite) -> None:
     result, entries = suite(FAST.format(candidate="190_000"))
+    if overloaded(entries["speed"]):
+        assert entries["speed"].verdict == "inconclusive" and entries["speed"].gate != "passed"
+        return
     result.assert_outcomes(failed=1)
     assert entries["speed"].gate == "failed"
     assert entries["speed"].verdict == "refuted"

@@ -1,7 +1,7 @@
-"""The command line: `mpnn-core design`, `score`, `eval`, `distill` and `claims`.
+"""The command line: design, score, eval, distill, export, and what gate/commands.py adds.
 
-Exit codes: 0, all is well; 1, a file failed and the others are done, or a gate of the ledger
-failed; 2, the call itself is wrong, and nothing was written.
+Exit codes: 0, all is well; 1, a file failed and the others are done, or a gate failed; 2, the call
+itself is wrong, and nothing was written.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ from mpnn_core.design import RANDOM
 from mpnn_core.distill import DistillError, Lessons, Look, Recipe, Run, recipe_for, with_values
 from mpnn_core.evaluate import DEFAULT, METRICS, ReferenceModelError, Settings, compare, ts50
 from mpnn_core.fasta import FastaError, format_designs, read_sequences, write_atomically
+from mpnn_core.gate import GateError
+from mpnn_core.gate.commands import add_commands
 from mpnn_core.structure import structure_name
 
 WRONG_CALL = 2
@@ -48,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = options.run(options)
         return code
     except (
-        CallError, CorpusError, DistillError, ReferenceModelError, mpnn.CheckpointError,
+        CallError, CorpusError, DistillError, GateError, ReferenceModelError, mpnn.CheckpointError,
         mpnn.StructureError,
     ) as error:  # fmt: skip
         complain(str(error))
@@ -179,13 +181,6 @@ def parser() -> argparse.ArgumentParser:
     distill.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     distill.set_defaults(run=run_distill)
 
-    claims = commands.add_parser("claims", help="print the ledger of the last run of the gates")
-    claims.add_argument(
-        "--ledger", type=Path, default=Path(".mpnn_core/ledger.json"), metavar="FILE",
-        help="the ledger as JSON (default: .mpnn_core/ledger.json)",
-    )  # fmt: skip
-    claims.set_defaults(run=run_claims)
-
     export = commands.add_parser("export", help="write the network for another runtime")
     export.add_argument("runtime", choices=["coreml"], help="coreml: a .mlpackage per bucket")
     export.add_argument("--out", type=Path, required=True, metavar="DIR", help="DIR/NAME.mlpackage")
@@ -203,6 +198,8 @@ def parser() -> argparse.ArgumentParser:
         help="float16, for the Neural Engine, or float32, exact (default: float16)",
     )  # fmt: skip
     export.set_defaults(run=run_export)
+
+    add_commands(commands)
     return top
 
 
@@ -474,19 +471,6 @@ def run_distill(options: argparse.Namespace) -> int:
     if not done:
         complain(f"stopped at step {run.step} of {lessons.steps}; --resume goes on")
     return 0
-
-
-def run_claims(options: argparse.Namespace) -> int:
-    """`mpnn-core claims`."""
-    from mpnn_core.gate.ledger import Ledger, LedgerError, render
-    from mpnn_core.gate.verdicts import GateResult
-
-    try:
-        ledger = Ledger.load(options.ledger)
-    except LedgerError as error:
-        raise CallError(str(error)) from None
-    render(ledger, Console())
-    return int(any(entry.gate is GateResult.FAILED for entry in ledger.entries))
 
 
 def run_export(options: argparse.Namespace) -> int:

@@ -9,11 +9,15 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from mpnn_core.gate import GateError
+
 DEVICES = ("cpu", "cuda", "mps", "mlx", "coreml")
+# A speed that costs no accuracy.
+EXACT = "exact"
 Sense = Literal["speedup", "about", "range", "count", "record"]
 
 
-class ClaimsError(ValueError):
+class ClaimsError(GateError):
     """claims.toml does not say what it must; the message names claim, figure and key."""
 
 
@@ -48,6 +52,7 @@ class Figure:
         "record": kept, and not judged: a time on hardware that is not here
     needs : hardware without which it cannot be measured; "" where a CPU will do
     ungated : why nothing bounds it, where nothing does
+    loss : what the speed costs: "exact", or the claim and figure with its loss, as "S4 loss"
     gates : device class -> Gate
     """
 
@@ -61,6 +66,7 @@ class Figure:
     high: float | None = None
     needs: str = ""
     ungated: str = ""
+    loss: str = ""
     gates: Mapping[str, Gate] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -107,6 +113,9 @@ def load_claims(path: Path | str) -> dict[str, Claim]:
         if claim.id in claims:
             raise ClaimsError(f"claim {claim.id} is there twice")
         claims[claim.id] = claim
+    for claim in claims.values():
+        for figure in claim.figures.values():
+            _check_loss(figure, claims)
     return claims
 
 
@@ -123,14 +132,14 @@ def _claim(table: dict[str, Any]) -> Claim:
 
 def _figure(claim: str, key: str, table: dict[str, Any]) -> Figure:
     where = f"claim {claim}, figure {key}"
-    optional = {"margin", "low", "high", "needs", "ungated", "gates"}
+    optional = {"margin", "low", "high", "needs", "ungated", "loss", "gates"}
     _check_keys(where, table, {"reported", "unit", "sense"}, optional)
     sense = table["sense"]
     if sense not in get_args(Sense):
         raise ClaimsError(f"{where}: sense {sense!r} is none of {', '.join(get_args(Sense))}")
     for name in table.keys() & {"reported", "margin", "low", "high"}:
         _check_number(where, name, table[name])
-    for name in table.keys() & {"unit", "needs", "ungated"}:
+    for name in table.keys() & {"unit", "needs", "ungated", "loss"}:
         _check_text(where, name, table[name])
     _check_sense(where, table)
     gates = {}
@@ -146,6 +155,17 @@ def _figure(claim: str, key: str, table: dict[str, Any]) -> Figure:
             f" found {' and '.join(reasons) or 'none'}"
         )
     return Figure(claim, key, **{**table, "gates": gates})
+
+
+def _check_loss(figure: Figure, claims: Mapping[str, Claim]) -> None:
+    if figure.loss in ("", EXACT):
+        return
+    claim, _, key = figure.loss.partition(" ")
+    if claim not in claims or key not in claims[claim].figures:
+        raise ClaimsError(
+            f"claim {figure.claim}, figure {figure.key}: loss {figure.loss!r} is no figure; "
+            f'expected "{EXACT}", or a claim and a figure, such as "S4 loss"'
+        )
 
 
 def _check_sense(where: str, table: dict[str, Any]) -> None:

@@ -16,11 +16,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mpnn_core.gate import GateError
 from mpnn_core.gate.claims import Claim, Figure
 from mpnn_core.gate.verdicts import GateResult, Interval, Verdict
 
 SCHEMA = 1
 DEFAULT_PATH = Path(".mpnn_core") / "ledger.json"
+# Where a run that pytest-benchmark stores keeps its ledger.
+STORED = "mpnn_core"
 # What the table needs; a narrower terminal, or a file, gets this many columns all the same.
 COLUMNS = 150
 
@@ -35,7 +38,7 @@ _STYLE = {
 }
 
 
-class LedgerError(ValueError):
+class LedgerError(GateError):
     """A ledger that is not there, or is none."""
 
 
@@ -98,11 +101,27 @@ class Ledger:
     date: str = ""
     mode: str = "default"
 
+    def to_json(self) -> dict[str, Any]:
+        """Built-in types only, as `from_json` takes them."""
+        return {"schema": SCHEMA, **asdict(self), "entries": [e.to_json() for e in self.entries]}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], source: str) -> Ledger:
+        """The ledger that `to_json` gave; LedgerError names `source` if it is none."""
+        try:
+            rest = dict(content)
+            if rest.pop("schema") != SCHEMA:
+                raise LedgerError(f"{source} is of another version; run the suite again")
+            return cls([Entry.from_json(entry) for entry in rest.pop("entries")], **rest)
+        except LedgerError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise LedgerError(f"{source} is not a ledger: {error!r}") from None
+
     def save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        content = {"schema": SCHEMA, **asdict(self), "entries": [e.to_json() for e in self.entries]}
         part = path.with_suffix(".part")
-        part.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+        part.write_text(json.dumps(self.to_json(), indent=1) + "\n", "utf-8")
         os.replace(part, path)
 
     @classmethod
@@ -110,18 +129,13 @@ class Ledger:
         """The ledger that a run left at `path`; LedgerError says what to do where there is none."""
         try:
             content = json.loads(path.read_text("utf-8"))
-            if content.pop("schema") != SCHEMA:
-                raise LedgerError(f"{path} is of another version; run the suite again")
-            entries = [Entry.from_json(entry) for entry in content.pop("entries")]
-            return cls(entries, **content)
         except FileNotFoundError:
             raise LedgerError(
                 f"there is no ledger at {path}; `pytest` in the repository writes one"
             ) from None
-        except LedgerError:
-            raise
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except ValueError as error:
             raise LedgerError(f"{path} is not a ledger: {error!r}") from None
+        return cls.from_json(content, str(path))
 
     def completed(self, claims: Mapping[str, Claim]) -> Ledger:
         """With a row for every figure that this run has nothing on, in the order of the claims."""

@@ -7,22 +7,22 @@ missing. Entries travel with the test's report, so they arrive from pytest-xdist
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import io
-import re
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
-from dataclasses import dataclass
 from shutil import get_terminal_size
 from typing import Any, cast
 
 import pytest
 from rich.console import Console
 
+from mpnn_core.gate import GateError, compare
+from mpnn_core.gate.budget import Budget, seconds
 from mpnn_core.gate.claims import DEVICES, Claim, ClaimsError, Figure, Gate, load_claims
 from mpnn_core.gate.ledger import (
     DEFAULT_PATH,
+    STORED,
     Entry,
     Ledger,
     now,
@@ -49,7 +49,8 @@ _HARDWARE = {
 }
 TORCH_DEVICES = ("cpu", "cuda", "mps")
 _CLAIMS = pytest.StashKey[Mapping[str, Claim]]()
-_BUDGET = pytest.StashKey["Budget"]()
+_BUDGET = pytest.StashKey[Budget]()
+_COMPARISON = pytest.StashKey[compare.Comparison]()
 SCHEMA = 1
 
 
@@ -70,21 +71,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--device", choices=DEVICES, action="append", metavar="DEVICE",
         help=f"of the tests for every device, those on this one: {', '.join(DEVICES)}; repeatable",
     )  # fmt: skip
+    group.addoption(
+        "--against", metavar="REV",
+        help="time the benchmarks against this revision, within --budget, and run nothing else",
+    )  # fmt: skip
+    group.addoption(
+        "--proof", action="store_true", help="also the proofs that the gates guard; takes minutes"
+    )
     group.addoption("--claims", default="claims.toml", metavar="FILE", help="the claims")
     group.addoption(
         "--ledger", default=str(DEFAULT_PATH), metavar="FILE",
         help=f"where the ledger is written as JSON (default: {DEFAULT_PATH})",
     )  # fmt: skip
-
-
-def seconds(text: str) -> float:
-    """ "90s", "4m" or "1.5h" in seconds."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
-    if not found:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no time; expected a number and s, m or h, such as 4m"
-        )
-    return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -95,23 +93,14 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers",
         "costly(seconds): measured after all others, if so much of --budget is left by then",
     )
+    config.addinivalue_line("markers", "proof: takes minutes; runs with --proof, and only then")
+    config.addinivalue_line("markers", "against: runs with --against REV, and only then")
     try:
         config.stash[_CLAIMS] = load_claims(config.rootpath / config.getoption("--claims"))
     except ClaimsError as error:
         raise pytest.UsageError(str(error)) from error
     if not hasattr(config, "workerinput"):  # pytest-xdist's workers only send reports
         config.pluginmanager.register(LedgerKeeper(config), "mpnn_core.ledger")
-
-
-@dataclass
-class Budget:
-    """Seconds left for paired measurements, and the tests still to come that share them."""
-
-    left: float
-    tests: int
-
-    def share(self) -> float:
-        return max(0.0, self.left) / max(1, self.tests)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -130,7 +119,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                     f"{item.nodeid} names claim {claim!r}, figure {figure!r}, which claims.toml "
                     f"does not have; it has {known}"
                 )
-    items.sort(key=_cost)
+    against, proof = bool(config.getoption("--against")), config.getoption("--proof")
+    others = [
+        i
+        for i in items
+        if (i.get_closest_marker("against") is not None) is not against
+        or (i.get_closest_marker("proof") is not None and not proof)
+    ]
+    if others:
+        config.hook.pytest_deselected(items=others)
+    items[:] = sorted((i for i in items if i not in others), key=_cost)
 
 
 def _cost(item: pytest.Item) -> float:
@@ -183,7 +181,7 @@ def pytest_runtest_makereport(
         # What is asserted before a measurement is part of the gate: a wrong answer has no speed.
         gate, note = GateResult.FAILED, "the test of it failed before it was measured"
     for figure in silent:
-        _record(item, _unmeasured(claims, figure, Verdict.NOT_RUN, gate, note))
+        _record(item, _unmeasured(claims, figure, item, Verdict.NOT_RUN, gate, note))
     return report
 
 
@@ -437,19 +435,30 @@ def _skip(item: pytest.Item, needs: str) -> None:
     claims = item.config.stash[_CLAIMS]
     for claim, key in bindings(item):
         figure = claims[claim].figures[key]
-        _record(item, _unmeasured(claims, figure, Verdict.NOT_EXERCISED, note=f"needs {needs}"))
+        note = f"needs {needs}"
+        _record(item, _unmeasured(claims, figure, item, Verdict.NOT_EXERCISED, note=note))
     pytest.skip(f"not exercised: needs {needs}")
 
 
 def _unmeasured(
     claims: Mapping[str, Claim],
     figure: Figure,
+    item: pytest.Item,
     verdict: Verdict,
     gate: GateResult = GateResult.NONE,
     note: str = "",
 ) -> Entry:
-    workload = claims[figure.claim].workload
-    return Entry(figure.claim, figure.key, str(figure), workload, "-", verdict, gate, note=note)
+    return Entry(
+        figure.claim,
+        figure.key,
+        str(figure),
+        claims[figure.claim].workload,
+        "-",
+        verdict,
+        gate,
+        test=item.nodeid,
+        note=note,
+    )
 
 
 @pytest.fixture
@@ -495,6 +504,31 @@ def _module(request: pytest.FixtureRequest, device: str, name: str) -> Any:
         return _skip(request.node, _HARDWARE[device])
 
 
+@pytest.fixture(scope="session")
+def comparison(request: pytest.FixtureRequest) -> compare.Comparison:
+    """The working tree against the revision of `--against`: measured once for all its tests."""
+    config = request.config
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+
+    def told(line: str) -> None:
+        if terminal is not None:
+            terminal.ensure_newline()
+            terminal.write_line(line)
+
+    try:
+        found = compare.compare(
+            config.getoption("--against"),
+            config.rootpath,
+            config.getoption("--budget"),
+            told=told,
+        )
+    except GateError as error:
+        pytest.fail(str(error), pytrace=False)
+    config.stash[_COMPARISON] = found
+    found.save(config.rootpath / compare.RESULT)
+    return found
+
+
 class LedgerKeeper:
     """Gathers the entries of all tests, writes the ledger, and prints it at the end."""
 
@@ -508,15 +542,29 @@ class LedgerKeeper:
         if report.when == "teardown":  # the one report that every test has, with all properties
             self.ledger.entries += map(Entry.from_json, _entries(report))
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_benchmark_update_json(self, output_json: dict[str, Any]) -> None:
+        """Into each stored run goes its whole ledger: the figures that nothing timed, too."""
+        # May be called more than once for a run, and is the same each time.
+        output_json[STORED] = {"schema": SCHEMA, "ledger": self._finished().to_json()}
+
+    def _finished(self) -> Ledger:
+        ledger = self.ledger.completed(self.config.stash[_CLAIMS])
+        ledger.machine, ledger.date = this_machine(), now()
+        return ledger
+
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        width = get_terminal_size().columns
+        table = io.StringIO()
+        console = Console(file=table, force_terminal=terminalreporter.hasmarkup, width=width)
+        if _COMPARISON in self.config.stash:
+            compare.render(self.config.stash[_COMPARISON], console)
+            terminalreporter.write("\n" + table.getvalue())
         if not self.ledger.entries:
             return
         path = self.config.rootpath / self.config.getoption("--ledger")
-        ledger = self.ledger.completed(self.config.stash[_CLAIMS])
-        ledger.machine, ledger.date = this_machine(), now()
+        ledger = self._finished()
         ledger.save(path)
-        table = io.StringIO()
-        width = get_terminal_size().columns
-        render(ledger, Console(file=table, force_terminal=terminalreporter.hasmarkup, width=width))
+        render(ledger, console)
         terminalreporter.write("\n" + table.getvalue())
         terminalreporter.write_line(f"written to {path}")

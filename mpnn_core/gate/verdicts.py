@@ -39,6 +39,18 @@ class GateResult(StrEnum):
     NONE = "no gate"
 
 
+class Change(StrEnum):
+    """What one revision is to another, in one benchmark."""
+
+    SLOWER = "slower"
+    FASTER = "faster"
+    NONE = "no change"
+    INCONCLUSIVE = "inconclusive"
+    BROKEN = "broken here"
+    ONLY_HERE = "only here"
+    ONLY_THERE = "only there"
+
+
 @dataclass(frozen=True)
 class Interval:
     """A measured value and the interval that holds the true one; never NaN (ValueError)."""
@@ -181,6 +193,28 @@ def judge_gate(
     if measured.within(low, high):
         return GateResult.PASSED
     return GateResult.FAILED if measured.outside(low, high) else GateResult.INCONCLUSIVE
+
+
+def judge_change(measured: Interval | None, control: Interval | None, threshold: float) -> Change:
+    """A ratio of two revisions, over 1 if the new one is faster, against the noise threshold.
+
+    Slower or faster only if the interval lies wholly beyond the threshold (a factor over 1), no
+    change only if it lies wholly within. A control that tells the base from itself raises the bar
+    for a change by as much as it is off, and leaves nothing to be called unchanged.
+    """
+    if measured is None or control is None:
+        return Change.INCONCLUSIVE
+    off = 1.0
+    if control.outside(1, 1):
+        off = max(control.high, 1 / control.low)
+    bar = threshold * off
+    if measured.high < 1 / bar:
+        return Change.SLOWER
+    if measured.low > bar:
+        return Change.FASTER
+    if off == 1 and measured.within(1 / threshold, threshold):
+        return Change.NONE
+    return Change.INCONCLUSIVE
 
 
 def accepted(figure: Figure) -> tuple[float, float]:

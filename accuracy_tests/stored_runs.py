@@ -1,0 +1,67 @@
+"""Runs as pytest-benchmark stores them, made up: for what reads many runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from mpnn_core.gate.claims import Claim
+from mpnn_core.gate.ledger import STORED, Entry, Ledger
+from mpnn_core.gate.verdicts import Interval, exactly, judge_claim, judge_gate
+
+PROCESSOR = "A processor"
+
+
+def entry(claim: Claim, key: str, value: float, width: float = 0.03) -> Entry:
+    """A figure of a claim, measured as `value`, its interval so wide on both sides."""
+    figure = claim.figures[key]
+    half = abs(value) * width + 1e-3 * (figure.sense != "count")
+    found = (
+        exactly(value) if figure.sense == "count" else Interval(value, value - half, value + half)
+    )
+    gate = figure.gates.get("cpu")
+    return Entry(
+        claim=claim.id,
+        figure=key,
+        reported=str(figure),
+        workload=claim.workload,
+        device="cpu",
+        verdict=judge_claim(figure, found, exactly(1)),
+        gate=judge_gate(gate, found, exactly(1)),
+        bound=str(gate) if gate else "",
+        unit=figure.unit,
+        value=found.value,
+        low=found.low,
+        high=found.high,
+        control=(0.99, 1.01),
+        pairs=61,
+        test="perf_tests/test_engine.py::test_forward_beats_the_original",
+    )
+
+
+def ledger(entries: Sequence[Entry], processor: str = PROCESSOR, date: str = "") -> Ledger:
+    machine = {"processor": processor, "torch": "2.13.0", "cores": "2"}
+    return Ledger(list(entries), machine, date or "2026-01-01T00:00:00+00:00")
+
+
+def store(
+    storage: Path,
+    number: int,
+    entries: Sequence[Entry],
+    commit: str | None = None,
+    processor: str = PROCESSOR,
+    dirty: bool = False,
+) -> None:
+    """One more run: the `number`-th, of a commit of its own unless one is given."""
+    date = f"2026-{1 + number // 28:02}-{1 + number % 28:02}T00:00:00+00:00"
+    content = {
+        "machine_info": {},
+        "commit_info": {"id": commit or f"{number:040x}", "dirty": dirty},
+        "benchmarks": [],
+        "datetime": date,
+        STORED: {"schema": 1, "ledger": ledger(entries, processor, date).to_json()},
+    }
+    path = storage / "Linux-CPython-3.11-64bit" / f"{number:04}_run.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content), "utf-8")

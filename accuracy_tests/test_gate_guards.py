@@ -1,0 +1,195 @@
+"""That the gates guard: regressions planted in a copy of the project, and each of them caught.
+
+The sizes and rates of all of them, measured, are in docs/guard.md (`perf_tests/sensitivity.py`).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from plants import (
+    CHANGED_WEIGHT,
+    EXTRA_COPY,
+    KNN_OFF_BY_ONE,
+    LOST_DIGIT,
+    Plant,
+    copy_of_project,
+    plant,
+    slower,
+)
+
+from mpnn_core.backends.native import INSTRUCTION_SETS, instruction_sets
+from mpnn_core.gate import builds
+from mpnn_core.gate.compare import THRESHOLD, Answer, Outcome, Process, Processes, compare, race
+from mpnn_core.gate.verdicts import Change
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass
+class Copy:
+    """A copy of the project, and what is built of it."""
+
+    repository: Path
+    cache: Path
+    clean: builds.Build
+
+    def planted(self, regression: Plant | None) -> builds.Build:
+        plant(self.repository, regression)
+        return builds.build(self.repository, builds.tree_of(self.repository), self.cache)
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory) -> Copy:
+    """The files as they are. Native code is taken from the installation, which is of them."""
+    folder = tmp_path_factory.mktemp("guarded")
+    repository, cache = copy_of_project(ROOT, folder / "copy"), folder / "builds"
+    tree = builds.tree_of(repository)
+    modules = [f"mpnn_core.backends.native._{name}" for name in INSTRUCTION_SETS]
+    found = [spec.origin for m in modules if (spec := importlib.util.find_spec(m)) and spec.origin]
+    if found:
+        native = builds.native_home(repository, tree, cache)
+        native.mkdir(parents=True)
+        for module in found:
+            shutil.copy2(module, native)
+    assert builds.needs_compiling(repository, tree, cache) is not bool(found)
+    return Copy(repository, cache, builds.build(repository, tree, cache))
+
+
+def answers(copy: Copy, build: builds.Build) -> dict[str, float]:
+    process = Process(build, copy.clean, threads=1, cpus="")
+    try:
+        process.wait()
+        return process.errors()
+    finally:
+        process.close()
+
+
+@pytest.fixture(scope="module")
+def exact(copy: Copy) -> dict[str, float]:
+    """The errors of the unchanged project."""
+    return answers(copy, copy.clean)
+
+
+def counters(copy: Copy, build: builds.Build) -> str:
+    done = subprocess.run(
+        [build.python, copy.repository / "fixtures" / "make_baseline.py"],
+        capture_output=True, text=True, check=True, timeout=300,
+    )  # fmt: skip
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    "regression",
+    [
+        pytest.param(LOST_DIGIT, id="a digit less"),
+        pytest.param(CHANGED_WEIGHT, id="a weight changed by 1 %"),
+        pytest.param(KNN_OFF_BY_ONE, id="k-NN off by one"),
+    ],
+)
+def test_lost_accuracy_is_caught(copy, exact, regression) -> None:
+    found = answers(copy, copy.planted(regression))
+    assert found.keys() == exact.keys()
+    for name, error in found.items():
+        assert not Answer(name, exact[name], exact[name]).is_worse, (name, exact[name])
+        assert Answer(name, exact[name], error).is_worse, f"{regression.says}: {name}, {error:.1e}"
+
+
+def test_an_extra_copy_is_counted(copy) -> None:
+    said = counters(copy, copy.planted(EXTRA_COPY))
+    caught = [line for line in said.splitlines() if " bytes, was " in line]
+    backends = {line.split(": ")[1].split(",")[0] for line in caught}
+    expected = {"torch", "native"} if instruction_sets() else {"torch"}
+    assert backends == expected, said
+    assert any(line.startswith("written: ") for line in caught), said
+
+
+def measured(
+    copy: Copy, build: builds.Build, budget_s: float, rounds: int | None = None
+) -> Outcome:
+    sides = {"base": copy.clean, "head": build, "control": copy.clean}
+
+    @contextmanager
+    def start() -> Iterator[dict[str, Process]]:
+        with Processes(sides, copy.clean, threads=1) as processes:
+            yield processes
+
+    return race(start, ["design_one"], budget_s, rounds=rounds)[0]
+
+
+def caught(outcome: Outcome, slowdown: float) -> bool:
+    """Caught; or the sensitivity that the outcome states is not enough for it."""
+    if outcome.change is Change.SLOWER:
+        return True
+    stated = outcome.sensitivity(THRESHOLD)
+    return outcome.change is Change.INCONCLUSIVE and (stated is None or stated > slowdown)
+
+
+def test_a_slower_sampler_is_caught(copy) -> None:
+    outcome = measured(copy, copy.planted(slower(30)), budget_s=45, rounds=3)
+    assert caught(outcome, 1.3), outcome
+    if outcome.ratio is not None:
+        assert outcome.ratio.low < 1 / 1.2 and outcome.ratio.high > 1 / 1.4, outcome.time
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("percent", [0, 5, 10, 30])
+def test_a_slowdown_is_caught_or_under_the_stated_sensitivity(copy, percent) -> None:
+    outcome = measured(copy, copy.planted(slower(percent)), budget_s=300)
+    print(f"{percent} %: {outcome}")
+    if percent:
+        assert caught(outcome, 1 + percent / 100), outcome
+    else:
+        assert outcome.change in (Change.NONE, Change.INCONCLUSIVE), outcome
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("regression", [slower(30), LOST_DIGIT], ids=["slower", "a digit less"])
+def test_the_whole_command_turns_red(copy, regression) -> None:
+    plant(copy.repository, regression)
+    found = compare("HEAD", copy.repository, 200, only=["design_eight"])
+    assert found.regressions, found
+
+
+def test_the_plants_are_taken_out_again(copy) -> None:
+    plant(copy.repository, slower(30))
+    plant(copy.repository, None)
+    assert builds.tree_of(copy.repository) == copy.clean.tree
+
+
+def test_a_revision_that_is_none_is_named(copy) -> None:
+    with pytest.raises(builds.BuildError, match="no-such-branch"):
+        builds.tree_of(copy.repository, "no-such-branch")
+
+
+def test_the_index_of_the_user_stays_as_it_is(copy) -> None:
+    def staged() -> str:
+        command = ["git", "-C", str(copy.repository), "status", "--porcelain"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    plant(copy.repository, None)
+    (copy.repository / "new.txt").write_text("not added")
+    try:
+        before = staged()
+        assert builds.tree_of(copy.repository) != copy.clean.tree, "what is not added counts, too"
+        assert staged() == before == "?? new.txt\n"
+    finally:
+        (copy.repository / "new.txt").unlink()
+
+
+def test_what_does_not_install_says_why(copy) -> None:
+    project = copy.repository / "pyproject.toml"
+    text = project.read_text("utf-8")
+    try:
+        project.write_text(text.replace("[project]", "[project]\nnonsense = 1"))
+        with pytest.raises(builds.BuildError, match="does not install"):
+            builds.build(copy.repository, builds.tree_of(copy.repository), copy.cache)
+    finally:
+        project.write_text(text)

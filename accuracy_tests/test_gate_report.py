@@ -1,0 +1,219 @@
+"""The page: what is on it, and that a browser shows it without a network and without errors."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from stored_runs import entry, ledger, store
+
+from mpnn_core.cli import main
+from mpnn_core.gate.claims import load_claims
+from mpnn_core.gate.compare import Answer, Comparison, Outcome
+from mpnn_core.gate.history import load_runs, series
+from mpnn_core.gate.ledger import Ledger
+from mpnn_core.gate.report import COLOURS, Report, summary, trade_offs, write
+from mpnn_core.gate.verdicts import Change, Interval
+
+CLAIMS = load_claims(Path(__file__).parents[1] / "claims.toml")
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+ENTRIES = [
+    entry(CLAIMS["S1"], "time", 138.0),
+    entry(CLAIMS["S2"], "speed", 2.8),
+    entry(CLAIMS["S4"], "speed", 2.5),
+    entry(CLAIMS["S4"], "loss", 8.9),
+    entry(CLAIMS["S9"], "component-2000", 1.2),  # a gate that fails
+    entry(CLAIMS["S12"], "errors", 0.0),
+    entry(CLAIMS["S14"], "designed", 45.0),
+    entry(CLAIMS["S14"], "teacher-forced", 47.0),
+    entry(CLAIMS["E2"], "speed", 22.0),
+]
+COMPARISON = Comparison(
+    "main",
+    "abcdef",
+    [
+        Outcome("design_one", Change.SLOWER, Interval(0.9, 0.89, 0.91), Interval(1, 1, 1), 10, 50),
+        Outcome("<new>", Change.ONLY_HERE, note="no <such> function"),
+    ],
+    [Answer("5L33", 2e-5, 2e-5)],
+    1.03,
+    60.0,
+)
+
+
+def page(tmp_path: Path, runs: int, comparison: Comparison | None = None) -> tuple[Report, Path]:
+    for number in range(runs):
+        speed = 22.0 if number < 50 else 18.0
+        measured = [
+            entry(CLAIMS["E2"], "speed", speed * (1 + 0.01 * (number % 3))),
+            entry(CLAIMS["S4"], "loss", 8.9),
+        ]
+        store(tmp_path / "storage", number, measured)
+    found = ledger(ENTRIES) if runs else Ledger([])
+    history = series(load_runs(tmp_path / "storage"))
+    report = Report(CLAIMS, found.completed(CLAIMS), history, comparison, "..")
+    path = tmp_path / "report.html"
+    write(report, path)
+    return report, path
+
+
+class Elements(HTMLParser):
+    """Start tags with their attributes, and that every one is closed in order."""
+
+    VOID = frozenset({"meta", "link", "br", "use", "path"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag, attrs) -> None:
+        self.found.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs) -> None:
+        self.found.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag, tag
+
+
+def all_of(elements: Elements, tag: str) -> list[dict[str, str | None]]:
+    return [attributes for name, attributes in elements.found if name == tag]
+
+
+@pytest.mark.parametrize("runs", [0, 1, 100])
+def test_the_page_is_one_sound_file(tmp_path, runs) -> None:
+    _, path = page(tmp_path, runs)
+    text = path.read_text("utf-8")
+    elements = Elements(text)
+    addresses = [
+        str(value)
+        for _, attributes in elements.found
+        for name, value in attributes.items()
+        if name in ("href", "src", "xlink:href")
+    ]
+    assert not [a for a in addresses if a.startswith(("http", "//"))], "it needs no network"
+    assert not all_of(elements, "script")
+    assert not [colour for colour in COLOURS if colour in text], "every colour is the page's own"
+    ids = [str(a["id"]) for _, a in elements.found if "id" in a]
+    assert {a.removeprefix("#") for a in addresses if a.startswith("#")} <= set(ids)
+    sections = {"ledger", "trade-off", "comparison", "history", "absent", "machine"}
+    assert sections <= set(ids)
+    assert all(a.get("aria-label") for a in all_of(elements, "svg"))
+    regions = [a for a in all_of(elements, "div") if a.get("role") == "region"]
+    assert regions and all(a["tabindex"] == "0" and a["aria-label"] for a in regions)
+    assert len(all_of(elements, "svg")) == {0: 0}.get(runs, len(all_of(elements, "svg")))
+
+
+def test_the_page_says_what_was_measured(tmp_path) -> None:
+    report, path = page(tmp_path, 1, COMPARISON)
+    text = path.read_text("utf-8")
+    assert "1 gate failed" in text and "S9 component-2000" in text
+    for e in report.measured:
+        assert e.measured in text
+    assert 'href="../perf_tests/test_engine.py"' in text
+    assert "needs Apple silicon" in text and "not exercised" in text
+    assert "design_one is slower than main: time +11.1 %" in text
+    assert "&lt;new&gt;" in text and "no &lt;such&gt; function" in text and "<new>" not in text
+
+
+def test_a_hundred_runs_show_their_step(tmp_path) -> None:
+    _, path = page(tmp_path, 100)
+    text = path.read_text("utf-8")
+    assert re.search(r"Step from 22\.\d to 18\.\d\s+x at ", text)
+    assert path.stat().st_size < 3e6
+
+
+def test_an_empty_page_says_how_to_fill_it(tmp_path) -> None:
+    _, path = page(tmp_path, 0)
+    text = path.read_text("utf-8")
+    for command in ("pytest -m claim", "mpnn-core compare REV", "--benchmark-autosave"):
+        assert command in text
+
+
+def test_a_speed_stands_beside_its_loss(tmp_path) -> None:
+    report, _ = page(tmp_path, 1)
+    found = {(e.claim, e.figure): loss and loss.value for e, loss in trade_offs(report)}
+    assert found == {("S4", "speed"): 8.9, ("E2", "speed"): None}
+
+
+def test_the_summary_names_what_failed(tmp_path) -> None:
+    report, _ = page(tmp_path, 1, COMPARISON)
+    text = summary(report)
+    assert "**failed**: S9 component-2000, >= 2, measured 1.2" in text
+    assert "| design_one | +11.1 % [+9.9, +12.4] | **slower** |" in text
+    assert "No regression" not in text
+
+
+def test_the_same_ledger_gives_the_same_page(tmp_path) -> None:
+    _, first = page(tmp_path, 1)
+    before = first.read_text("utf-8")
+    assert page(tmp_path, 1)[1].read_text("utf-8") == before
+
+
+def test_the_command_writes_the_page_and_the_summary(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    claims = Path(__file__).parents[1] / "claims.toml"
+    ledger(ENTRIES).save(tmp_path / "ledger.json")
+    options = ["--claims", str(claims), "--ledger", "ledger.json", "--summary", "summary.md"]
+    assert main(["report", *options, "--out", "out/page.html", "--source", "https://x.org/y"]) == 0
+    assert "https://x.org/y/perf_tests/test_engine.py" in (tmp_path / "out/page.html").read_text()
+    assert "## Gates" in (tmp_path / "summary.md").read_text()
+    assert main(["report", "--claims", str(claims), "--out", "page.html"]) == 0
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+@pytest.mark.parametrize("runs", [0, 1, 100])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_browser_shows_it(tmp_path, runs, scheme) -> None:
+    """By keyboard and in print, light and dark: what the page computes to, asked of the browser."""
+    _, path = page(tmp_path, runs, COMPARISON if runs == 1 else None)
+    probe = (
+        "<script>window.onload = () => { const r = {};"
+        "const style = e => getComputedStyle(e);"
+        "r.paper = style(document.body).backgroundColor; r.ink = style(document.body).color;"
+        "r.wide = document.documentElement.scrollWidth - window.innerWidth;"
+        "r.text = [...document.querySelectorAll('svg text')].map(e => style(e).fill);"
+        "r.svg = [...document.querySelectorAll('svg')].map(e => e.getBoundingClientRect().height);"
+        "r.focus = [...document.querySelectorAll('a, [tabindex]')].filter(e => {e.focus();"
+        " return document.activeElement !== e}).length;"
+        "document.title = JSON.stringify(r); }</script>"
+    )
+    probed = tmp_path / "probed.html"
+    probed.write_text(path.read_text("utf-8").replace("</body>", probe + "</body>"), "utf-8")
+    found = json.loads(browse(tmp_path, probed, scheme, "--dump-dom").partition("<title>")[2]
+                       .partition("</title>")[0].replace("&quot;", '"'))  # fmt: skip
+    light = {"rgb(255, 255, 255)": "light", "rgb(20, 23, 27)": "dark"}
+    assert light[found["paper"]] == scheme
+    assert set(found["text"]) <= {found["ink"]}, "text in charts is in the page's ink"
+    assert found["wide"] <= 0, "nothing runs off the page"
+    assert found["focus"] == 0, "every link and table is reached by keyboard"
+    assert all(height > 60 for height in found["svg"]) and bool(found["svg"]) == bool(runs)
+    if scheme == "light":
+        browse(tmp_path, path, scheme, "--no-pdf-header-footer", f"--print-to-pdf={tmp_path}/p.pdf")
+        assert (tmp_path / "p.pdf").read_bytes().startswith(b"%PDF")
+
+
+def browse(tmp_path: Path, path: Path, scheme: str, *options: str) -> str:
+    assert CHROMIUM is not None
+    dark = scheme == "dark"
+    done = subprocess.run(
+        [
+            CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
+            "--no-first-run", "--disable-background-networking", "--disable-component-update",
+            "--disable-sync", f"--user-data-dir={tmp_path}/profile", "--window-size=1000,1400",
+            f"--blink-settings=preferredColorScheme={0 if dark else 1}", *options, path.as_uri(),
+        ],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    return done.stdout

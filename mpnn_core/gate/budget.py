@@ -1,0 +1,28 @@
+"""The time that measuring may take."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from dataclasses import dataclass
+
+
+def seconds(text: str) -> float:
+    """ "90s", "4m" or "1.5h" in seconds."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
+    if not found:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no time; expected a number and s, m or h, such as 4m"
+        )
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
+
+
+@dataclass
+class Budget:
+    """Seconds left for paired measurements, and the tests still to come that share them."""
+
+    left: float
+    tests: int
+
+    def share(self) -> float:
+        return max(0.0, self.left) / max(1, self.tests)

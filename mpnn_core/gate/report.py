@@ -1,0 +1,316 @@
+"""One page of everything: ledger, history, comparison; a single file that needs no network.
+
+Charts are SVG in the page itself. Their colours are the page's own variables, so that they follow
+light, dark and print; shapes say what colours say.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mpnn_core.gate.claims import EXACT, Claim
+from mpnn_core.gate.compare import Comparison
+from mpnn_core.gate.history import Series
+from mpnn_core.gate.ledger import Entry, Ledger
+from mpnn_core.gate.verdicts import Change, GateResult, Verdict
+
+TEMPLATE = "report.html.jinja"
+# Stand-ins that no chart uses otherwise, and the variable of the page that each becomes.
+COLOURS = {
+    "#0000a1": "ink",
+    "#0000a2": "muted",
+    "#0000a3": "grid",
+    "#0000b1": "good",
+    "#0000b2": "part",
+    "#0000b3": "bad",
+    "#0000b4": "open",
+    "#0000b5": "line",
+}
+INK, MUTED, GRID, GOOD, PART, BAD, OPEN, LINE = COLOURS
+ABSENT = (Verdict.NOT_EXERCISED, Verdict.NOT_RUN)
+# Verdict -> colour and marker: told apart without colour as well.
+MARKS = {
+    Verdict.CONFIRMED: (GOOD, "o"),
+    Verdict.DIRECTION_ONLY: (PART, "^"),
+    Verdict.REFUTED: (BAD, "s"),
+    Verdict.INCONCLUSIVE: (OPEN, "D"),
+    Verdict.RECORDED: (INK, "."),
+}
+WIDTH_IN = 9.5
+ROW_IN = 0.24
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the page shows; `source` is the address that the tests' files are under."""
+
+    claims: Mapping[str, Claim]
+    ledger: Ledger
+    series: Sequence[Series]
+    comparison: Comparison | None
+    source: str
+
+    @property
+    def measured(self) -> list[Entry]:
+        return [e for e in self.ledger.entries if e.value is not None]
+
+    @property
+    def absent(self) -> list[Entry]:
+        return [e for e in self.ledger.entries if e.verdict in ABSENT]
+
+    @property
+    def red(self) -> list[Entry]:
+        return [e for e in self.ledger.entries if e.gate is GateResult.FAILED]
+
+    def counts(self, kind: type[Verdict] | type[GateResult]) -> list[tuple[str, int]]:
+        """How many figures came to each verdict, or gate's result; those that none did left out."""
+        name = "verdict" if kind is Verdict else "gate"
+        found = [(str(k), sum(getattr(e, name) is k for e in self.ledger.entries)) for k in kind]
+        return [(k, n) for k, n in found if n and k != GateResult.NONE]
+
+    def link(self, entry: Entry) -> str:
+        """The address of the file of the test that holds the figure."""
+        return f"{self.source}/{entry.test.partition('::')[0]}"
+
+
+def relative_source(page: Path) -> str:
+    """From the folder of the page to the current one."""
+    return Path(os.path.relpath(Path.cwd(), page.resolve().parent)).as_posix()
+
+
+def write(report: Report, path: Path) -> None:
+    """Render the page into one file."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+    environment = Environment(
+        loader=PackageLoader("mpnn_core.gate", "."),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template(TEMPLATE).render(
+        report=report,
+        comparison=report.comparison,
+        forests=list(forests(report.measured)),
+        pareto=pareto(report),
+        histories=list(histories(report.series)),
+        verdicts=report.counts(Verdict),
+        gates=report.counts(GateResult),
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, "utf-8")
+
+
+def chart(name: str, title: str, size: tuple[float, float], draw: Callable[[Any], None]) -> Any:
+    """A figure as SVG for the page; `title` is what a screen reader says of it."""
+    import matplotlib as mpl
+    from markupsafe import Markup, escape
+    from matplotlib.figure import Figure
+
+    style: dict[Any, Any] = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": name,  # the same page from the same ledger
+        "font.family": "sans-serif",
+        "font.size": 8,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.axisbelow": True,
+        "grid.color": GRID,
+        "grid.linewidth": 0.6,
+        **dict.fromkeys(("text.color", "axes.labelcolor", "legend.labelcolor"), INK),
+        **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), MUTED),
+        **dict.fromkeys(("xtick.labelcolor", "ytick.labelcolor"), INK),
+        "axes.facecolor": "none",
+        "figure.facecolor": "none",
+    }
+    text = io.StringIO()
+    with mpl.rc_context(style):
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure)
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    svg = text.getvalue()
+    svg = svg[svg.index("<svg") :]
+    for stand_in, variable in COLOURS.items():
+        svg = svg.replace(stand_in, f"var(--{variable})")
+    label = f'<svg role="img" aria-label="{escape(title)}" '
+    return Markup(label + svg.removeprefix("<svg "))
+
+
+def forests(entries: Sequence[Entry]) -> Iterable[tuple[str, Any]]:
+    """Per unit, its name and a forest plot: reported against measured."""
+    units = dict.fromkeys(e.unit for e in entries)
+    for unit in sorted(units, key=lambda unit: unit != "x"):
+        rows = [e for e in entries if e.unit == unit]
+        if len(rows) > 1 and any(e.low != e.high for e in rows):  # else the table says it all
+            yield unit, _forest(unit, rows)
+
+
+def _forest(unit: str, rows: Sequence[Entry]) -> Any:
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        for y, e in enumerate(rows):
+            colour, marker = MARKS[e.verdict]
+            axes.plot([e.low, e.high], [y, y], color=colour, linewidth=1.6, solid_capstyle="butt")
+            axes.plot(e.value, y, marker, color=colour, markersize=5)
+            reported = _reported(e)
+            if reported is not None:
+                axes.plot(reported, y, "|", color=INK, markersize=11, markeredgewidth=1.4)
+        if unit == "x":
+            _ratio_axis(axes.xaxis, axes.set_xscale)
+            axes.axvline(1, color=MUTED, linewidth=0.8)
+        axes.set_xlabel(f"{unit}; the bar is what was reported" if unit else "")
+        axes.set_yticks(range(len(rows)), [_name(e, rows) for e in rows])
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.grid(axis="x")
+        _legend(figure, [v for v in MARKS if any(e.verdict is v for e in rows)])
+
+    height = 1.1 + ROW_IN * len(rows)
+    return chart(f"forest {unit}", f"Reported and measured, in {unit}", (WIDTH_IN, height), draw)
+
+
+def _legend(figure: Any, verdicts: Sequence[Verdict]) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], color=MARKS[v][0], marker=MARKS[v][1], markersize=5, label=v)
+        for v in verdicts
+    ]
+    figure.legend(handles=handles, loc="outside upper left", ncols=5, frameon=False)
+
+
+def _ratio_axis(axis: Any, set_scale: Callable[[str], None]) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    set_scale("log")
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _name(entry: Entry, rows: Sequence[Entry]) -> str:
+    name = f"{entry.claim} {entry.figure}"
+    alike = [e for e in rows if (e.claim, e.figure) == (entry.claim, entry.figure)]
+    return name if len(alike) == 1 else f"{name}: {entry.workload[:38]}"
+
+
+def _reported(entry: Entry) -> float | None:
+    """The reported number out of "1.84 x"; None for a range, which has no one number."""
+    try:
+        return float(entry.reported.split()[0]) if " to " not in entry.reported else None
+    except (ValueError, IndexError):
+        return None
+
+
+def trade_offs(report: Report) -> list[tuple[Entry, Entry | None]]:
+    """Each measured speed-up whose loss is known, with the loss; None beside it if it is exact."""
+    found: list[tuple[Entry, Entry | None]] = []
+    losses = {(e.claim, e.figure): e for e in report.measured}
+    for e in report.measured:
+        figure = report.claims[e.claim].figures.get(e.figure) if e.claim in report.claims else None
+        if e.unit != "x" or figure is None or not figure.loss or e.verdict is Verdict.RECORDED:
+            continue
+        if figure.loss == EXACT:
+            found.append((e, None))
+            continue
+        claim, _, key = figure.loss.partition(" ")
+        if (claim, key) in losses:
+            found.append((e, losses[claim, key]))
+    return found
+
+
+def pareto(report: Report) -> Any:
+    """Speed against loss of recovery, those that no other beats joined; None if there is none."""
+    points = trade_offs(report)
+    if not points:
+        return None
+    at = [(0.0 if loss is None else _value(loss), _value(e), e) for e, loss in points]
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        best = 0.0
+        front = []
+        for loss, speed, _ in sorted(at, key=lambda p: (p[0], -p[1])):
+            if speed > best:
+                front.append((loss, speed))
+                best = speed
+        axes.step(*zip(*front, strict=True), where="post", color=LINE, linewidth=1, zorder=1)
+        for loss, speed, e in at:
+            marker = "o" if loss == 0 else "s"
+            axes.plot(loss, speed, marker, color=GOOD if loss == 0 else PART, markersize=6)
+            axes.annotate(
+                f"{e.claim} {e.figure}", (loss, speed), xytext=(6, 3), textcoords="offset points"
+            )
+        _ratio_axis(axes.yaxis, axes.set_yscale)
+        axes.set_xlabel("loss of recovery, points (0: exact)")
+        axes.set_ylabel("times as fast as the original")
+        axes.margins(x=0.15, y=0.1)
+        axes.grid()
+
+    return chart("pareto", "Speed against loss of accuracy", (WIDTH_IN, 4.2), draw)
+
+
+def _value(entry: Entry) -> float:
+    assert entry.value is not None
+    return entry.value
+
+
+def histories(found: Sequence[Series]) -> Iterable[tuple[str, list[tuple[Series, Any]]]]:
+    """Per claim, its series with a chart each."""
+    for claim in dict.fromkeys(s.claim for s in found):
+        yield claim, [(s, _history(s)) for s in found if s.claim == claim]
+
+
+def _history(series: Series) -> Any:
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        machines = list(dict.fromkeys(p.run.processor for p in series.points))
+        for machine, marker in zip(machines, "osD^vP*X" * len(machines), strict=False):
+            chosen = [(i, p) for i, p in enumerate(series.points) if p.run.processor == machine]
+            x, y = [i for i, _ in chosen], [p.value for _, p in chosen]
+            lows = [p.value - (p.entry.low or p.value) for _, p in chosen]
+            highs = [(p.entry.high or p.value) - p.value for _, p in chosen]
+            colour = LINE if machine == machines[-1] else MUTED
+            axes.errorbar(
+                x, y, yerr=[[max(0, v) for v in lows], [max(0, v) for v in highs]],
+                fmt=marker, color=colour, markersize=3.5, linewidth=0.9, label=machine,
+            )  # fmt: skip
+        places = [i for i, p in enumerate(series.points) if p in series.of_latest_machine()]
+        for step in series.steps:
+            axes.axvline(places[step.at] - 0.5, color=BAD, linewidth=1, linestyle="--")
+        if series.is_ratio and all(p.value > 0 for p in series.points):
+            _ratio_axis(axes.yaxis, axes.set_yscale)
+        axes.set_ylabel(series.unit)
+        axes.set_xlabel("run")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_xlim(-0.7, max(len(series.points) - 0.3, 1))
+        axes.grid()
+        if len(machines) > 1:
+            figure.legend(loc="outside upper left", ncols=2, frameon=False)
+
+    name = f"{series.claim} {series.figure} {series.workload} {series.device}"
+    return chart(name, f"History of {series.claim} {series.figure}", (WIDTH_IN, 1.9), draw)
+
+
+def summary(report: Report) -> str:
+    """The page in a few lines of Markdown, for the summary of a CI job."""
+    lines = ["## Gates", "", "| gates | verdicts |", "|---|---|"]
+    gates = ", ".join(f"{n} {k}" for k, n in report.counts(GateResult)) or "none"
+    verdicts = ", ".join(f"{n} {k}" for k, n in report.counts(Verdict))
+    lines += [f"| {gates} | {verdicts} |", ""]
+    for e in report.red:
+        lines.append(f"- **failed**: {e.claim} {e.figure}, {e.bound}, measured {e.measured}")
+    c = report.comparison
+    if c is not None:
+        lines += ["", f"## Against {c.base}", "", "| benchmark | time | verdict |", "|---|---|---|"]
+        for o in c.outcomes:
+            bold = "**" if o.change in (Change.SLOWER, Change.BROKEN) else ""
+            lines.append(f"| {o.benchmark} | {o.time} | {bold}{o.change}{bold} |")
+        lines += ["", *(f"- **{r}**" for r in c.regressions)]
+        lines += [] if c.regressions else ["No regression."]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,75 @@
+"""What two revisions are timed on against each other, and what they must answer alike.
+
+Each function prepares one workload and returns what is timed. It may use the public interface
+alone: both revisions run this file, the one that is compared with, too, however old it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
+
+import numpy as np
+from proteins import FIXTURES, path_of, protein
+
+import mpnn_core as mpnn
+
+model = cache(mpnn.load_model)
+
+
+def design_one() -> Callable[[], Any]:
+    """One sequence of 5L33, 106 residues: latency."""
+    network, structure = model(), protein("5L33")
+    return lambda: network.design(structure, seed=37)
+
+
+def design_eight() -> Callable[[], Any]:
+    """Eight sequences of 5L33: throughput."""
+    network, structure = model(), protein("5L33")
+    return lambda: network.design(structure, num_sequences=8, seed=37)
+
+
+def design_complex() -> Callable[[], Any]:
+    """One sequence of 3HTN, 429 residues in three chains."""
+    network, structure = model(), protein("3HTN")
+    return lambda: network.design(structure, seed=37)
+
+
+def design_in_torch() -> Callable[[], Any]:
+    """One sequence of 6MRR, 68 residues, without native code."""
+    network, structure = model(backend="torch"), protein("6MRR")
+    return lambda: network.design(structure, seed=37)
+
+
+def log_probs() -> Callable[[], Any]:
+    """Teacher-forced log-probabilities of 5L33."""
+    network, structure = model(), protein("5L33")
+    return lambda: network.log_probs(structure, seed=37)
+
+
+def read_structure() -> Callable[[], Any]:
+    """5L33 from its PDB file."""
+    path = path_of("5L33")
+    return lambda: mpnn.read_structure(path)
+
+
+BENCHMARKS = (
+    design_one,
+    design_eight,
+    design_complex,
+    design_in_torch,
+    log_probs,
+    read_structure,
+)
+
+
+def answers() -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Log-probabilities (L, 21) by name, and beside them the original's in float64."""
+    for name in ("5L33", "3HTN"):
+        structure = protein(name)
+        with np.load(FIXTURES / "goldens" / f"{name}.npz") as golden:
+            order, truth = golden["decoding_order"].astype(np.int64), golden["log_probs"]
+        for backend in ("auto", "torch"):
+            found = model(backend=backend).log_probs(structure, decoding_order=order)[0]
+            yield f"{name}, {backend}", found[structure.mask], truth[structure.mask]

@@ -1,0 +1,158 @@
+"""What the comparison of revisions catches, and how often it raises a false alarm. Measured.
+
+Slowdowns of known size are planted in copies of the project, and all of them run in the same
+sessions beside the unchanged project: `record` appends sessions to a file, as often as there is
+time for it, and `table` cuts them into runs of the real procedure (`compare.race`, which is fed
+what was recorded) and counts its verdicts. From the repository's root::
+
+    python perf_tests/sensitivity.py record --minutes 4 --condition idle
+    python perf_tests/sensitivity.py record --minutes 4 --condition busy
+    python perf_tests/sensitivity.py table
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "accuracy_tests"))
+
+from plants import copy_of_project, plant, slower  # noqa: E402
+
+from mpnn_core.gate import builds  # noqa: E402
+from mpnn_core.gate.compare import CACHE, LOOKS, Processes, race  # noqa: E402
+from mpnn_core.gate.verdicts import Change  # noqa: E402
+
+BENCHMARK = "design_eight"
+SLOWDOWNS = (0, 5, 10, 30)  # percent; 0 is the same tree in a process of its own
+ROUNDS = 5
+STORE = ROOT / ".mpnn_core" / "sensitivity.jsonl"
+RUNS = 20
+
+
+def _spin() -> None:
+    while True:
+        pass
+
+
+@contextmanager
+def neighbour(condition: str) -> Iterator[None]:
+    """One core kept busy by another process, or none."""
+    if condition != "busy":
+        yield
+        return
+    process = multiprocessing.get_context("spawn").Process(target=_spin, daemon=True)
+    process.start()
+    try:
+        yield
+    finally:
+        process.kill()
+        process.join()
+
+
+def record(minutes: float, condition: str, slowdowns: Sequence[int] = SLOWDOWNS) -> None:
+    """Append sessions to STORE until the time is over: log seconds by side and round."""
+    until = time.monotonic() + 60 * minutes
+    cache, copies = ROOT / CACHE, {}
+    with tempfile.TemporaryDirectory() as folder:
+        copy = copy_of_project(ROOT, Path(folder) / "copy")
+        for percent in slowdowns:
+            plant(copy, slower(percent) if percent else None)
+            copies[percent] = builds.build(copy, builds.tree_of(copy), cache)
+    base = copies[0]
+    sides = {"base": base, "control": base, **{str(p): b for p, b in copies.items()}}
+    order = random.Random()
+    STORE.parent.mkdir(exist_ok=True)
+    with neighbour(condition), STORE.open("a") as file:
+        while time.monotonic() < until:
+            load = os.getloadavg()[0]
+            with Processes(sides, base, threads=1) as processes:
+                for process in processes.values():
+                    process.prepare(BENCHMARK)
+                rounds = [
+                    {
+                        side: processes[side].time(BENCHMARK)
+                        for side in order.sample(list(sides), len(sides))
+                    }
+                    for _ in range(ROUNDS)
+                ]
+            line = {"condition": condition, "load": load, "rounds": rounds}
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+
+
+class Recorded:
+    """A side of a session that happened: gives the seconds of its rounds, one after the other."""
+
+    def __init__(self, rounds: Sequence[Mapping[str, float]], side: str) -> None:
+        self._seconds = iter([r[side] for r in rounds])
+
+    def prepare(self, name: str) -> float:
+        return 0.0
+
+    def time(self, name: str) -> float:
+        return next(self._seconds)
+
+
+def verdict(sessions: Sequence[dict[str, Any]], head: str) -> tuple[Change, int, float | None]:
+    """The comparison on recorded sessions: verdict, sessions it took, slowdown it would catch."""
+    waiting = iter(sessions)
+
+    @contextmanager
+    def replay() -> Iterator[dict[str, Recorded]]:
+        rounds = next(waiting)["rounds"]
+        sides = {"base": "base", "control": "control", "head": head}
+        yield {side: Recorded(rounds, name) for side, name in sides.items()}
+
+    outcome = race(replay, [BENCHMARK], budget_s=1e9, rounds=ROUNDS, most=len(sessions))[0]
+    return outcome.change, outcome.sessions, outcome.sensitivity(1.03)
+
+
+def table() -> None:
+    """Print, per condition and slowdown, how many runs gave which verdict."""
+    found = [json.loads(line) for line in STORE.read_text().splitlines()]
+    for condition in dict.fromkeys(s["condition"] for s in found):
+        sessions = [s for s in found if s["condition"] == condition]
+        loads = sorted(s["load"] for s in sessions)
+        print(f"{condition}: {len(sessions)} sessions, load {loads[0]:.1f} to {loads[-1]:.1f}")
+        for most in (LOOKS[0], LOOKS[1]):
+            runs = [sessions[i : i + most] for i in range(0, len(sessions) - most + 1, most)]
+            for head in map(str, SLOWDOWNS):
+                verdicts = [
+                    verdict(r, head) for r in runs if all(head in s["rounds"][0] for s in r)
+                ]
+                counts = {c: sum(v[0] is c for v in verdicts) for c in Change}
+                said = ", ".join(f"{n} {c}" for c, n in counts.items() if n)
+                caught = sorted(v[2] for v in verdicts if v[2])
+                if not caught:
+                    continue
+                print(f"  {len(verdicts)} runs of up to {most} restarts, {head}: {said}; "
+                      f"would catch {caught[len(caught) // 2]:.3f}")  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True)
+    recorder = commands.add_parser("record")
+    recorder.add_argument("--minutes", type=float, default=4)
+    recorder.add_argument("--condition", default="idle", help="idle, busy, or another name")
+    recorder.add_argument("--slowdowns", type=int, nargs="+", default=SLOWDOWNS, metavar="PERCENT")
+    recorder.set_defaults(run=lambda o: record(o.minutes, o.condition, o.slowdowns))
+    commands.add_parser("table").set_defaults(run=lambda o: table())
+    options = parser.parse_args()
+    options.run(options)
+
+
+if __name__ == "__main__":
+    main()

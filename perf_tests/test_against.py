@@ -1,0 +1,29 @@
+"""With `--against REV`: no benchmark is slower than in that revision, no answer less exact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mpnn_core.gate.compare import benchmark_names
+from mpnn_core.gate.verdicts import Change
+
+pytestmark = pytest.mark.against
+
+
+@pytest.mark.parametrize("name", benchmark_names(Path(__file__).parents[1]))
+def test_is_no_slower(comparison, name, request) -> None:
+    found = [line for line in comparison.regressions if line.startswith(f"{name} ")]
+    if found:
+        pytest.fail(found[0], pytrace=False)
+    (outcome,) = (o for o in comparison.outcomes if o.benchmark == name)
+    if outcome.change is Change.INCONCLUSIVE and request.config.getoption("--acceptance"):
+        pytest.fail(f"{name}: inconclusive, time {outcome.time}; {outcome.note}", pytrace=False)
+
+
+def test_answers_are_as_exact(comparison) -> None:
+    worse = [line for line in comparison.regressions if "less exact" in line]
+    if worse:
+        pytest.fail("\n".join(worse), pytrace=False)
+    assert comparison.answers, "nothing was answered"
