@@ -1,0 +1,215 @@
+"""Write docs/models/<variant>.md: a card for each student that is in the package.
+
+A card is made from what was recorded: mpnn_core/weights/<variant>.json by `mpnn-core eval`, and
+<variant>.training.json by `mpnn-core distill`. Run from the repository's root:
+python docs/make_model_cards.py
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import mpnn_core as mpnn
+from mpnn_core import variants
+from mpnn_core.evaluate import METRICS
+
+CARDS = Path(__file__).parent / "models"
+LOOKS_OF_CURVE = 12
+WIDTH = 100
+
+
+def students() -> list[mpnn.Variant]:
+    """The variants that have weights of their own; a batched form is the same network."""
+    return [v for v in mpnn.VARIANTS.values() if v.evaluation and v.student == v.name]
+
+
+def card(variant: mpnn.Variant) -> str:
+    """The model card of a student, as Markdown."""
+    evaluation = variant.evaluation
+    assert evaluation is not None
+    path = variants.WEIGHTS / f"{variant.student}.training.json"
+    record = json.loads(path.read_text("utf-8"))
+    return "\n".join(
+        [
+            *_head(variant, evaluation),
+            *_losses(evaluation),
+            *_composition(evaluation),
+            *_data(record),
+            *_training(record),
+            *_limits(record),
+        ]
+    )
+
+
+def _head(variant: mpnn.Variant, evaluation: dict[str, Any]) -> Iterator[str]:
+    parameters = sum(p.numel() for p in mpnn.load_model(variant=variant.name).network.parameters())
+    shape = f"{variant.encoder_layers}+{variant.decoder_layers} layers of width {variant.hidden}"
+    teacher = evaluation["teacher"]
+    yield f"# {variant.name}: {shape}, k = {variant.neighbours}"
+    yield ""
+    yield from paragraph(
+        f"A student of {teacher['name']}. **It loses {variant.loss}.** The interval is where the "
+        "mean loss of as many other chains lies, in 99 % of cases ([how it is "
+        "measured](../evaluation.md)). `docs/make_model_cards.py` made this card from what was "
+        "recorded."
+    )
+    yield "```python"
+    yield f'model = mpnn_core.load_model("v_48_020", variant="{variant.name}")'
+    yield "```"
+    yield ""
+    yield from table(
+        ("", ""),
+        [
+            ("parameters", f"{parameters:,}, float32"),
+            ("file", f"`mpnn_core/weights/{variant.student}.safetensors`"),
+            ("sha256", f"`{evaluation['model']['sha256']}`"),
+            ("teacher", f"{teacher['name']}, `{teacher['sha256']}`"),
+            ("licence", "MIT, from weights under MIT (`mpnn_core/weights/LICENSE-ProteinMPNN`)"),
+        ],
+    )
+
+
+def _losses(evaluation: dict[str, Any]) -> Iterator[str]:
+    settings = evaluation["settings"]
+    yield "## What it loses"
+    yield ""
+    yield from paragraph(
+        f"Means over chains; {settings['num_orders']} decoding orders, "
+        f"{settings['num_sequences']} designs at T = {settings['temperature']}, seed "
+        f"{settings['seed']}. A loss is the paired difference to the teacher, positive where the "
+        "student is worse, with 99 % intervals by bootstrap over chains: of the mean, and of the "
+        "mean of as many other chains."
+    )
+    for name, of_set in evaluation["sets"].items():
+        yield f"**{name}**: {of_set['chains']} chains, {of_set['residues']:,} residues"
+        yield ""
+        rows = []
+        for key, measured in of_set["metrics"].items():
+            digits = 1 if METRICS[key].endswith("%") else 3
+            sides = [measured["teacher"], measured["model"]]
+            loss, another = measured["loss"], measured["loss_of_another_sample"]
+            rows.append(
+                (
+                    METRICS[key],
+                    *(f"{value:.{digits}f}" for value in sides),
+                    f"{loss['value']:.{digits + 1}f}",
+                    interval(loss, digits + 1),
+                    interval(another, digits + 1),
+                )
+            )
+            if key == "nll":
+                perplexities = (f"{math.exp(value):.2f}" for value in sides)
+                rows.append(("native perplexity, its exponential", *perplexities, "", "", ""))
+        headings = ("metric", "teacher", "student", "loss", "of the mean", "of another sample")
+        yield from table(headings, rows, numbers=5)
+
+
+def _composition(evaluation: dict[str, Any]) -> Iterator[str]:
+    yield "## Composition"
+    yield ""
+    name, of_set = list(evaluation["sets"].items())[1]
+    shares = of_set["composition"]
+    yield f"Share of each amino acid in the native sequences and the designs of {name}, %:"
+    yield ""
+    rows = [
+        (side, *(f"{share:.1f}" for share in shares[key]))
+        for side, key in (("native", "native"), ("teacher", "teacher"), ("student", "model"))
+    ]
+    yield from table(("", *shares["letters"]), rows, numbers=len(shares["letters"]))
+
+
+def _data(record: dict[str, Any]) -> Iterator[str]:
+    corpus = record["corpus"]
+    yield "## Data"
+    yield ""
+    yield from paragraph(
+        f"{corpus['structures']:,} chains of experimental structures, {corpus['residues']:,} "
+        f"residues, from {len(corpus['pdb']):,} PDB entries and a few others: single chains "
+        "without their partners. No 30 % sequence cluster of them is among the validation chains, "
+        "nor among ProteinMPNN's example proteins. Their names, PDB ids and clusters are in "
+        "[training-set.tsv](training-set.tsv); the sha256 of the content, as `mpnn_core.corpus` "
+        f"reads it, is `{corpus['sha256']}`."
+    )
+
+
+def _training(record: dict[str, Any]) -> Iterator[str]:
+    yield "## Training"
+    yield ""
+    settings = {"seed": record["seed"]} | record["recipe"]
+    yield from table(("setting", "value"), [(key, str(v)) for key, v in settings.items()])
+    yield from table(
+        ("run", ""), [(key.replace("_", " "), _shown(v)) for key, v in record["run"].items()]
+    )
+    curve, last = record["curve"], len(record["curve"]) - 1
+    if not curve:
+        return
+    picked = sorted({round(last * i / (LOOKS_OF_CURVE - 1)) for i in range(LOOKS_OF_CURVE)})
+    yield "KL from the teacher in the lessons, as it learned, in nats per residue:"
+    yield ""
+    steps, values = zip(*((curve[i][0], curve[i][2]) for i in picked), strict=True)
+    yield from table(
+        ("step", *map(str, steps)), [("KL", *(f"{v:.3f}" for v in values))], numbers=len(picked)
+    )
+
+
+def _limits(record: dict[str, Any]) -> Iterator[str]:
+    yield "## Limits"
+    yield ""
+    for limit in (
+        "It imitates its teacher, and is better than it in nothing that was measured.",
+        "It saw chains alone, and the losses above are of such. What it loses on four complexes "
+        "stands in the ledger, claim E20; tied positions of homo-oligomers were not evaluated.",
+        f"Backbones carried noise of up to {record['recipe']['noise']} Å in training.",
+        "Recovery does not say whether a sequence folds; nothing it designed was made in a "
+        "laboratory.",
+        "Where the original's own log-probabilities matter, take the variant `baseline`.",
+    ):
+        yield textwrap.fill(f"- {limit}", WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+    yield ""
+
+
+def paragraph(text: str) -> Iterator[str]:
+    """Lines of at most `WIDTH`, and a blank one."""
+    yield textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
+    yield ""
+
+
+def table(
+    headings: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0
+) -> Iterator[str]:
+    """A Markdown table, whose last `numbers` columns are aligned to the right, and a blank line."""
+    left = len(headings) - numbers
+    yield f"| {' | '.join(headings)} |"
+    yield "|" + "---|" * left + "--:|" * numbers
+    for row in rows:
+        yield f"| {' | '.join(row)} |"
+    yield ""
+
+
+def interval(found: dict[str, Any], digits: int) -> str:
+    if found["low"] is None:
+        return "too few"
+    return f"{found['low']:.{digits}f} to {found['high']:.{digits}f}"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return f"{value:,}" if isinstance(value, int | float) else str(value)
+
+
+def main() -> None:
+    CARDS.mkdir(exist_ok=True)
+    for variant in students():
+        path = CARDS / f"{variant.name}.md"
+        path.write_text(card(variant), "utf-8")
+        print(path)
+
+
+if __name__ == "__main__":
+    main()

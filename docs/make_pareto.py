@@ -1,0 +1,195 @@
+"""Speed against loss of every variant on every backend: measure it, and draw docs/pareto.svg.
+
+    python docs/make_pareto.py measure [--device cuda]   # adds this device to docs/pareto.json
+    python docs/make_pareto.py draw
+
+Speed is paired with the original's sample() in one process: all of them run in every round, in
+random order. Losses are not measured here: they are those of the evaluations in mpnn_core/weights.
+Needs the extras test and docs; run from the repository's root.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import mpnn_core as mpnn
+from mpnn_core.backends import BACKENDS
+from mpnn_core.gate import original
+from mpnn_core.gate.ledger import now, this_machine
+from mpnn_core.gate.pairing import interleaved
+from mpnn_core.gate.verdicts import ERROR, Interval, median_ratio
+
+DOCS = Path(__file__).parent
+STORED = DOCS / "pareto.json"
+PICTURE = DOCS / "pareto.svg"
+STRUCTURES = DOCS.parent / "fixtures" / "structures"
+
+ROUNDS = 12
+# What is designed: enough to fill the device, and what the original's largest batch there is.
+WORKLOADS = {"cpu": ("5L33", 8), "mps": ("5L33", 8), "cuda": ("3HTN", 256)}
+TEMPERATURE = 0.1
+
+# Readable on white and on black.
+INK = "#808a94"
+COLOURS = ("#2f81f7", "#d9822b", "#2da44e", "#bf5fd0", "#d1495b")
+MARKS = "osD^v"
+
+
+def measured_variants() -> list[mpnn.Variant]:
+    """Every variant whose loss is known, once: a batched form is the same network."""
+    return [
+        v for v in mpnn.VARIANTS.values()
+        if v.accuracy == "exact" or (v.evaluation is not None and v.student == v.name)
+    ]  # fmt: skip
+
+
+def measure(device: str) -> dict[str, Any]:
+    """Ratios to the original's sample() of each variant and backend there is on a device."""
+    name, copies = WORKLOADS[device]
+    structure = mpnn.read_structure(STRUCTURES / f"{name}.pdb")
+    place = torch.device(device)
+    network = original.load().to(place)
+    given = original.inputs(structure, copies=copies).to(place)
+
+    def baseline() -> None:
+        with place:  # it makes some of its tensors on the default device
+            original.sample(network, given, TEMPERATURE)["S"].cpu()
+
+    sides: dict[tuple[str, str], Callable[[], Any]] = {}
+    for variant in measured_variants():
+        for backend in BACKENDS[1:]:
+            try:
+                model = mpnn.load_model(variant=variant.name, device=place, backend=backend)
+            except ValueError as error:
+                print(f"left out: {backend}: {error}", file=sys.stderr)
+                continue
+            sides[variant.name, backend] = lambda model=model: (
+                model.design(structure, copies, TEMPERATURE, seed=0).sequences
+            )
+    logs = interleaved({"original": baseline, "control": baseline} | sides, ROUNDS)
+    seconds = {side: np.array(found) for side, found in logs.items()}
+
+    def ratio(side: Any) -> dict[str, float]:
+        found = median_ratio(seconds["original"] - seconds[side], ERROR)
+        assert found is not None
+        return {"value": found.value, "low": found.low, "high": found.high}
+
+    return {
+        "workload": f"{copies} sequences of {name} ({len(structure)} residues), T = {TEMPERATURE}",
+        "machine": this_machine(),
+        "date": now(),
+        "rounds": ROUNDS,
+        "control": ratio("control"),
+        "points": [
+            {"variant": variant, "backend": backend, "speed": ratio((variant, backend))}
+            for variant, backend in sides
+        ],
+    }
+
+
+def losses() -> dict[str, Interval]:
+    """Points of teacher-forced recovery that each variant loses, as it was evaluated."""
+    found = {v.name: v.evaluation for v in measured_variants()}
+    return {
+        name: Interval(0, 0, 0) if evaluation is None else Interval(**evaluation["loss"])
+        for name, evaluation in found.items()
+    }
+
+
+def front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The (loss, speed) points that no other beats in both, by loss."""
+    best: list[tuple[float, float]] = []
+    for loss, speed in sorted(points, key=lambda p: (p[0], -p[1])):
+        if not best or speed > best[-1][1]:
+            best.append((loss, speed))
+    return best
+
+
+def draw(stored: dict[str, Any], path: Path) -> None:
+    """A panel per device: how many times faster than the original, against what is lost."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams |= {
+        "svg.fonttype": "none", "svg.hashsalt": "pareto", "font.size": 9, "text.color": INK,
+        "font.family": ["Helvetica", "Arial", "sans-serif"],
+        "axes.edgecolor": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK,
+    }  # fmt: skip
+    from matplotlib import pyplot
+
+    known = losses()
+    backends = sorted({p["backend"] for of in stored.values() for p in of["points"]})
+    figure, axes = pyplot.subplots(
+        1, len(stored), figsize=(4.6 * len(stored) + 0.6, 4.2), squeeze=False, layout="constrained"
+    )
+    for axis, (device, of_device) in zip(axes[0], stored.items(), strict=True):
+        points = [p for p in of_device["points"] if p["variant"] in known]
+        for p in points:
+            loss, speed = known[p["variant"]], Interval(**p["speed"])
+            colour = COLOURS[backends.index(p["backend"]) % len(COLOURS)]
+            axis.errorbar(
+                loss.value, speed.value,
+                xerr=[[loss.value - loss.low], [loss.high - loss.value]],
+                yerr=[[speed.value - speed.low], [speed.high - speed.value]],
+                color=colour, elinewidth=0.8, alpha=0.9, markersize=5,
+                marker=MARKS[backends.index(p["backend"]) % len(MARKS)],
+            )  # fmt: skip
+        fastest = {
+            v: max(p["speed"]["value"] for p in points if p["variant"] == v)
+            for v in {p["variant"] for p in points}
+        }
+        for variant, speed in fastest.items():
+            axis.annotate(
+                variant, (known[variant].value, speed), xytext=(6, 6), textcoords="offset points",
+            )  # fmt: skip
+        best = front([(known[p["variant"]].value, p["speed"]["value"]) for p in points])
+        axis.plot(*zip(*best, strict=True), color=INK, linewidth=1, linestyle="--", zorder=0)
+        axis.plot(0, 1, marker="x", color=INK)
+        axis.annotate("the original", (0, 1), xytext=(6, -3), textcoords="offset points")
+        axis.set_yscale("log")
+        axis.yaxis.set_major_formatter("{x:g}x")
+        axis.grid(color=INK, alpha=0.2, linewidth=0.6)
+        axis.spines[["top", "right"]].set_visible(False)
+        machine = of_device["machine"]
+        axis.set_title(
+            f"{machine.get('gpu') if device == 'cuda' else machine['processor']}\n"
+            f"{of_device['workload']}",
+            fontsize=9,
+        )
+        axis.set_xlabel("points of teacher-forced recovery lost, held-out chains")
+    axes[0][0].set_ylabel("designs per second, relative to the original")
+    handles = [
+        pyplot.Line2D(
+            [], [], color=COLOURS[i % len(COLOURS)], marker=MARKS[i % len(MARKS)], linestyle="",
+            label=f"{name} (float16)" if name.endswith("-fast") else name,
+        )
+        for i, name in enumerate(backends)
+    ]  # fmt: skip
+    axes[0][-1].legend(handles=handles, frameon=False, loc="lower right", title="backend")
+    figure.savefig(path, transparent=True, metadata={"Date": None})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("measure", "draw"))
+    parser.add_argument("--device", default="cpu", choices=WORKLOADS)
+    options = parser.parse_args()
+    stored = json.loads(STORED.read_text("utf-8")) if STORED.is_file() else {}
+    if options.what == "measure":
+        stored[options.device] = measure(options.device)
+        STORED.write_text(json.dumps(stored, indent=1) + "\n", "utf-8")
+    if not stored:
+        parser.error("nothing is measured yet; expected `measure` first")
+    draw(stored, PICTURE)
+
+
+if __name__ == "__main__":
+    main()
