@@ -76,7 +76,9 @@ class NativeBackend(Backend):
         graph = graph or nearest_neighbours(backbones, self.neighbours)
         (N, K), H = graph.neighbours.shape, self.hidden
         h_V = torch.empty(N, H)
-        edges, undecoded = torch.empty(self.layers, N, K, H), torch.empty(self.layers, N, H)
+        # numpy asks for huge pages: the kernel clears these 25 MB per thousand residues anew each time.
+        edges = torch.from_numpy(np.empty((self.layers, N, K, H), np.float32))
+        undecoded = torch.empty(self.layers, N, H)
         self._engine.encode(
             coords=_array(backbones.coords, np.float32),
             residue_index=_array(backbones.residue_index, np.int64),

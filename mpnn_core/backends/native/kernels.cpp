@@ -13,6 +13,10 @@
 #include <numeric>
 #include <stdexcept>
 
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 #include "engine.h"
 
 namespace mpnn {
@@ -36,9 +40,24 @@ constexpr int NB = NV * W;  // columns of a block of packed weights
 inline V load(const float* p) { V v; std::memcpy(&v, p, sizeof v); return v; }
 inline void store(float* p, V v) { std::memcpy(p, &v, sizeof v); }
 inline V splat(float x) { return x - V{}; }  // x + 0 would not be x for x = -0
+// x where it is not a number. GCC does not find these instructions in x < low ? low : x.
+#if defined(__AVX512F__)
+inline V at_least(V x, V low) { return V(_mm512_max_ps(__m512(low), __m512(x))); }
+inline V at_most(V x, V high) { return V(_mm512_min_ps(__m512(high), __m512(x))); }
+#elif defined(__AVX2__)
+inline V at_least(V x, V low) { return V(_mm256_max_ps(__m256(low), __m256(x))); }
+inline V at_most(V x, V high) { return V(_mm256_min_ps(__m256(high), __m256(x))); }
+#else
 inline V at_least(V x, V low) { return x < low ? low : x; }
 inline V at_most(V x, V high) { return x > high ? high : x; }
-inline float sum(V v) { float s = 0; for (int i = 0; i < W; i++) s += v[i]; return s; }
+#endif
+inline float sum(V v) {
+  float lanes[W];
+  store(lanes, v);
+  for (int half = W / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; i++) lanes[i] += lanes[i + half];
+  return lanes[0];
+}
 
 // x Phi(x). Phi - 1/2 is an odd rational, fitted by minimax on [-5.6, 5.6] to 7e-10: errors that all
 // have one sign would add up over the neighbours, those of rounding do not.
@@ -135,18 +154,30 @@ struct Linear {
   }
 };
 
+// Which inputs of a product count: all of the first `count`, or those that are listed.
+struct All {
+  int count;
+  int operator[](int i) const { return i; }
+};
+struct Listed {
+  int count;
+  const int32_t* inputs;
+  int operator[](int i) const { return inputs[i]; }
+};
+
 // R rows of x times one block of weights. A function of its own, so that nothing around it takes the
 // registers that the accumulators need.
-template <int R>
+template <int R, class Inputs>
 __attribute__((noinline)) void product_block(const float* x, int64_t ld, const float* w,
-                                             const float* bias, int in, V (*out)[NV]) {
+                                             const float* bias, Inputs inputs, V (*out)[NV]) {
   V acc[R][NV];
   for (int v = 0; v < NV; v++)
     for (int r = 0; r < R; r++) acc[r][v] = load(bias + v * W);
 #pragma GCC unroll 1
-  for (int i = 0; i < in; i++, w += NB) {
+  for (int n = 0; n < inputs.count; n++) {
+    const int64_t i = inputs[n];
     V weights[NV];
-    for (int v = 0; v < NV; v++) weights[v] = load(w + v * W);
+    for (int v = 0; v < NV; v++) weights[v] = load(w + i * NB + v * W);
     for (int r = 0; r < R; r++) {
       const V input = splat(x[r * ld + i]);
       for (int v = 0; v < NV; v++) acc[r][v] += input * weights[v];
@@ -156,28 +187,33 @@ __attribute__((noinline)) void product_block(const float* x, int64_t ld, const f
     for (int v = 0; v < NV; v++) out[r][v] = acc[r][v];
 }
 
+// At most MR rows of x times one block of weights: out[row][vector].
+template <class Inputs>
+inline void product_rows(const float* x, int64_t ld, int rows, const Linear& linear, int block,
+                         Inputs inputs, V (*out)[NV]) {
+  const float* w = linear.weights.data() + size_t(block) * linear.in * NB;
+  const float* bias = linear.bias.data() + block * NB;
+  switch (rows) {
+    case 1: product_block<1>(x, ld, w, bias, inputs, out); break;
+    case 2: product_block<2>(x, ld, w, bias, inputs, out); break;
+    case 3: product_block<3>(x, ld, w, bias, inputs, out); break;
+    case 4: product_block<4>(x, ld, w, bias, inputs, out); break;
+    case 5: product_block<5>(x, ld, w, bias, inputs, out); break;
+    default: product_block<MR>(x, ld, w, bias, inputs, out);
+  }
+}
+
 // done(row, column, V[NV]) for the products of `rows` rows of x, each with every block of columns.
 // A row's result does not depend on the rows beside it.
 template <class Done>
 inline void product(const float* x, int64_t ld, int rows, const Linear& linear, Done done) {
-  for (int block = 0; block < linear.blocks; block++) {
-    const float* w = linear.weights.data() + size_t(block) * linear.in * NB;
-    const float* bias = linear.bias.data() + block * NB;
+  for (int block = 0; block < linear.blocks; block++)
     for (int r = 0; r < rows; r += MR) {
       V out[MR][NV];
-      const float* from = x + r * ld;
       const int count = std::min(MR, rows - r);
-      switch (count) {
-        case 1: product_block<1>(from, ld, w, bias, linear.in, out); break;
-        case 2: product_block<2>(from, ld, w, bias, linear.in, out); break;
-        case 3: product_block<3>(from, ld, w, bias, linear.in, out); break;
-        case 4: product_block<4>(from, ld, w, bias, linear.in, out); break;
-        case 5: product_block<5>(from, ld, w, bias, linear.in, out); break;
-        default: product_block<MR>(from, ld, w, bias, linear.in, out);
-      }
+      product_rows(x + r * ld, ld, count, linear, block, All{linear.in}, out);
       for (int i = 0; i < count; i++) done(r + i, block * NB, out[i]);
     }
-  }
 }
 
 inline void product_into(const float* x, int64_t ld, int rows, const Linear& linear, float* y,
@@ -225,6 +261,7 @@ constexpr float kMessageScale = 1.0f / 30.0f;
 constexpr int kAtoms = 5, kPairs = 25, kGaussians = 16, kMaxOffset = 32;
 constexpr int kOffsets = 2 * kMaxOffset + 2, kOffsetWidth = 16;
 constexpr int kTile = 12;  // rows of a node update: two products of MR rows
+constexpr int kLineFloats = 16;  // floats of a cache line
 
 // N CA C O CB, in the order of the features' weights (reference.py, ATOM_PAIRS).
 constexpr int kPairAtoms[kPairs][2] = {
@@ -294,11 +331,17 @@ struct DecoderLayer : MessageLayer {
   }
 };
 
+// A message of the decoder's first layer that nobody has computed yet.
+struct Missing { int row, k, state; int32_t slot; bool mine; float* to; };
+
 // Buffers of one thread; they only grow.
 struct Scratch {
-  Buffer a, b, c, x, h, agg, hidden, here, slots;
+  Buffer a, b, c, x, h, agg, hidden, here, slots, there, distances;
+  std::vector<Missing> missing;
+  std::vector<const float*> found;
 };
-inline Scratch& scratch() {
+// Not inlined: the address of a thread's own is a call, which GCC would repeat in the inner loops.
+__attribute__((noinline)) Scratch& scratch() {
   static thread_local Scratch buffers;
   return buffers;
 }
@@ -388,39 +431,71 @@ std::vector<float> with_virtual_cb(const float* coords, int64_t nodes) {
   return atoms;
 }
 
+// Gaussians farther than this from a distance are under 2^-28 of their height, a sixteenth of what
+// float32 rounds off: they are left out.
+constexpr float kReach = 5.507f, kWidth = 1.25f, kFirst = 2.0f, kStep = 20.0f / 15.0f;
+
 void Network::edge_features(const Backbones& backbones, const float* atoms, const Graph& graph,
                             int64_t node, float* h_E) const {
   const int K = graph.slots;
   const int64_t* neighbours = graph.neighbours + node * K;
   Scratch& s = scratch();
-  s.x.resize(size_t(K) * kPairs * kGaussians);
+  s.x.resize(size_t(MR) * kPairs * kGaussians);
   s.b.resize(size_t(K) * H_);
+  s.there.resize(size_t(kAtoms) * 3 * K);
+  s.distances.resize(size_t(kPairs) * K);
+  float *x = s.x.data(), *b = s.b.data(), *there = s.there.data(), *distances = s.distances.data();
+  for (int k = 0; k < K; k++)
+    for (int c = 0; c < kAtoms * 3; c++) there[c * K + k] = atoms[neighbours[k] * kAtoms * 3 + c];
+  for (int p = 0; p < kPairs; p++) {
+    const float *u = atoms + (node * kAtoms + kPairAtoms[p][0]) * 3, *v = there + kPairAtoms[p][1] * 3 * K;
+    for (int k = 0; k < K; k++) {
+      const float dx = u[0] - v[k], dy = u[1] - v[K + k], dz = u[2] - v[2 * K + k];
+      distances[p * K + k] = std::sqrt(1e-6f + dx * dx + dy * dy + dz * dz);
+    }
+  }
   V centres[kGaussians / W];
-  for (int g = 0; g < kGaussians; g++) centres[g / W][g % W] = 2.0f + g * (20.0f / 15.0f);
-  for (int k = 0; k < K; k++) {
-    const float *here = atoms + node * kAtoms * 3, *there = atoms + neighbours[k] * kAtoms * 3;
+  for (int g = 0; g < kGaussians; g++) centres[g / W][g % W] = kFirst + g * kStep;
+
+  // Neighbours come by distance, so those of one product need about the same Gaussians.
+  for (int first = 0; first < K; first += MR) {
+    const int rows = std::min(MR, K - first);
+    int32_t near[kPairs * kGaussians];
+    int count = 0;
     for (int p = 0; p < kPairs; p++) {
-      const float *u = here + 3 * kPairAtoms[p][0], *v = there + 3 * kPairAtoms[p][1];
-      const float dx = u[0] - v[0], dy = u[1] - v[1], dz = u[2] - v[2];
-      const float distance = std::sqrt(1e-6f + dx * dx + dy * dy + dz * dz);
-      float* x = s.x.data() + (size_t(k) * kPairs + p) * kGaussians;
-      for (int g = 0; g < kGaussians / W; g++) {
-        const V scaled = (splat(distance) - centres[g]) * 0.8f;  // width 1.25
-        store(x + g * W, exp_negative(-(scaled * scaled)));
+      const float* d = distances + p * K + first;
+      float shortest = d[0], longest = d[0];
+      for (int r = 0; r < rows; r++) {
+        shortest = std::min(shortest, d[r]);
+        longest = std::max(longest, d[r]);
+        for (int g = 0; g < kGaussians / W; g++) {
+          const V scaled = (splat(d[r]) - centres[g]) * (1 / kWidth);
+          store(x + (r * kPairs + p) * kGaussians + g * W, exp_negative(-(scaled * scaled)));
+        }
+      }
+      for (int g = 0; g < kGaussians; g++) {
+        near[count] = p * kGaussians + g;
+        const float centre = kFirst + g * kStep;
+        count += centre > shortest - kReach && centre < longest + kReach;
+      }
+    }
+    for (int block = 0; block < rbf_.blocks; block++) {
+      V out[MR][NV];
+      product_rows(x, kPairs * kGaussians, rows, rbf_, block, Listed{count, near}, out);
+      for (int r = 0; r < rows; r++) {
+        const int64_t j = neighbours[first + r];
+        int64_t offset = kOffsets - 1;
+        if (backbones.chain[node] == backbones.chain[j])
+          offset = std::clamp<int64_t>(backbones.residue_index[node] - backbones.residue_index[j] + kMaxOffset,
+                                       0, 2 * kMaxOffset);
+        const float* embedded = offsets_.data() + offset * H_ + block * NB;
+        for (int v = 0; v < NV; v++)
+          store(b + size_t(first + r) * H_ + block * NB + v * W, out[r][v] + load(embedded + v * W));
       }
     }
   }
-  product(s.x.data(), kPairs * kGaussians, K, rbf_, [&](int k, int column, V* acc) {
-    const int64_t j = neighbours[k];
-    int64_t offset = kOffsets - 1;
-    if (backbones.chain[node] == backbones.chain[j])
-      offset = std::clamp<int64_t>(backbones.residue_index[node] - backbones.residue_index[j] + kMaxOffset,
-                                   0, 2 * kMaxOffset);
-    const float* embedded = offsets_.data() + offset * H_ + column;
-    for (int v = 0; v < NV; v++) store(&s.b[size_t(k) * H_ + column + v * W], acc[v] + load(embedded + v * W));
-  });
-  for (int k = 0; k < K; k++) norm_edges_(&s.b[size_t(k) * H_]);
-  product_into(s.b.data(), H_, K, W_e_, h_E, H_);
+  for (int k = 0; k < K; k++) norm_edges_(b + size_t(k) * H_);
+  product_into(b, H_, K, W_e_, h_E, H_);
 }
 
 void Network::aggregate(const MessageLayer& layer, const float* a, int64_t K, const uint8_t* valid,
@@ -474,7 +549,7 @@ void Network::encode(const Backbones& backbones, const Graph& graph, const Encod
   const int64_t N = graph.nodes, K = graph.slots, H = H_;
   const size_t edge = size_t(K) * H;
   const std::vector<float> atoms = with_virtual_cb(backbones.coords, N);
-  Buffer h_E(size_t(N) * edge);
+  float* h_E = out.edges;  // until the last stage puts the first decoder layer's B h_E there
   // Of the layer's edge update and of the next layer's message; one set is read, one is written.
   NodeTerms edge_terms[2], message_terms[2];
   for (int i = 0; i < 2; i++) { edge_terms[i].resize(size_t(N) * H); message_terms[i].resize(size_t(N) * H); }
@@ -494,7 +569,7 @@ void Network::encode(const Backbones& backbones, const Graph& graph, const Encod
       const int rows = last - first;
       float count[kTile];
       for (int64_t i = first; i < last; i++) {
-        float* edges = h_E.data() + i * edge;
+        float* edges = h_E + i * edge;
         const int64_t* neighbours = graph.neighbours + i * K;
         if (l == 0) {
           edge_features(backbones, atoms.data(), graph, i, edges);
@@ -517,8 +592,9 @@ void Network::encode(const Backbones& backbones, const Graph& graph, const Encod
           for (int64_t k = 0; k < K; k++) layer.norm3(edges + k * H);
         }
         if (l == layers) {
+          std::copy_n(edges, edge, s.c.data());
           for (size_t d = 0; d < decoders_.size(); d++)
-            product_into(edges, H, K, decoders_[d].B, out.edges + (d * N + i) * edge, H);
+            product_into(s.c.data(), H, K, decoders_[d].B, out.edges + (d * N + i) * edge, H);
           continue;
         }
         const EncoderLayer& layer = encoders_[l];
@@ -651,7 +727,8 @@ class Decoding {
       s.here.resize(size_t(kTile) * H_);
       s.a.resize(size_t(K_) * H_);
       product_into(h, H_, count, layer.A, s.here.data(), H_);
-      for (int r = 0; r < count; r++) messages(l, rows[r], &s.here[size_t(r) * H_], &s.agg[size_t(r) * H_]);
+      for (int r = 0; r < count; r++)
+        messages(l, rows[r], &s.here[size_t(r) * H_], &s.agg[size_t(r) * H_]);
     }
     float degrees[kTile];
     for (int r = 0; r < count; r++) degrees[r] = degree(graph_, node_[rows[r]]);
@@ -714,26 +791,26 @@ class Decoding {
     return before(j, m) && !(group_ && group_[m] >= 0 && group_[j] == group_[m]);
   }
 
+  // Aggregate of the messages to row m in a layer beyond the first: (H,).
   void messages(int l, int64_t m, const float* here, float* out) {
-    Scratch& s = scratch();
+    float* a = scratch().a.data();
     const int64_t i = node_[m];
     const int64_t* neighbours = graph_.neighbours + i * K_;
     const float* edges = encoding_.edges + (size_t(l) * N_ + i) * K_ * H_;
     const float* undecoded = encoding_.undecoded + size_t(l) * N_ * H_;
     for (int64_t k = 0; k < K_; k++) {
       const int64_t j = neighbours[k] + shift_[m];
-      const float* from = before(j, m) ? table(l, j) : undecoded + neighbours[k] * H_;
+      const float* there = before(j, m) ? table(l, j) : undecoded + neighbours[k] * H_;
       for (int c = 0; c < H_; c += W)
-        store(&s.a[k * H_ + c], gelu(load(edges + k * H_ + c) + load(from + c) + load(here + c)));
+        store(a + k * H_ + c, gelu(load(edges + k * H_ + c) + load(there + c) + load(here + c)));
     }
-    net_.aggregate(net_.decoders_[l], s.a.data(), K_, graph_.valid ? graph_.valid + i * K_ : nullptr, out);
+    net_.aggregate(net_.decoders_[l], a, K_, graph_.valid ? graph_.valid + i * K_ : nullptr, out);
   }
 
   void first_messages(const int64_t* rows, int count, float* out) {
-    struct Missing { int row, k, state; int32_t slot; bool mine; float* to; };
-    static thread_local std::vector<Missing> missing;
-    static thread_local std::vector<const float*> found;
     Scratch& s = scratch();
+    std::vector<Missing>& missing = s.missing;
+    std::vector<const float*>& found = s.found;
     const DecoderLayer& layer = net_.decoders_[0];
     const int64_t tile = first_.next_tile();
     found.assign(size_t(count) * K_, nullptr);
@@ -753,6 +830,8 @@ class Decoding {
           missing.push_back(entry);
         }
         found[at] = place ? place : &s.slots[at * H_];
+        if (place && !entry.mine)
+          for (int c = 0; c < H_; c += kLineFloats) __builtin_prefetch(place + c);
       }
     }
     constexpr size_t kChunk = 8 * MR;
@@ -779,11 +858,12 @@ class Decoding {
       if (entry.mine)
         first_.publish((size_t(node_[rows[entry.row]]) * K_ + entry.k) * FirstMessages::kStates + entry.state, entry.slot);
     for (int r = 0; r < count; r++)
-      for (int c = 0; c < H_; c += W) {
-        V total{};
+      for (int column = 0; column < H_; column += NB) {
+        V total[NV] = {};
         for (int64_t k = 0; k < K_; k++)
-          if (const float* message = found[size_t(r) * K_ + k]) total += load(message + c);
-        store(out + size_t(r) * H_ + c, total);
+          if (const float* message = found[size_t(r) * K_ + k])
+            for (int v = 0; v < NV; v++) total[v] += load(message + column + v * W);
+        for (int v = 0; v < NV; v++) store(out + size_t(r) * H_ + column + v * W, total[v]);
       }
   }
 
