@@ -28,7 +28,7 @@ from mpnn_core.backends import BACKENDS, LOSSES, UnavailableError
 from mpnn_core.buckets import BUCKETS
 from mpnn_core.checkpoints import file_sha256, weights_file
 from mpnn_core.corpus import CorpusError, batches, read_corpus, structure_files
-from mpnn_core.design import RANDOM
+from mpnn_core.design import COLOURED, RANDOM
 from mpnn_core.distill import DistillError, Lessons, Look, Recipe, Run, recipe_for, with_values
 from mpnn_core.evaluate import DEFAULT, METRICS, ReferenceModelError, Settings, compare, ts50
 from mpnn_core.fasta import FastaError, format_designs, read_sequences, write_atomically
@@ -97,6 +97,11 @@ def parser() -> argparse.ArgumentParser:
     design.add_argument(
         "--tied-chains", default="", metavar="A,B",
         help="chains of a homo-oligomer: residues of equal author number get one residue",
+    )  # fmt: skip
+    design.add_argument(
+        "--orders", choices=(RANDOM, COLOURED), default=RANDOM,
+        help=f"decoding orders: {RANDOM}, as in the original, or {COLOURED}: of about half the "
+        f"levels, another distribution over orders (default: {RANDOM})",
     )  # fmt: skip
     design.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="DIR/seqs/NAME.fa is written"
@@ -288,9 +293,12 @@ def run_design(options: argparse.Namespace) -> int:
             waiting = [structure.name for structure in structures]
             try:
                 at_each = [
-                    model.design(structures, options.num_sequences, temperature, seed, constraints)
+                    model.design(
+                        structures, options.num_sequences, temperature, seed, constraints,
+                        None if options.orders == RANDOM else options.orders,
+                    )
                     for temperature in options.temperature or [0.1]
-                ]
+                ]  # fmt: skip
                 for designs in zip(*at_each, strict=True):
                     native = model.score(designs[0].structure, None, constraints, seed=seed)
                     _write(options, designs, native)

@@ -26,22 +26,32 @@ from mpnn_core.checkpoints import (
     random_network,
 )
 from mpnn_core.constraints import Constraints, Resolved
-from mpnn_core.graph import Backbones
+from mpnn_core.graph import Backbones, nearest_neighbours
 from mpnn_core.network import MPNN, Copies
 from mpnn_core.reference import LETTERS
 from mpnn_core.sampler import (
+    COLOUR,
     ORDER,
     RESIDUE,
     Distribution,
     Profile,
     half_normal,
     order_noise,
+    uniforms,
 )
-from mpnn_core.schedule import FIXED_WEIGHT, draw_order, ranks, visit_groups
+from mpnn_core.schedule import (
+    FIXED_WEIGHT,
+    draw_coloured_order,
+    draw_order,
+    links,
+    ranks,
+    visit_groups,
+)
 from mpnn_core.structure import ALPHABET, Structure
 from mpnn_core.variants import Variant, find_variant
 
 RANDOM = "random"
+COLOURED = "coloured"
 _UNMEASURED = "what nobody measured of these weights"
 
 Temperature = float | Sequence[float] | NDArray[np.floating]
@@ -347,6 +357,8 @@ class Model:
         constraints : what may change, and to what; one for all structures, or one each
         decoding_order : (L,) or (n, L) positions as decoded; None draws one per sequence, fixed
             positions mostly first, as the original does. For a list of structures, a list.
+            "coloured" draws orders of about half the levels, for all structures: not the
+            original's distribution over orders (docs/engine.md says what that changes)
 
         Returns
         -------
@@ -374,7 +386,12 @@ class Model:
             constraints = [constraints or Constraints()] * len(items)
         if len(constraints) != len(items):
             raise ValueError(f"{len(constraints)} constraints for {len(items)} structures")
-        given = _per_structure(structures, decoding_order)
+        coloured = isinstance(decoding_order, str)
+        if coloured and decoding_order != COLOURED:
+            raise ValueError(
+                f"decoding_order is {decoding_order!r}; expected positions, {COLOURED!r} or None"
+            )
+        given = _per_structure(structures, None if coloured else decoding_order)
 
         resolved = [c.resolve(item) for c, item in zip(constraints, items, strict=True)]
         for structure in items:
@@ -383,6 +400,11 @@ class Model:
             None if order is None else _orders(structure, order, num_sequences)
             for structure, order in zip(items, given, strict=True)
         ]
+        if coloured:
+            orders = [
+                _coloured_orders(structure, r, self.variant.neighbours, num_sequences, seed)
+                for structure, r in zip(items, resolved, strict=True)
+            ]
         # Nothing of this loop waits for the device.
         found = []
         for batch in self._batches(items, [num_sequences] * len(items)):
@@ -759,6 +781,24 @@ def _drawn_orders(seed: int, n: int, designed: NDArray[np.bool_]) -> NDArray[np.
     """The original's random orders of n sequences: (n, L)."""
     L = len(designed)
     return np.stack([draw_order(order_noise(seed, i, L), designed) for i in range(n)])
+
+
+def _coloured_orders(
+    structure: Structure, resolved: Resolved, neighbours: int, n: int, seed: int
+) -> NDArray[np.int64]:
+    """Random orders of few levels, for n sequences: (n, L)."""
+    graph = nearest_neighbours(Backbones.from_structures([structure]), neighbours)
+    here = np.flatnonzero(structure.mask)
+    seen = np.column_stack([here, here[graph.neighbours.numpy()]])
+    L = len(structure)
+    linked, group = links(seen, L, [list(tied) for tied in resolved.groups])
+    return np.stack([
+        draw_coloured_order(
+            uniforms(seed, ORDER, [i], [L]), uniforms(seed, COLOUR, [i], [L]),
+            resolved.designed, linked, group,
+        )
+        for i in range(n)
+    ])  # fmt: skip
 
 
 def _orders(structure: Structure, given: ArrayLike, n: int) -> NDArray[np.int64]:

@@ -19,7 +19,7 @@ from mpnn_core.reference import LETTERS
 from mpnn_core.schedule import Step
 
 # What the random numbers are for: each use has its own stream of them.
-ORDER, RESIDUE = 0, 1
+ORDER, RESIDUE, COLOUR = 0, 1, 2
 
 
 def order_noise(seed: int, sequence: int, length: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import count, pairwise
 
 import numpy as np
 import torch
@@ -33,6 +33,65 @@ def draw_order(noise: np.ndarray, designed: np.ndarray) -> np.ndarray:
     designed : (L,) bool
     """
     return np.argsort((designed + FIXED_WEIGHT) * noise, kind="stable")
+
+
+def draw_coloured_order(
+    noise: np.ndarray,
+    colour_noise: np.ndarray,
+    designed: np.ndarray,
+    linked: Sequence[Sequence[int]],
+    group: np.ndarray,
+) -> np.ndarray:
+    """A random order that few levels decode: (L,) positions, those that are not designed first.
+
+    Positions are coloured greedily in the order of their noise, none like one it is linked to. Then
+    the colours follow each other in random order. Those of one colour do not see each other, so one
+    level decodes them. This is not the original's distribution over orders (docs/engine.md).
+
+    Parameters
+    ----------
+    noise : (L,) float, random
+    colour_noise : (L,) float, random; what the colours are sorted by
+    designed : (L,) bool
+    linked, group : `links`
+    """
+    colour = np.full(len(noise), -1)
+    for i in np.argsort(noise, kind="stable").tolist():
+        if designed[i] and group[i] == i:
+            taken = set(colour[linked[i]].tolist())
+            colour[i] = next(c for c in count() if c not in taken)
+    # A colour counts from 0; what is not designed comes before all of them.
+    key = np.where(designed, colour_noise[colour[group]], -1)
+    return np.lexsort((noise, key))
+
+
+def links(
+    neighbours: np.ndarray, length: int, groups: Sequence[Sequence[int]]
+) -> tuple[list[list[int]], np.ndarray]:
+    """Who must not share a colour with whom; tied positions are one, called by the first of them.
+
+    Parameters
+    ----------
+    neighbours : (N, 1 + K) int64, positions, each followed by its neighbours
+    length : positions
+    groups : tied positions
+
+    Returns
+    -------
+    For every position those that are its neighbours or have it as theirs; and (L,) int64, by which
+    position each is called.
+    """
+    group = np.arange(length)
+    for tied in groups:
+        group[list(tied)] = tied[0]
+    here, there = np.broadcast_arrays(group[neighbours[:, :1]], group[neighbours])
+    apart = here != there
+    pairs = np.concatenate(
+        [here[apart] * length + there[apart], there[apart] * length + here[apart]]
+    )
+    first, second = np.divmod(np.unique(pairs), length)
+    cuts = np.searchsorted(first, np.arange(1, length))
+    return [part.tolist() for part in np.split(second, cuts)], group
 
 
 def ranks(decoding_order: np.ndarray) -> np.ndarray:

@@ -16,6 +16,9 @@
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 #include "engine.h"
 
@@ -122,14 +125,21 @@ class Buffer {
     if (size <= size_) return;
     std::free(data_);
     size_ = 0;
-    data_ = static_cast<float*>(std::aligned_alloc(64, (size * sizeof(float) + 63) / 64 * 64));
+    const size_t bytes = size * sizeof(float), page = bytes < kHugePage ? 64 : kHugePage;
+    const size_t whole = (bytes + page - 1) / page * page;
+    data_ = static_cast<float*>(std::aligned_alloc(page, whole));
     if (!data_) throw std::bad_alloc();
+#if defined(__linux__)
+    if (page == kHugePage) madvise(data_, whole, MADV_HUGEPAGE);  // advice: it may fail
+#endif
     size_ = size;
   }
   float* data() const { return data_; }
   float& operator[](size_t i) const { return data_[i]; }
 
  private:
+  // Rows are read here and there; one entry of the processor's page table serves 4,000 of them.
+  static constexpr size_t kHugePage = size_t(2) << 20;
   float* data_ = nullptr;
   size_t size_ = 0;
 };
