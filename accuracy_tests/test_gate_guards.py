@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -156,6 +157,17 @@ def test_the_whole_command_turns_red(copy, regression) -> None:
     plant(copy.repository, regression)
     found = compare("HEAD", copy.repository, 200, only=["design_eight"])
     assert found.regressions, found
+
+
+@pytest.mark.proof
+def test_pytest_against_a_revision_turns_red(copy) -> None:
+    plant(copy.repository, slower(30))
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "perf_tests", "--against", "HEAD", "--budget", "5m"],
+        cwd=copy.repository, capture_output=True, text=True, check=False, timeout=900,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "design_eight is slower than HEAD" in done.stdout
 
 
 def test_the_plants_are_taken_out_again(copy) -> None:

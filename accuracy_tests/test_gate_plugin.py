@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from mpnn_core.gate.budget import Budget, seconds
+from mpnn_core.gate.history import load_runs, series
 from mpnn_core.gate.ledger import COLUMNS, Entry, Ledger, LedgerError
 from mpnn_core.gate.verdicts import Verdict
 
@@ -152,6 +153,34 @@ def test_what_pytest_benchmark_stores_are_the_rounds(suite, pytester) -> None:
     assert info["ci"][0] <= info["ratio"] <= info["ci"][1]
     assert info["pairs"] >= 10 and info["device"] == "cpu" and info["threads"] >= 1
     assert info["verdict"] and "UNSERIALIZABLE" not in json.dumps(info)
+
+
+def test_a_stored_run_carries_its_whole_ledger(suite, pytester) -> None:
+    """What was judged and not timed, and what was not run, as well: the history is of figures."""
+    tests = FAST.format(candidate="100_000") + LOSS.format("0.5")
+    _, entries = suite(tests, "--benchmark-autosave")
+    (run,) = load_runs(pytester.path / ".benchmarks")
+    stored = {entry.figure: entry for entry in run.ledger.entries}
+    assert stored == entries
+    assert stored["loss"].value == 0.5 and stored["mac"].verdict == "not exercised"
+    assert run.processor == run.ledger.machine["processor"] and run.date
+    assert {s.figure for s in series([run])} == {"speed", "loss"}
+
+
+def test_against_runs_the_comparison_and_nothing_else(suite) -> None:
+    tests = LOSS.format("0.5") + "@pytest.mark.against\ndef test_it(comparison):\n    pass\n"
+    result, entries = suite(tests)
+    result.assert_outcomes(passed=1, deselected=1)
+    assert entries["loss"].value == 0.5
+    result, _ = suite(tests, "--against", "HEAD")
+    result.assert_outcomes(errors=1, deselected=1)
+    assert "rev-parse --verify --quiet HEAD^{tree}" in result.stdout.str()
+
+
+def test_a_proof_runs_when_it_is_asked_for(suite) -> None:
+    tests = LOSS.format("0.5") + "@pytest.mark.proof\ndef test_it():\n    assert False\n"
+    suite(tests)[0].assert_outcomes(passed=1, deselected=1)
+    suite(tests, "--proof")[0].assert_outcomes(passed=1, failed=1)
 
 
 @pytest.mark.parametrize("option", ["--benchmark-disable", "--budget=0s"])

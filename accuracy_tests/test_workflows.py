@@ -1,11 +1,13 @@
 """The workflow files: valid by GitHub's schema, and nothing that zizmor finds unsafe.
 
-actionlint is not on PyPI as a wheel of its own, so a linter that is stands in: check-jsonschema,
-with GitHub's schema in the package, and zizmor for expressions and permissions.
+actionlint is not on PyPI as a wheel of its own, so linters that are stand in: check-jsonschema,
+with GitHub's schema in the package, and zizmor for expressions and permissions. Where actionlint is
+installed, it has its say as well.
 """
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sysconfig
 from pathlib import Path
@@ -33,6 +35,13 @@ def lint(path: Path) -> subprocess.CompletedProcess[str]:
 def test_workflow_is_clean(path) -> None:
     found = lint(path)
     assert found.returncode == 0, found.stdout + found.stderr
+
+
+@pytest.mark.skipif(shutil.which("actionlint") is None, reason="needs actionlint")
+def test_actionlint_agrees() -> None:
+    command = ["actionlint", *WORKFLOWS]
+    found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert found.returncode == 0, found.stdout
 
 
 @pytest.mark.parametrize(

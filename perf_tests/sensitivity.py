@@ -31,14 +31,14 @@ sys.path.insert(0, str(ROOT / "accuracy_tests"))
 from plants import copy_of_project, plant, slower  # noqa: E402
 
 from mpnn_core.gate import builds  # noqa: E402
-from mpnn_core.gate.compare import CACHE, LOOKS, Processes, race  # noqa: E402
+from mpnn_core.gate.compare import CACHE, LOOKS, THRESHOLD, Processes, race  # noqa: E402
 from mpnn_core.gate.verdicts import Change  # noqa: E402
 
 BENCHMARK = "design_eight"
 SLOWDOWNS = (0, 5, 10, 30)  # percent; 0 is the same tree in a process of its own
 ROUNDS = 5
 STORE = ROOT / ".mpnn_core" / "sensitivity.jsonl"
-RUNS = 20
+DRAWN = 1000
 
 
 def _spin() -> None:
@@ -116,29 +116,39 @@ def verdict(sessions: Sequence[dict[str, Any]], head: str) -> tuple[Change, int,
         yield {side: Recorded(rounds, name) for side, name in sides.items()}
 
     outcome = race(replay, [BENCHMARK], budget_s=1e9, rounds=ROUNDS, most=len(sessions))[0]
-    return outcome.change, outcome.sessions, outcome.sensitivity(1.03)
+    return outcome.change, outcome.sessions, outcome.sensitivity(THRESHOLD)
 
 
 def table() -> None:
-    """Print, per condition and slowdown, how many runs gave which verdict."""
+    """Print, per condition, slowdown and number of restarts, how often a run called it slower.
+
+    Runs are cut from what was recorded one after the other; and, for the rates, drawn from it at
+    random, `DRAWN` times.
+    """
     found = [json.loads(line) for line in STORE.read_text().splitlines()]
     for condition in dict.fromkeys(s["condition"] for s in found):
-        sessions = [s for s in found if s["condition"] == condition]
-        loads = sorted(s["load"] for s in sessions)
-        print(f"{condition}: {len(sessions)} sessions, load {loads[0]:.1f} to {loads[-1]:.1f}")
-        for most in (LOOKS[0], LOOKS[1]):
-            runs = [sessions[i : i + most] for i in range(0, len(sessions) - most + 1, most)]
-            for head in map(str, SLOWDOWNS):
-                verdicts = [
-                    verdict(r, head) for r in runs if all(head in s["rounds"][0] for s in r)
-                ]
-                counts = {c: sum(v[0] is c for v in verdicts) for c in Change}
-                said = ", ".join(f"{n} {c}" for c, n in counts.items() if n)
-                caught = sorted(v[2] for v in verdicts if v[2])
-                if not caught:
+        of_it = [s for s in found if s["condition"] == condition]
+        loads = sorted(s["load"] for s in of_it)
+        print(f"{condition}: {len(of_it)} restarts, load {loads[0]:.1f} to {loads[-1]:.1f}")
+        for head in map(str, SLOWDOWNS):
+            sessions = [s for s in of_it if head in s["rounds"][0]]
+            for most in LOOKS:
+                if len(sessions) < most:
                     continue
-                print(f"  {len(verdicts)} runs of up to {most} restarts, {head}: {said}; "
-                      f"would catch {caught[len(caught) // 2]:.3f}")  # fmt: skip
+                cut = [sessions[i : i + most] for i in range(0, len(sessions) - most + 1, most)]
+                print(f"  {head} %, {most} restarts: cut {_rates(cut, head)}")
+                if len(sessions) >= 2 * most:  # else they would be nearly the same ones
+                    chance = random.Random(0)
+                    drawn = [chance.sample(sessions, most) for _ in range(DRAWN)]
+                    print(f"  {head} %, {most} restarts: drawn {_rates(drawn, head)}")
+
+
+def _rates(runs: Sequence[Sequence[dict[str, Any]]], head: str) -> str:
+    verdicts = [verdict(run, head) for run in runs]
+    counts = {c: sum(v[0] is c for v in verdicts) for c in Change}
+    said = ", ".join(f"{n} {c}" for c, n in counts.items() if n)
+    caught = sorted(v[2] for v in verdicts if v[2] is not None)
+    return f"{len(runs)}: {said} (would catch {100 * (caught[len(caught) // 2] - 1):.0f} %)"
 
 
 def main() -> None:

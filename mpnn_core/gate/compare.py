@@ -30,7 +30,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mpnn_core.gate import GateError, builds, worker
-from mpnn_core.gate.ledger import now, this_machine
+from mpnn_core.gate.ledger import COLUMNS, now, this_machine
 from mpnn_core.gate.verdicts import ERROR, Change, Interval, judge_change, median_ratio
 
 # Sessions after which the intervals are looked at; the error is shared among the looks.
@@ -226,6 +226,7 @@ def race(
         if not open_names or started - began + longest > budget_s:
             break
         with start() as sides:
+            starting = clock() - started
             costs = {}
             for name in list(open_names):
                 try:
@@ -233,6 +234,11 @@ def race(
                 except BenchmarkError as error:
                     outcomes[name].change, outcomes[name].note = _broken(sides, name, error)
                     open_names.remove(name)
+            if session == 0:
+                for name in _unaffordable(costs, budget_s / LOOKS[0] - starting):
+                    outcomes[name].note = "left out: the budget does not pay for it"
+                    open_names.remove(name)
+                    del costs[name]
             ready = clock() - started
             spare = FIRST_LOOK * budget_s / LOOKS[0] - ready
             if session >= LOOKS[0]:  # what is still open gets what is left of the next look
@@ -261,6 +267,20 @@ def race(
         if o.sessions and o.change is Change.INCONCLUSIVE and o.ratio is None:
             o.note = f"the budget paid for {o.sessions} restarts; the first look is at {LOOKS[0]}"
     return list(outcomes.values())
+
+
+def _unaffordable(costs: Mapping[str, float], session_s: float) -> list[str]:
+    """The costliest benchmarks, as many as must go for a session to fit; never all of them."""
+    dearest_first = sorted(costs, key=lambda name: costs[name], reverse=True)
+    left = sum(costs.values())
+    gone: list[str] = []
+    for name in dearest_first[:-1]:
+        # Each prepares with two runs, and then has its rounds.
+        if (2 + FEWEST_ROUNDS) * left <= session_s:
+            break
+        gone.append(name)
+        left -= costs[name]
+    return gone
 
 
 def _broken(sides: Mapping[str, Side], name: str, error: BenchmarkError) -> tuple[Change, str]:
@@ -478,6 +498,7 @@ _STYLE = {
 def render(comparison: Comparison, console: Console) -> None:
     """Print the table, the answers and the verdict."""
     c = comparison
+    console.width = max(console.width, COLUMNS)
     table = Table(title=f"{c.head} against {c.base}", title_justify="left", box=None)
     for column in ("benchmark", "time", "verdict", "would catch", "base against itself"):
         table.add_column(column, no_wrap=True)

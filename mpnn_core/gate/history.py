@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mpnn_core.gate import GateError
-from mpnn_core.gate.ledger import STORED, Entry, Ledger
+from mpnn_core.gate.ledger import COLUMNS, STORED, Entry, Ledger
 
 # A step of less than this factor is none.
 THRESHOLD = 1.03
@@ -212,7 +212,7 @@ def render(found: Sequence[Series], console: Console) -> None:
     if not found:
         console.print("no run is stored; `pytest -m claim --benchmark-autosave` stores one")
         return
-    console.width = max(console.width, 150)
+    console.width = max(console.width, COLUMNS)
     table = Table(title="History", title_justify="left", box=None, pad_edge=False)
     for column in ("claim", "figure", "runs", "first", "latest", "other commits", "workload"):
         table.add_column(column, no_wrap=column != "workload")
