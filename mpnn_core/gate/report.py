@@ -43,6 +43,8 @@ MARKS = {
 }
 WIDTH_IN = 9.5
 ROW_IN = 0.24
+# Room for a name beside a point: width and height, in printer's points.
+LABEL_PT = 80.0, 9.5
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ def chart(name: str, title: str, size: tuple[float, float], draw: Callable[[Any]
 def forests(entries: Sequence[Entry]) -> Iterable[tuple[str, Any]]:
     """Per unit, its name and a forest plot: reported against measured."""
     units = dict.fromkeys(e.unit for e in entries)
-    for unit in sorted(units, key=lambda unit: unit != "x"):
+    for unit in sorted(units, key=lambda unit: unit != "x"):  # ratios first
         rows = [e for e in entries if e.unit == unit]
         if len(rows) > 1 and any(e.low != e.high for e in rows):  # else the table says it all
             yield unit, _forest(unit, rows)
@@ -243,16 +245,29 @@ def pareto(report: Report) -> Any:
         for loss, speed, e in at:
             marker = "o" if loss == 0 else "s"
             axes.plot(loss, speed, marker, color=GOOD if loss == 0 else PART, markersize=6)
-            axes.annotate(
-                f"{e.claim} {e.figure}", (loss, speed), xytext=(6, 3), textcoords="offset points"
-            )
         _ratio_axis(axes.yaxis, axes.set_yscale)
         axes.set_xlabel("loss of recovery, points (0: exact)")
         axes.set_ylabel("times as fast as the original")
         axes.margins(x=0.15, y=0.1)
         axes.grid()
+        _label(figure, axes, [(loss, speed, f"{e.claim} {e.figure}") for loss, speed, e in at])
 
     return chart("pareto", "Speed against loss of accuracy", (WIDTH_IN, 4.2), draw)
+
+
+def _label(figure: Any, axes: Any, points: Sequence[tuple[float, float, str]]) -> None:
+    """A name to the right of each point, moved up where it would lie on another."""
+    figure.draw_without_rendering()  # until then nothing has a place
+    per_point = figure.dpi / 72
+    taken: list[tuple[float, float]] = []
+    for x, y, text in sorted(points, key=lambda p: p[1]):
+        across, up = axes.transData.transform((x, y)) / per_point
+        place = up - 3
+        for other_across, other in sorted(taken, key=lambda t: t[1]):
+            if abs(other_across - across) < LABEL_PT[0] and abs(other - place) < LABEL_PT[1]:
+                place = other + LABEL_PT[1]
+        taken.append((across, place))
+        axes.annotate(text, (x, y), xytext=(8, place - up), textcoords="offset points")
 
 
 def _value(entry: Entry) -> float:
