@@ -242,7 +242,7 @@ def pareto(report: Report) -> Any:
                 front.append((loss, speed))
                 best = speed
         axes.step(*zip(*front, strict=True), where="post", color=LINE, linewidth=1, zorder=1)
-        for loss, speed, e in at:
+        for loss, speed, _ in at:
             marker = "o" if loss == 0 else "s"
             axes.plot(loss, speed, marker, color=GOOD if loss == 0 else PART, markersize=6)
         _ratio_axis(axes.yaxis, axes.set_yscale)
