@@ -48,13 +48,6 @@ def layer_norm(x, axes, epsilon, gamma=None, beta=None):
     return found
 
 
-def batch_norm(x, mean, variance, epsilon, gamma, beta):
-    mean, variance, gamma, beta = (
-        torch.as_tensor(v)[:, None, None] for v in (mean, variance, gamma, beta)
-    )
-    return (x - mean) * torch.rsqrt(variance + epsilon) * gamma + beta
-
-
 def concat(values, axis, interleave):
     assert not interleave
     return torch.cat(values, axis)
@@ -69,16 +62,17 @@ def split(x, axis, num_splits=None, split_sizes=None):
 OPERATIONS: dict[str, Callable[..., Any]] = {
     "abs": lambda x: x.abs(),
     "add": lambda x, y: x + y,
-    "batch_norm": batch_norm,
     "concat": concat,
     "conv": conv,
     "gelu": gelu,
     "layer_norm": layer_norm,
     "matmul": matmul,
     "mul": lambda x, y: x * y,
+    "reduce_mean": lambda x, axes, keep_dims: x.mean([int(a) for a in axes], keepdim=keep_dims),
     "reduce_sum": lambda x, axes, keep_dims: x.sum([int(a) for a in axes], keepdim=keep_dims),
     "relu": lambda x: x.relu(),
     "reshape": lambda x, shape: x.reshape([int(n) for n in shape]),
+    "rsqrt": lambda x, epsilon: torch.rsqrt(x + epsilon),
     "split": split,
     "sub": lambda x, y: x - y,
 }

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from proteins import TS50, protein, random_order, rows_of
 from strategies import Layout, layouts
 
-from mpnn_core import Model, Structure, load_model
+from mpnn_core import Model, Structure, Variant, load_model
+from mpnn_core.backends import find_backend
 from mpnn_core.buckets import BUCKETS, Padded, choose_bucket, log_probs, pad, padding_waste
+from mpnn_core.checkpoints import random_network
 from mpnn_core.gate import original
 from mpnn_core.graph import Backbones, Graph, nearest_neighbours
 from mpnn_core.schedule import ranks
@@ -57,21 +59,58 @@ def pinned(test):
     return test
 
 
-@settings(max_examples=25, deadline=None)
-@given(layouts(max_length=BUCKETS[-1]))
-@pinned
-@example(Layout(70, chain_starts=(20, 50), gaps=((10, 3), (60, 40)), missing=(0, 30, 69)))
-@example(Layout(64, missing=tuple(range(0, 60, 2))))
-def test_padded_is_unpadded(model, layout):
-    structure = layout.build()
+def check(structure: Structure, model: Model, plain: Model) -> None:
+    """The log-probabilities of `model` in the bucket are those of `plain` without one."""
     padded = pad(Backbones.from_structures([structure]), K)
     N = int(structure.mask.sum())
     bucket = min(b for b in BUCKETS if b >= N)
     assert padded.length == N
     assert padded.backbones.coords.shape == (bucket, 4, 3)
     assert padded.graph.neighbours.shape == (bucket, min(K, bucket))
-    farthest = np.abs(padded_log_probs(model, structure, padded) - unpadded(model, structure)).max()
+    farthest = np.abs(padded_log_probs(model, structure, padded) - unpadded(plain, structure)).max()
     assert farthest <= TOLERANCE, f"{farthest:.1e}"
+
+
+@settings(max_examples=25, deadline=None)
+@given(layouts(max_length=BUCKETS[-1]))
+@pinned
+@example(Layout(70, chain_starts=(20, 50), gaps=((10, 3), (60, 40)), missing=(0, 30, 69)))
+@example(Layout(64, missing=tuple(range(0, 60, 2))))
+def test_padded_is_unpadded(model, layout):
+    check(layout.build(), model, model)
+
+
+@pytest.fixture(scope="module", params=["mlx", "coreml"])
+def apple(request, tmp_path_factory) -> tuple[Model, Model]:
+    """A small network in a backend that is slow here, and what it is held to without padding.
+
+    Core ML has buckets alone: there it is plain torch that runs unpadded.
+    """
+    variant = Variant("small", hidden=32, encoder_layers=2, decoder_layers=1)
+    plain = Model(random_network(variant), "random", variant, torch.device("cpu"), "torch")
+    found = Model(plain.network, "random", variant, torch.device("cpu"), "torch")
+    if request.param == "mlx":
+        pytest.importorskip("mlx.core")
+        found.backend = find_backend("mlx", plain.network, torch.device("cpu"))
+        return found, found
+    pytest.importorskip("coremltools")
+    from mil_evaluator import Evaluator
+
+    from mpnn_core.backends.coreml import CoreMLBackend
+
+    folder = tmp_path_factory.mktemp("packages")
+    found.backend = CoreMLBackend(
+        plain.network, "float32", folder, opened=lambda path, _: Evaluator(path)
+    )
+    return found, plain
+
+
+@settings(max_examples=3, deadline=None)
+@given(layouts(max_length=BUCKETS[-1]))
+@pinned
+@example(Layout(70, chain_starts=(20, 50), gaps=((10, 3), (60, 40)), missing=(0, 30, 69)))
+def test_padded_is_unpadded_on_apples_backends(apple, layout):
+    check(layout.build(), *apple)
 
 
 @pytest.mark.parametrize("length", [5, 48, 64, 100])

@@ -168,7 +168,7 @@ def test_no_order_is_unconditional(package) -> None:
     assert farthest <= TOLERANCE, f"{farthest:.1e}"
 
 
-def test_a_model_runs_through_packages(backend) -> None:
+def test_a_model_runs_through_packages(backend, folder) -> None:
     """Encoder, decoder and level packages; structures of any lengths, fixed and tied residues."""
     ours, plain = backend("baseline", "float32"), model("baseline")
     structures = [rows_of(protein("6MRR"), slice(0, n)) for n in (40, 30)]
@@ -187,6 +187,10 @@ def test_a_model_runs_through_packages(backend) -> None:
     ):
         assert found.sequences == expected.sequences
         assert np.abs(found.log_probs - expected.log_probs).max() <= TOLERANCE
+    # Two structures in one bucket: one shape of each to compile.
+    converted = {path.stem for path in (folder / "baseline").glob("*-float32.mlpackage")}
+    shapes = {"encoder-64-float32", "decoder-64-float32", "level-32-float32"}
+    assert {name for name in converted if not name.startswith("forward")} == shapes
 
 
 def test_float16_designs_are_as_good(backend) -> None:

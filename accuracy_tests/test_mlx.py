@@ -188,7 +188,7 @@ def test_the_network_runs_through_the_kernel(kernel) -> None:
     [
         ("y[t] += w * x[t * H + c]", "y[t] += w * x[t * H + h]"),
         ("&& valid[node * K + k]", ""),
-        ("k < K ? gelu(", "k < K ? ("),
+        ("k < K ? mpnn_gelu(", "k < K ? ("),
     ],
     ids=["product", "mask", "activation"],
 )

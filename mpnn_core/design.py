@@ -658,8 +658,9 @@ def load_model(
         "v_48_020" means the weights trained from it; a path is taken as it is
     variant : a name in `mpnn_core.variants.VARIANTS`
     device : "cpu", "cuda", "mps", ...
-    backend : "auto", the fastest exact one here; "torch"; "native", C++ on the CPU; "cuda"; or
-        "cuda-fast", float16 and lossy (docs/cuda.md)
+    backend : "auto", the fastest exact one here; "torch"; "native", C++ on the CPU; "cuda";
+        "mlx" and "coreml", exact, on Apple silicon (docs/apple.md); or a lossy one: "cuda-fast"
+        (docs/cuda.md), "mlx-fast" and "coreml-fast", float16, and "mlx-int8"
 
     Raises
     ------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from proteins import EXAMPLES, path_of, protein
 
 import mpnn_core as mpnn
@@ -25,17 +26,29 @@ def study_protein(examples: list[mpnn.Structure]) -> mpnn.Structure:
 def original_forward():
     """(variant, copies) -> the original's forward() of 5L33 in that shape, featurised its own way.
 
+    Or of another structure, and on another device.
+
     Its speed does not depend on the weights; the baseline's are the pretrained ones.
     """
 
-    def forward(variant: str = "baseline", copies: int = 1):
+    def forward(
+        variant: str = "baseline",
+        copies: int = 1,
+        structure: mpnn.Structure | None = None,
+        device: str = "cpu",
+    ):
         v = mpnn.VARIANTS[variant]
         network = (
             original.load(neighbours=v.neighbours)
             if (v.hidden, v.encoder_layers, v.decoder_layers) == (128, 3, 3)
             else original.build(v.hidden, v.encoder_layers, v.decoder_layers, v.neighbours)
         )
-        given = original.featurize(path_of("5L33"), copies)
+        given = (
+            original.featurize(path_of("5L33"), copies)
+            if structure is None
+            else original.inputs(structure, copies)
+        )
+        network, given = network.to(device), given.to(torch.device(device))
         return lambda: original.log_probs(network, given)
 
     return forward

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import re
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -48,8 +51,35 @@ def test_original_message(judge) -> None:
 
 
 @pytest.mark.claim("S20", "fused")
-def test_fused_message(not_exercised) -> None:
-    not_exercised("a fused kernel")
+def test_fused_message(mlx, judge) -> None:
+    """MLX's fused kernel: B h_E, made outside of it, is all that has an edge axis."""
+    from mpnn_core.backends.mlx import FusedMessage, MLXBackend
+
+    backend = MLXBackend(mpnn.load_model("random").network)
+    written = []
+
+    class Kernel:
+        """Stands where the kernel does, and sees what it is given and what it gives."""
+
+        def __call__(self, **call: Any) -> list[Any]:
+            edges, *others = call["inputs"]
+            assert edges.size == N * K * H and all(x.size < N * K * H for x in others)
+            graph = io.StringIO()
+            mlx.export_to_dot(graph, edges)
+            made = re.findall(r'label ="(\w+)"', graph.getvalue())
+            operations = [name for name in made if name not in ("Flatten", "Unflatten")]
+            outputs = [shape for shape in call["output_shapes"] if np.prod(shape) >= N * K * H]
+            written.append(len(operations) + len(outputs))
+            return [mlx.zeros(shape) for shape in call["output_shapes"]]
+
+    fused = FusedMessage.__new__(FusedMessage)
+    fused.kernel = Kernel()
+    layer = backend.encoder[0]
+    h_E, h_V = mlx.random.normal((N, K, H)), mlx.random.normal((N, H))
+    rows, valid = mlx.zeros((N, K), dtype=mlx.int32), mlx.ones((N, K), dtype=mlx.uint8)
+    mlx.eval(h_E)
+    fused(layer.B(h_E), layer.A(h_V), layer.C(h_V), rows, mlx.arange(N), valid, layer)
+    judge(written[0], note="MLX's Metal kernel, as it is called")
 
 
 def test_our_message_writes_fewer_edge_tensors_than_the_original() -> None:

@@ -1,14 +1,24 @@
-"""S10, S11, S12: reduced precision, torch.compile and int8, tried on the original."""
+"""S10, S11, S12: reduced precision, torch.compile and int8 on the original, on every device."""
 
 from __future__ import annotations
 
 import shutil
 import warnings
+from typing import Any
 
 import pytest
 import torch
 
+import mpnn_core as mpnn
 from mpnn_core.gate import original
+
+
+def on(
+    device: torch.device, structure: mpnn.Structure
+) -> tuple[Any, original.Inputs, torch.Tensor]:
+    """The original, a structure and an order on a device."""
+    order = original.batched(range(len(structure))).to(device)
+    return original.load().to(device), original.inputs(structure).to(device), order
 
 
 @pytest.mark.parametrize(
@@ -18,30 +28,28 @@ from mpnn_core.gate import original
         pytest.param(torch.bfloat16, id="bf16", marks=pytest.mark.claim("S10", "bf16")),
     ],
 )
-def test_autocast(study_protein, original_forward, paired, dtype) -> None:
-    forward = original_forward()
+def test_autocast(study_protein, original_forward, paired, device, dtype) -> None:
+    forward = original_forward(device=device)
 
     def autocast() -> torch.Tensor:
-        with torch.autocast("cpu", dtype=dtype):
+        with torch.autocast(device.type, dtype=dtype):
             return forward()
 
-    network, given = original.load(), original.inputs(study_protein)
-    order = original.batched(range(len(study_protein)))
+    network, given, order = on(device, study_protein)
     exact = original.log_probs(network, given, order)
-    with torch.autocast("cpu", dtype=dtype):
+    with torch.autocast(device.type, dtype=dtype):
         lossy = original.log_probs(network, given, order)
     agreement = (exact.argmax(-1) == lossy.argmax(-1)).float().mean().item()
     assert agreement > 0.9
-    paired(forward, autocast, note=f"argmax agreement {100 * agreement:.1f} %")
+    paired(forward, autocast, device=device, note=f"argmax agreement {100 * agreement:.1f} %")
 
 
 @pytest.mark.costly(80)
 @pytest.mark.claim("S11", "speed")
-def test_compile(study_protein, original_forward, paired, not_exercised) -> None:
+def test_compile(study_protein, paired, not_exercised, device) -> None:
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         not_exercised("a C++ compiler")
-    network, given = original.load(), original.inputs(study_protein)
-    order = original.batched(range(len(study_protein)))
+    network, given, order = on(device, study_protein)
     exact = original.log_probs(network, given, order)
     with warnings.catch_warnings():
         # Deprecations inside torch's own compiler.
@@ -52,13 +60,13 @@ def test_compile(study_protein, original_forward, paired, not_exercised) -> None
         paired(
             lambda: original.log_probs(network, given, order),
             lambda: original.log_probs(compiled, given, order),
+            device=device,
         )
 
 
 @pytest.mark.claim("S12", "errors")
-def test_int8(study_protein, judge) -> None:
-    network, given = original.load(), original.inputs(study_protein)
-    order = original.batched(range(len(study_protein)))
+def test_int8(study_protein, judge, device) -> None:
+    network, given, order = on(device, study_protein)
     exact = original.log_probs(network, given, order)
     errors, note = 0, ""
     with warnings.catch_warnings():
@@ -72,4 +80,4 @@ def test_int8(study_protein, judge) -> None:
             assert agreement > 0.6
         except (RuntimeError, NotImplementedError) as error:
             errors, note = 1, str(error).splitlines()[0]
-    judge(errors, note=note)
+    judge(errors, device=device, note=note)

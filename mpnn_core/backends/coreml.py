@@ -469,6 +469,27 @@ def open_package(path: Path, precision: Precision) -> Package:
     return predict
 
 
+def neural_engine_share(path: Path) -> float:
+    """Share of a package's operations that Core ML prefers to run on the Neural Engine; macOS.
+
+    Constants are not counted. Written after coremltools' documentation of `MLComputePlan`, and not
+    exercised: it needs a Mac.
+    """
+    ct = _coremltools()
+    _require_macos()
+    compiled = ct.models.utils.compile_model(str(path))
+    plan = ct.models.compute_plan.MLComputePlan.load_from_path(
+        path=str(compiled), compute_units=ct.ComputeUnit.CPU_AND_NE
+    )
+    preferred = [
+        usage.preferred_compute_device
+        for op in plan.model_structure.program.functions["main"].block.operations
+        if (usage := plan.get_compute_device_usage_for_mlprogram_operation(op)) is not None
+    ]
+    engine = ct.models.compute_device.MLNeuralEngineComputeDevice
+    return sum(isinstance(device, engine) for device in preferred) / len(preferred)
+
+
 # ----------------------------------------------------------------------------------- on the host
 
 

