@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from models import plain_model
 from proteins import TS50, protein, random_order, rows_of
 
 import mpnn_core as mpnn
 from mpnn_core import Constraints, Model
 from mpnn_core.backends import UnavailableError
 from mpnn_core.buckets import BUCKETS, Padded, pad
-from mpnn_core.checkpoints import random_network
 from mpnn_core.graph import Backbones
 from mpnn_core.schedule import ranks
 
@@ -40,15 +40,6 @@ MAIN = ("baseline", "minimal")
 IN_BUCKET = {64: ("6MRR",), 128: TS50[:3], 256: TS50[-3:], 512: ("3HTN",)}
 
 
-@cache
-def model(variant: str) -> Model:
-    """With trained weights where the variant has some."""
-    shape = mpnn.VARIANTS[variant]
-    if shape.accuracy != "unknown":
-        return mpnn.load_model(variant=variant, backend="torch")
-    return Model(random_network(shape), "random", shape, torch.device("cpu"), "torch")
-
-
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory) -> Path:
     """Where packages are converted to, once for all tests."""
@@ -56,26 +47,12 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def package(folder):
-    """(variant, export) -> the saved package, evaluated op by op."""
-
-    @cache
-    def opened(variant: str, export: Export) -> Evaluator:
-        path = folder / variant / f"{export.name}.mlpackage"
-        if not path.exists():
-            coreml.convert(model(variant).network, export, path, variant)
-        return Evaluator(path)
-
-    return opened
-
-
-@pytest.fixture(scope="session")
-def backend(package, folder):
+def backend(folder):
     """(variant, precision) -> a model that designs through packages."""
 
     @cache
     def made(variant: str, precision: Precision) -> Model:
-        plain = model(variant)
+        plain = plain_model(variant)
         found = Model(plain.network, plain.name, plain.variant, plain.device, "torch")
         found.backend = CoreMLBackend(
             plain.network, precision, folder / variant, opened=lambda path, _: Evaluator(path)
@@ -83,6 +60,17 @@ def backend(package, folder):
         return found
 
     return made
+
+
+@pytest.fixture(scope="session")
+def package(backend):
+    """(variant, export) -> the saved package, evaluated op by op."""
+
+    @cache
+    def opened(variant: str, export: Export) -> Evaluator:
+        return Evaluator(backend(variant, export.precision).backend.package(export))
+
+    return opened
 
 
 def fitting(bucket: int, everything: bool) -> Iterable[mpnn.Structure]:
@@ -133,7 +121,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.mark.parametrize("bucket", BUCKETS)
 def test_float16_package_per_bucket(request, package, variant, bucket) -> None:
     export = Export("forward", bucket, "float16")
-    evaluator, plain = package(variant, export), model(variant)
+    evaluator, plain = package(variant, export), plain_model(variant)
     everything = request.config.getoption("--all-packages")
     pairs = [compare(evaluator, plain, s, export) for s in fitting(bucket, everything)]
     p, q = (np.concatenate(side) for side in zip(*pairs, strict=True))
@@ -151,7 +139,7 @@ def test_float32_package_per_bucket(request, package, variant, bucket) -> None:
     evaluator = package(variant, export)
     everything = request.config.getoption("--all-packages")
     for structure in list(fitting(bucket, everything))[: None if everything else 1]:
-        p, q = compare(evaluator, model(variant), structure, export)
+        p, q = compare(evaluator, plain_model(variant), structure, export)
         farthest = np.abs(p - q).max()
         assert farthest <= TOLERANCE, f"{structure.name}: {farthest:.1e}"
 
@@ -162,7 +150,7 @@ def test_no_order_is_unconditional(package) -> None:
     rank = torch.zeros(
         len(structure), dtype=torch.int64
     )  # rows of equal rank do not see each other
-    plain = model("baseline")
+    plain = plain_model()
     found = forward(package("baseline", export), plain.network, structure, export, rank)
     farthest = np.abs(found - plain.unconditional_log_probs(structure)).max()
     assert farthest <= TOLERANCE, f"{farthest:.1e}"
@@ -170,7 +158,7 @@ def test_no_order_is_unconditional(package) -> None:
 
 def test_a_model_runs_through_packages(backend, folder) -> None:
     """Encoder, decoder and level packages; structures of any lengths, fixed and tied residues."""
-    ours, plain = backend("baseline", "float32"), model("baseline")
+    ours, plain = backend("baseline", "float32"), plain_model()
     structures = [rows_of(protein("6MRR"), slice(0, n)) for n in (40, 30)]
     orders = [random_order(len(s)) for s in structures]
     pairs = zip(
@@ -188,46 +176,48 @@ def test_a_model_runs_through_packages(backend, folder) -> None:
         assert found.sequences == expected.sequences
         assert np.abs(found.log_probs - expected.log_probs).max() <= TOLERANCE
     # Two structures in one bucket: one shape of each to compile.
-    converted = {path.stem for path in (folder / "baseline").glob("*-float32.mlpackage")}
+    converted = {path.stem for path in (folder / "baseline").glob("*-float32-*.mlpackage")}
     shapes = {"encoder-64-float32", "decoder-64-float32", "level-32-float32"}
-    assert {name for name in converted if not name.startswith("forward")} == shapes
+    found = {name.rpartition("-")[0] for name in converted}
+    assert {name for name in found if not name.startswith("forward")} == shapes
 
 
 def test_float16_designs_are_as_good(backend) -> None:
     """Level by level in float16: the log-probabilities of its own designs are torch's."""
     [structure] = fitting(64, False)
     designs = backend("minimal", "float16").design(structure, 2, 0.1, seed=1)
-    exact = model("minimal").log_probs(structure, designs.sequences, designs.decoding_order)
+    exact = plain_model("minimal").log_probs(structure, designs.sequences, designs.decoding_order)
     kl = (np.exp(exact) * (exact - designs.log_probs)).sum(-1).mean()
     assert kl < KL, f"{kl:.1e} nats"
 
 
 def test_one_wrong_weight_is_caught(package, tmp_path) -> None:
     export = Export("forward", 64, "float32")
-    path = coreml.convert(model("minimal").network, export, tmp_path / "broken.mlpackage")
+    path = coreml.convert(plain_model("minimal").network, export, tmp_path / "broken.mlpackage")
     [weights] = path.rglob("weight.bin")
     values = np.fromfile(weights, np.float32)
-    at = int(np.flatnonzero(np.isclose(values, model("minimal").network.W_out.weight[3, 5]))[0])
+    at = int(
+        np.flatnonzero(np.isclose(values, plain_model("minimal").network.W_out.weight[3, 5]))[0]
+    )
     values[at] += 1
     values.tofile(weights)
     [structure] = fitting(64, False)
-    p, q = compare(Evaluator(path), model("minimal"), structure, export)
+    p, q = compare(Evaluator(path), plain_model("minimal"), structure, export)
     assert np.abs(p - q).max() > CAUGHT
 
 
-def test_an_unknown_operation_is_named(package, folder, monkeypatch) -> None:
-    export = Export("level", coreml.LEVEL_ROWS, "float16")
-    package("minimal", export)
+def test_an_unknown_operation_is_named(package, monkeypatch) -> None:
+    path = package("minimal", Export("level", coreml.LEVEL_ROWS, "float16")).path
     monkeypatch.delitem(mil_evaluator.OPERATIONS, "gelu")
     with pytest.raises(UnknownOperationError, match=r"operation 'gelu' \(\w+\) is none of"):
-        Evaluator(folder / "minimal" / f"{export.name}.mlpackage")
+        Evaluator(path)
 
 
 @pytest.mark.parametrize("mode", ["forward", "encoder", "decoder", "level"])
 def test_what_a_package_holds(package, mode) -> None:
     """Operations that the Neural Engine has: no gather, no cast; and what each input is."""
     export = Export(mode, coreml.LEVEL_ROWS if mode == "level" else 64, "float16")
-    evaluator, network = package("minimal", export), model("minimal").network
+    evaluator, network = package("minimal", export), plain_model("minimal").network
     assert set(evaluator.counts) <= set(mil_evaluator.OPERATIONS)
     assert not {"gather", "gather_along_axis", "cast", "transpose"} & set(evaluator.counts)
     description = evaluator.spec.description
@@ -248,7 +238,7 @@ def test_what_a_package_holds(package, mode) -> None:
 @pytest.mark.parametrize("name", ["fast", "extreme-v2"])
 def test_every_shape_of_the_network(name) -> None:
     """k of 16 and 12, in plain torch: the modules that are converted, before they are."""
-    plain, export = model(name), Export("forward", 128, "float32")
+    plain, export = plain_model(name), Export("forward", 128, "float32")
     module = export.module(plain.network)
 
     def run(given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -7,12 +7,12 @@ import sys
 import numpy as np
 import pytest
 import torch
+from models import plain_model
 from proteins import TS50, protein, random_order, rows_of
 from strategies import Layout
 
 import mpnn_core as mpnn
 from mpnn_core import Constraints, Model
-from mpnn_core.checkpoints import random_network
 from mpnn_core.graph import Backbones, nearest_neighbours
 from mpnn_core.network import Copies
 from mpnn_core.sampler import draw
@@ -29,13 +29,6 @@ LOSSES = {"fast": (1e-4, 0.99), "int8": (1e-3, 0.95)}
 needs_compiler = pytest.mark.skipif(metal_shim.COMPILER is None, reason="no C++ compiler")
 
 
-def plain(variant: str = "baseline") -> Model:
-    shape = mpnn.VARIANTS[variant]
-    if shape.accuracy != "unknown":
-        return mpnn.load_model(variant=variant, backend="torch")
-    return Model(random_network(shape), "random", shape, torch.device("cpu"), "torch")
-
-
 def in_mlx(model: Model, tier: str = "exact") -> Model:
     backend = "mlx" if tier == "exact" else f"mlx-{tier}"
     return Model(model.network, model.name, model.variant, model.device, backend)
@@ -47,7 +40,7 @@ def farthest(ours, theirs) -> float:
 
 @pytest.mark.parametrize("variant", list(mpnn.VARIANTS))
 def test_log_probabilities_are_those_of_torch(variant) -> None:
-    theirs = plain(variant)
+    theirs = plain_model(variant)
     ours = in_mlx(theirs)
     structures = [protein("6MRR"), Layout(9, chain_starts=(4,), gaps=((6, 3),)).build()]
     orders = [random_order(len(s)) for s in structures]
@@ -64,7 +57,7 @@ def test_log_probabilities_are_those_of_torch(variant) -> None:
 @pytest.mark.parametrize("tied", [False, True], ids=["plain", "tied"])
 def test_sequences_are_those_of_torch(tied) -> None:
     """Drawn by MLX; with tied positions, on the host."""
-    theirs = plain()
+    theirs = plain_model()
     structures = [rows_of(protein("6MRR"), slice(0, n)) for n in (50, 20)]
     constraints = Constraints(
         fixed=[0, 7, 8], omit="CX", bias={"A": -1}, tied=[[2, 12, 15]] if tied else []
@@ -83,7 +76,7 @@ def test_sequences_are_those_of_torch(tied) -> None:
 
 @pytest.mark.parametrize(("tier", "chains"), [("fast", TS50[:3]), ("int8", TS50[:2])])
 def test_what_a_lossy_tier_loses(tier, chains) -> None:
-    theirs = plain()
+    theirs = plain_model()
     ours = in_mlx(theirs, tier)
     structures = [protein(name) for name in chains]
     sides = ([lp[0] for lp in m.log_probs(structures)] for m in (theirs, ours))
@@ -99,7 +92,7 @@ def test_what_a_lossy_tier_loses(tier, chains) -> None:
 
 def test_spare_slots_are_as_in_torch() -> None:
     """A graph in a fixed shape; what is in the spare slots does not count."""
-    network = plain().network
+    network = plain_model().network
     backbones = Backbones.from_structures([Layout(12).build()])
     graph = nearest_neighbours(backbones, 48).padded(12, 16)
     backend = MLXBackend(network)
@@ -173,7 +166,7 @@ def test_the_kernel_makes_the_plain_message(kernel, H, K, tier) -> None:
 @needs_compiler
 def test_the_network_runs_through_the_kernel(kernel) -> None:
     """Encoder, decoder and sampling, every message made by the kernel."""
-    theirs = plain("minimal")
+    theirs = plain_model("minimal")
     ours = in_mlx(theirs)
     ours.backend.message = kernel
     structure = rows_of(protein("6MRR"), slice(0, 14))
@@ -212,4 +205,4 @@ def test_without_mlx_it_says_what_to_install(monkeypatch) -> None:
 
 def test_an_unknown_tier_is_refused() -> None:
     with pytest.raises(ValueError, match="tier 'bf16': expected one of exact, fast, int8"):
-        MLXBackend(plain().network, "bf16")
+        MLXBackend(plain_model().network, "bf16")

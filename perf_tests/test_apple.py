@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from models import plain_model
 from proteins import protein, random_order, rows_of
 
 import mpnn_core as mpnn
 from mpnn_core.buckets import pad
-from mpnn_core.checkpoints import random_network
 from mpnn_core.cli import main
 from mpnn_core.graph import Backbones
 from mpnn_core.schedule import ranks
@@ -53,7 +53,9 @@ def exported(tmp_path_factory) -> list[Path]:
 class OnePass:
     """log_probs of a structure by one package of mode "forward"; features are in the time."""
 
-    def __init__(self, network, structure: mpnn.Structure, path: Path, bucket: int) -> None:
+    def __init__(
+        self, model: mpnn.Model, structure: mpnn.Structure, path: Path, bucket: int
+    ) -> None:
         from mpnn_core.backends import coreml
 
         if ON_MAC:
@@ -62,7 +64,8 @@ class OnePass:
             from mil_evaluator import Evaluator
 
             self.package = Evaluator(path)
-        self.network, self.structure, self.bucket, self.coreml = network, structure, bucket, coreml
+        self.model, self.structure, self.bucket, self.coreml = model, structure, bucket, coreml
+        self.path = path
         spare = bucket - int(structure.mask.sum())
         self.order = random_order(len(structure))
         self.tokens, self.rank = (
@@ -71,26 +74,31 @@ class OnePass:
         )
 
     def __call__(self) -> np.ndarray:
+        network = self.model.network
         padded = pad(
-            Backbones.from_structures([self.structure]), self.network.neighbours, (self.bucket,)
+            Backbones.from_structures([self.structure]), network.neighbours, (self.bucket,)
         )
         with torch.inference_mode():
-            given = self.coreml.forward_inputs(self.network, padded, self.tokens, self.rank)
+            given = self.coreml.forward_inputs(network, padded, self.tokens, self.rank)
         logits = self.package({k: v.numpy().astype(np.float16) for k, v in given.items()})["logits"]
         found = torch.from_numpy(logits[0, :, 0, : padded.length].T.astype(np.float32))
         return found.log_softmax(-1).numpy()
 
-    def parity(self, plain: mpnn.Model) -> str:
-        """Asserted, and said."""
-        p = plain.log_probs(self.structure, decoding_order=self.order)[0, self.structure.mask]
+    def checked(self, not_exercised: Callable[..., None]) -> str:
+        """Parity and share of the Neural Engine, asserted and said; without one, parity alone."""
+        p = self.model.log_probs(self.structure, decoding_order=self.order)[0, self.structure.mask]
         q = self()
         kl = (np.exp(p) * (p - q)).sum(-1).mean()
         agreement = (p.argmax(-1) == q.argmax(-1)).mean()
         assert kl < KL
         # Random weights prefer no letter, so rounding changes the likeliest one.
-        assert agreement >= AGREEMENT or plain.name == "random"
-        how = "on the Neural Engine" if ON_MAC else "as evaluated op by op"
-        return f"KL {kl:.0e}, argmax agreement {100 * agreement:.1f} % {how}"
+        assert agreement >= AGREEMENT or self.model.name == "random"
+        note = f"KL {kl:.0e}, argmax agreement {100 * agreement:.1f} %"
+        if not ON_MAC:
+            not_exercised(ANE, f"{note} as evaluated op by op")
+        share = self.coreml.neural_engine_share(self.path)
+        assert share >= LEAST_ON_NEURAL_ENGINE, f"{100 * share:.0f} % of the operations"
+        return f"{note}; {100 * share:.0f} % of the operations on the Neural Engine"
 
 
 @pytest.mark.parametrize(
@@ -100,20 +108,11 @@ def test_neural_engine_bucket(
     coreml, exported, original_forward, paired, not_exercised, bucket
 ) -> None:
     structure = structure_of(bucket)
-    plain = mpnn.load_model(backend="torch")
-    path = exported[BUCKETS.index(bucket)]
-    forward = OnePass(plain.network, structure, path, bucket)
-    note = forward.parity(plain)
-    if not ON_MAC:
-        not_exercised(ANE, note)
-    from mpnn_core.backends.coreml import neural_engine_share
-
-    share = neural_engine_share(path)
-    assert share >= LEAST_ON_NEURAL_ENGINE, f"{100 * share:.0f} % of the operations"
+    forward = OnePass(plain_model(), structure, exported[BUCKETS.index(bucket)], bucket)
+    note = forward.checked(not_exercised)
     paired(
-        original_forward(structure=structure, device="mps"), forward, device="mps",
+        original_forward(structure=structure, device="mps"), forward, device="mps", note=note,
         workload=f"{len(structure)} residues in a bucket of {bucket}",
-        note=f"{100 * share:.0f} % of the operations on the Neural Engine; {note}",
     )  # fmt: skip
 
 
@@ -121,20 +120,12 @@ def test_neural_engine_bucket(
 def test_extreme_on_the_neural_engine(
     coreml, tmp_path, study_protein, original_forward, paired, not_exercised
 ) -> None:
-    from mpnn_core.backends.coreml import Export, convert, neural_engine_share
+    from mpnn_core.backends.coreml import Export, convert
 
-    variant = mpnn.VARIANTS["extreme-v2"]
-    if variant.accuracy == "unknown":
-        plain = mpnn.Model(random_network(variant), "random", variant, torch.device("cpu"), "torch")
-    else:
-        plain = mpnn.load_model(variant=variant.name, backend="torch")
-    path = convert(plain.network, Export("forward", 128), tmp_path / "extreme.mlpackage")
-    forward = OnePass(plain.network, study_protein, path, 128)
-    note = forward.parity(plain)
-    if not ON_MAC:
-        not_exercised(ANE, note)
-    share = neural_engine_share(path)
-    assert share >= LEAST_ON_NEURAL_ENGINE, f"{100 * share:.0f} % of the operations"
+    extreme = plain_model("extreme-v2")
+    path = convert(extreme.network, Export("forward", 128), tmp_path / "extreme.mlpackage")
+    forward = OnePass(extreme, study_protein, path, 128)
+    note = forward.checked(not_exercised)
     paired(
         original_forward(device="mps"),
         lambda: [forward() for _ in range(8)],
@@ -195,7 +186,7 @@ def in_mlx(tier: str) -> mpnn.Model:
 
 def agreement(tier: str, structure: mpnn.Structure) -> str:
     """Argmax agreement of a tier with plain torch, asserted and said."""
-    p = mpnn.load_model(backend="torch").log_probs(structure)[0]
+    p = plain_model().log_probs(structure)[0]
     q = in_mlx(tier).log_probs(structure)[0]
     share = (p.argmax(-1) == q.argmax(-1)).mean()
     assert share > 0.9
@@ -240,7 +231,10 @@ def test_compile_in_mlx(mlx, paired, not_exercised) -> None:
 def test_int8_in_mlx(mlx, judge) -> None:
     """Weights of 8 bits in groups of 32: it works, on any device."""
     note = agreement("int8", rows_of(protein("5L33"), slice(0, 60)))
-    judge(0, device="mlx", note=note, workload="log_probs of 60 residues of 5L33")
+    judge(
+        0, device="mlx", note=note, workload="log_probs of 60 residues of 5L33 in MLX",
+        only_record=True,
+    )  # fmt: skip
 
 
 @pytest.mark.claim("S8", "speed")

@@ -12,6 +12,7 @@ Converting works on Linux and macOS, running on macOS alone.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import logging
 import sys
@@ -586,15 +587,20 @@ class CoreMLBackend(Backend):
         self._open = opened
         self._opened: dict[Export, Package] = {}
         self.dtype = np.dtype(precision)
+        self._digest = hashlib.sha256(str(network.neighbours).encode())
+        for name, parameter in network.state_dict().items():
+            self._digest.update(name.encode() + parameter.numpy().tobytes())
+
+    def package(self, export: Export) -> Path:
+        """The package on disk, converted if it is not there; its name tells these weights apart."""
+        path = self.folder / f"{export.name}-{self._digest.hexdigest()[:12]}.mlpackage"
+        return path if path.exists() else convert(self.network, export, path)
 
     def run(self, mode: str, rows: int, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """One call of a package: tensors in its layout in, (rows, K or 1, channels) out."""
         export = Export(mode, rows, self.precision)
         if export not in self._opened:
-            path = self.folder / f"{export.name}.mlpackage"
-            if not path.exists():
-                convert(self.network, export, path)
-            self._opened[export] = self._open(path, self.precision)
+            self._opened[export] = self._open(self.package(export), self.precision)
         given = {
             name: np.ascontiguousarray(value.numpy(), self.dtype) for name, value in inputs.items()
         }
