@@ -105,6 +105,7 @@ def test_a_subset_keeps_what_is_known_of_its_chains(write):
     assert corpus.subset(corpus.post_cutoff, "post").structures == corpus.structures[:1]
     picked = corpus.subset([1])
     assert (picked.name, picked.pdb, picked.cluster.tolist()) == ("chains", ("4zhl",), [9])
+    assert picked.post_cutoff.tolist() == [False]
     assert corpus.subset(corpus.post_cutoff, "post").name == "post"
 
 

@@ -174,6 +174,9 @@ def test_fewer_neighbours_lose_in_every_metric(model, fewer, small, monkeypatch)
     assert found["loss"] == whole["metrics"]["recovery"]["loss_of_another_sample"]
     assert found["chains"] == 10
     assert json.loads(json.dumps(found)) == found
+    parts = [s["metrics"]["kl"]["loss"]["value"] for s in found["sets"].values()]
+    assert parts[1] != parts[2]
+    assert parts[0] == pytest.approx((parts[1] + parts[2]) / 2)  # five chains each
     # The mean over chains is that of what is kept by chain.
     by_chain = whole["by_chain"]["recovery"]
     difference = np.mean(by_chain["teacher"]) - np.mean(by_chain["model"])
