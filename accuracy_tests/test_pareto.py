@@ -11,6 +11,7 @@ import pytest
 
 import mpnn_core as mpnn
 from mpnn_core.backends import BACKENDS
+from mpnn_core.gate.report import front
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -34,8 +35,8 @@ def pareto() -> ModuleType:
     ],
     ids=["one", "a trade", "beaten in both", "equal speed"],
 )
-def test_the_front_is_what_nothing_beats_in_both(pareto, points, expected):
-    assert pareto.front(points) == expected
+def test_the_front_is_what_nothing_beats_in_both(points, expected):
+    assert front(points) == expected
 
 
 def test_what_is_drawn_has_a_loss_that_was_measured(pareto):

@@ -5,7 +5,7 @@
 
 Speed is paired with the original's sample() in one process: all of them run in every round, in
 random order. Losses are not measured here: they are those of the evaluations in mpnn_core/weights.
-Needs the extras test and docs; run from the repository's root.
+Needs the extra test; run from the repository's root.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from mpnn_core.backends import BACKENDS, LOSSES
 from mpnn_core.gate import original
 from mpnn_core.gate.ledger import now, this_machine
 from mpnn_core.gate.pairing import interleaved
+from mpnn_core.gate.report import front, label_points
 from mpnn_core.gate.verdicts import ERROR, Interval, median_ratio
 
 DOCS = Path(__file__).parent
@@ -107,15 +108,6 @@ def losses() -> dict[str, Interval]:
     }
 
 
-def front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The (loss, speed) points that no other beats in both, by loss."""
-    best: list[tuple[float, float]] = []
-    for loss, speed in sorted(points, key=lambda p: (p[0], -p[1])):
-        if not best or speed > best[-1][1]:
-            best.append((loss, speed))
-    return best
-
-
 def draw(stored: dict[str, Any], path: Path) -> None:
     """A panel per device: how many times faster than the original, against what is lost."""
     import matplotlib
@@ -123,7 +115,6 @@ def draw(stored: dict[str, Any], path: Path) -> None:
     matplotlib.use("svg")
     matplotlib.rcParams |= {
         "svg.fonttype": "none", "svg.hashsalt": "pareto", "font.size": 9, "text.color": INK,
-        "font.family": ["Helvetica", "Arial", "sans-serif"],
         "axes.edgecolor": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK,
     }  # fmt: skip
     from matplotlib import pyplot
@@ -149,10 +140,6 @@ def draw(stored: dict[str, Any], path: Path) -> None:
             v: max(p["speed"]["value"] for p in points if p["variant"] == v)
             for v in {p["variant"] for p in points}
         }
-        for variant, speed in fastest.items():
-            axis.annotate(
-                variant, (known[variant].value, speed), xytext=(6, 6), textcoords="offset points",
-            )  # fmt: skip
         best = front([(known[p["variant"]].value, p["speed"]["value"]) for p in points])
         axis.plot(*zip(*best, strict=True), color=INK, linewidth=1, linestyle="--", zorder=0)
         axis.plot(0, 1, marker="x", color=INK)
@@ -161,6 +148,8 @@ def draw(stored: dict[str, Any], path: Path) -> None:
         axis.yaxis.set_major_formatter("{x:g}x")
         axis.grid(color=INK, alpha=0.2, linewidth=0.6)
         axis.spines[["top", "right"]].set_visible(False)
+        # Above the bars of the losses' intervals.
+        label_points(figure, axis, [(known[v].value, y, v) for v, y in fastest.items()], lift=4)
         machine = of_device["machine"]
         axis.set_title(
             f"{machine.get('gpu') if device == 'cuda' else machine['processor']}\n"
@@ -176,7 +165,7 @@ def draw(stored: dict[str, Any], path: Path) -> None:
         )
         for i, name in enumerate(backends)
     ]  # fmt: skip
-    axes[0][-1].legend(handles=handles, frameon=False, loc="lower right", title="backend")
+    figure.legend(handles=handles, frameon=False, loc="outside lower center", ncols=4)
     figure.savefig(path, transparent=True, metadata={"Date": None})
 
 

@@ -226,6 +226,15 @@ def trade_offs(report: Report) -> list[tuple[Entry, Entry | None]]:
     return found
 
 
+def front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The (loss, speed) points that no other beats in both, by loss."""
+    best: list[tuple[float, float]] = []
+    for loss, speed in sorted(points, key=lambda p: (p[0], -p[1])):
+        if not best or speed > best[-1][1]:
+            best.append((loss, speed))
+    return best
+
+
 def pareto(report: Report) -> Any:
     """Speed against loss of recovery, those that no other beats joined; None if there is none."""
     points = trade_offs(report)
@@ -235,13 +244,8 @@ def pareto(report: Report) -> Any:
 
     def draw(figure: Any) -> None:
         axes = figure.subplots()
-        best = 0.0
-        front = []
-        for loss, speed, _ in sorted(at, key=lambda p: (p[0], -p[1])):
-            if speed > best:
-                front.append((loss, speed))
-                best = speed
-        axes.step(*zip(*front, strict=True), where="post", color=LINE, linewidth=1, zorder=1)
+        best = front([(loss, speed) for loss, speed, _ in at])
+        axes.step(*zip(*best, strict=True), where="post", color=LINE, linewidth=1, zorder=1)
         for loss, speed, _ in at:
             marker = "o" if loss == 0 else "s"
             axes.plot(loss, speed, marker, color=GOOD if loss == 0 else PART, markersize=6)
@@ -250,19 +254,25 @@ def pareto(report: Report) -> Any:
         axes.set_ylabel("times as fast as the original")
         axes.margins(x=0.15, y=0.1)
         axes.grid()
-        _label(figure, axes, [(loss, speed, f"{e.claim} {e.figure}") for loss, speed, e in at])
+        names = [(loss, speed, f"{e.claim} {e.figure}") for loss, speed, e in at]
+        label_points(figure, axes, names)
 
     return chart("pareto", "Speed against loss of accuracy", (WIDTH_IN, 4.2), draw)
 
 
-def _label(figure: Any, axes: Any, points: Sequence[tuple[float, float, str]]) -> None:
-    """A name to the right of each point, moved up where it would lie on another."""
+def label_points(
+    figure: Any, axes: Any, points: Sequence[tuple[float, float, str]], lift: float = -3
+) -> None:
+    """A name to the right of each point, `lift` above it, and more where it would lie on another.
+
+    `lift` is in printer's points, from the point to the name's baseline.
+    """
     figure.draw_without_rendering()  # until then nothing has a place
     per_point = figure.dpi / 72
     taken: list[tuple[float, float]] = []
     for x, y, text in sorted(points, key=lambda p: p[1]):
         across, up = axes.transData.transform((x, y)) / per_point
-        place = up - 3
+        place = up + lift
         for other_across, other in sorted(taken, key=lambda t: t[1]):
             if abs(other_across - across) < LABEL_PT[0] and abs(other - place) < LABEL_PT[1]:
                 place = other + LABEL_PT[1]
