@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
-from proteins import protein
+from proteins import protein, rows_of, without_backbone
 
 import mpnn_core as mpnn
 from mpnn_core.graph import Backbones
@@ -105,8 +105,10 @@ def test_exact_log_probabilities_are_the_plain_networks(case: Case) -> None:
 def test_exact_samples_are_the_plain_networks_however_work_is_dealt(case: Case, blocks) -> None:
     if not GPU and blocks == 132:
         pytest.skip("blocks of one team wait for each other; the interpreter runs them in turn")
+    if not GPU and blocks == 1:
+        pytest.skip("the interpreter takes half a minute, and three blocks test the same")
     backend = cuda.CudaBackend(case.network)
-    backend.blocks = blocks
+    backend.multiprocessors = blocks
     found = case.sampled(backend)
     assert torch.equal(found.tokens, case.samples.tokens)
     assert difference(found.logits, case.samples.logits) < EXACT
@@ -116,7 +118,7 @@ def test_exact_samples_are_the_plain_networks_however_work_is_dealt(case: Case, 
 @needs_triton
 def test_levels_are_the_fewest(case: Case) -> None:
     backend = cuda.CudaBackend(case.network)
-    backend.blocks = 1
+    backend.multiprocessors = 1
     plan = backend.plan(backend.encode(case.backbones), case.copies, case.rank)
     steps = wavefront(case.rank, case.copies.neighbours)
     sizes = plan.bounds[0].diff()[: int(plan.depth[0])]
@@ -154,8 +156,38 @@ def test_a_sequence_does_not_depend_on_what_is_designed_beside_it() -> None:
 @pytest.mark.parametrize("stream", [ORDER, RESIDUE])
 def test_random_numbers_are_the_hosts_bit_for_bit(case: Case, seed, stream) -> None:
     sequences, lengths = [0, 1, 5, 10**6], [1, 7, 300, 4]
-    found = cuda.CudaBackend(case.network).uniforms(seed, stream, sequences, lengths)
+    keys = torch.tensor([seed, *sequences], device=DEVICE)
+    starts = torch.tensor(np.cumsum([0, *lengths]), device=DEVICE)
+    found = cuda.CudaBackend(case.network).uniforms(keys, stream, lengths, starts)
     assert np.array_equal(found.cpu().numpy(), uniforms(seed, stream, sequences, lengths))
+
+
+@needs_triton
+def test_designs_are_the_plain_networks(case: Case) -> None:
+    """Through the whole API: random numbers, orders, scores, what is fetched later."""
+    plain = mpnn.load_model("v_48_020", backend="torch", device=str(DEVICE))
+    model = mpnn.load_model("v_48_020", backend="torch", device=str(DEVICE))
+    model.backend = cuda.CudaBackend(case.network)
+    n = RESIDUES
+    whole = rows_of(protein("5L33"), slice(0, n))
+    short = without_backbone(rows_of(protein("6MRR"), slice(3, n)), [2])
+    constraints = mpnn.Constraints(fixed=["A4-6"], bias={"A": 1.0})
+    # A single structure is recorded the second time, and replayed the third.
+    for given, seeds in (([whole, short], 1), ([whole], 4 if GPU else 1)):
+        for seed in range(seeds):
+            expected = plain.design(given, 2, 0.5, seed, constraints)
+            found = model.design(given, 2, 0.5, seed, constraints)
+            for a, b in zip(expected, found, strict=True):
+                assert a.sequences == b.sequences
+                assert (a.decoding_order == b.decoding_order).all()
+                assert (a.recovery == b.recovery).all()
+                for name in ("scores", "global_scores", "log_probs", "probabilities"):
+                    assert np.abs(getattr(a, name) - getattr(b, name)).max() < EXACT
+            log_probs = plain.log_probs(given, seed=seed), model.log_probs(given, seed=seed)
+            for a, b in zip(*log_probs, strict=True):
+                assert np.abs(a - b).max() < EXACT
+        if not GPU:
+            break  # the interpreter takes half a minute for each
 
 
 def test_plain_torch_serves_where_triton_is_missing(case: Case, monkeypatch) -> None:

@@ -12,6 +12,7 @@ A first design::
 from mpnn_core.checkpoints import CheckpointError
 from mpnn_core.constraints import PSSM, ConstraintError, Constraints
 from mpnn_core.design import Designs, Model, Scores, load_model
+from mpnn_core.stream import Lost, design_stream
 from mpnn_core.structure import ALPHABET, Structure, StructureError, read_structure
 from mpnn_core.variants import VARIANTS, Variant
 
@@ -25,11 +26,13 @@ __all__ = [
     "ConstraintError",
     "Constraints",
     "Designs",
+    "Lost",
     "Model",
     "Scores",
     "Structure",
     "StructureError",
     "Variant",
+    "design_stream",
     "load_model",
     "read_structure",
 ]

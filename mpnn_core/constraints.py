@@ -83,8 +83,9 @@ class Constraints:
 
     def designed(self, structure: Structure) -> NDArray[np.bool_]:
         """Positions to design, (L,) bool; never one whose backbone is incomplete."""
-        chains = self.design_chains(structure)
-        designed = structure.mask & np.isin(structure.chain_ids, chains)
+        designed = structure.mask.copy()
+        if self.chains is not None:
+            designed &= np.isin(structure.chain_ids, self.design_chains(structure))
         for position in self.fixed:
             designed[positions(structure, position)] = False
         return designed
@@ -100,6 +101,8 @@ class Constraints:
 
         A residue whose backbone is incomplete is left out of its group; the others stay tied.
         """
+        if not self.tied and not self.tied_chains:
+            return []
         groups = []
         for given in self.tied:
             weights = given if isinstance(given, Mapping) else dict.fromkeys(given, 1.0)
@@ -145,7 +148,8 @@ class Constraints:
         for position, letters in self.omit_at.items():
             for letter in letters:
                 omitted[positions(structure, position), letter_index(letter)] = True
-        barred = np.flatnonzero(omitted.all(1) & self.designed(structure))
+        barred = np.flatnonzero(omitted.all(1))
+        barred = barred[self.designed(structure)[barred]] if len(barred) else barred
         if len(barred):
             raise ConstraintError(
                 f"{structure.name}: every residue is omitted at {label(structure, barred[0])}; "

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from itertools import pairwise
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from mpnn_core.backends import Backend, Encoded, find_backend
+from mpnn_core.backends import Backend, find_backend
+from mpnn_core.batches import Batch, cut, upload, within
 from mpnn_core.checkpoints import (
     NAMES,
     PACKAGED,
@@ -27,7 +28,7 @@ from mpnn_core.checkpoints import (
 )
 from mpnn_core.constraints import Constraints, Resolved
 from mpnn_core.graph import Backbones, nearest_neighbours
-from mpnn_core.network import MPNN, Copies
+from mpnn_core.network import MPNN
 from mpnn_core.reference import LETTERS
 from mpnn_core.sampler import (
     COLOUR,
@@ -64,7 +65,6 @@ _CODES = np.frombuffer(ALPHABET.encode(), np.uint8)
 # Work is cut to keep the large tensors under about this size each, with the same results.
 MEMORY_BUDGET_BYTES = 1 << 30
 _FLOAT_BYTES = 4
-WITHOUT_FLOAT64 = ("mps",)  # devices that cannot hold it
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,23 +101,31 @@ class Designs:
 
     @cached_property
     def log_probs(self) -> NDArray[np.float32]:
-        assert self.on_device is not None
-        return self.on_device.log_probs(self.structure)
+        return self._details.log_probs(self.structure)
 
     @cached_property
     def probabilities(self) -> NDArray[np.float32]:
-        assert self.on_device is not None
-        return self.on_device.probabilities(self.structure)
+        return self._details.probabilities(self.structure)
 
     @cached_property
     def decoding_order(self) -> NDArray[np.int64]:
-        assert self.on_device is not None
-        return self.on_device.decoding_order(self.structure)
+        return self._details.decoding_order(self.structure)
+
+    @property
+    def _details(self) -> OnDevice:
+        if self.on_device is None:
+            raise ValueError("these designs came without details; ask for them with details=True")
+        return self.on_device
+
+    def without_details(self) -> Designs:
+        """The same without the last three, which cannot be read from it."""
+        return replace(self, on_device=None)
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything fetched: what is pickled has no device."""
-        for name in ("log_probs", "probabilities", "decoding_order"):
-            getattr(self, name)
+        if self.on_device is not None:
+            for name in ("log_probs", "probabilities", "decoding_order"):
+                getattr(self, name)
         return {**self.__dict__, "on_device": None}
 
     def __len__(self) -> int:
@@ -167,114 +175,7 @@ class OnDevice:
         return whole
 
 
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """Sequences decoded together.
-
-    Attributes
-    ----------
-    encoding : of the structures `group`, numbers in the caller's list
-    copies : the rows of the sequences
-    runs : (structure, first, count): sequences first to first + count of that structure
-    structures : the caller's list
-    """
-
-    encoding: Encoded
-    copies: Copies
-    group: list[int]
-    runs: list[tuple[int, int, int]]
-    structures: list[Structure]
-
-    @property
-    def device(self) -> torch.device:
-        return self.copies.nodes.device
-
-    @cached_property
-    def jobs(self) -> list[tuple[int, int]]:
-        """(structure, sequence) of every sequence."""
-        return [(s, first + i) for s, first, count in self.runs for i in range(count)]
-
-    @cached_property
-    def lengths(self) -> list[int]:
-        """Positions of every sequence, those without a row included."""
-        return [len(self.structures[s]) for s, _ in self.jobs]
-
-    @cached_property
-    def wide(self) -> torch.device:
-        """Where float64 is computed: the device, or the host for one that has none."""
-        return torch.device("cpu") if self.device.type in WITHOUT_FLOAT64 else self.device
-
-    @cached_property
-    def position_starts(self) -> Tensor:
-        """Where each sequence starts among the P positions of all: (sequences,) int64."""
-        return torch.from_numpy(np.cumsum([0, *self.lengths[:-1]])).to(self.wide)
-
-    @cached_property
-    def sequence_of_position(self) -> Tensor:
-        """(P,) int64."""
-        counts = torch.tensor(self.lengths).to(self.wide)
-        sequences = torch.arange(len(counts), device=self.wide)
-        return torch.repeat_interleave(sequences, counts, output_size=sum(self.lengths))
-
-    @cached_property
-    def position(self) -> Tensor:
-        """Of every row, which of the P positions it is: (M,) int64."""
-        nodes, sequence = self.copies.nodes.to(self.wide), self.copies.sequence.to(self.wide)
-        if all(self.structures[s].mask.all() for s in self.group):
-            return torch.arange(len(nodes), device=self.wide)
-        here = np.concatenate([np.flatnonzero(self.structures[s].mask) for s in self.group])
-        of_node = torch.from_numpy(here).to(self.wide)
-        return of_node[nodes] + self.position_starts[sequence]
-
-    def of_nodes(self, per_structure: Sequence[NDArray[Any]]) -> Tensor:
-        """An array (L, ...) per structure of the caller's list -> (M, ...) over the rows."""
-        parts = [per_structure[s][self.structures[s].mask] for s in self.group]
-        return torch.from_numpy(np.concatenate(parts)).to(self.device)[self.copies.nodes]
-
-    def of_rows(self, per_sequence: Iterable[NDArray[Any]]) -> Tensor:
-        """An array (L, ...) per sequence -> (M, ...) over the rows."""
-        parts = [
-            values[self.structures[s].mask]
-            for values, (s, _) in zip(per_sequence, self.jobs, strict=True)
-        ]
-        return torch.from_numpy(np.concatenate(parts)).to(self.device)
-
-    def drawn(self, uniform: Tensor) -> Tensor:
-        """Random numbers (P,) -> (M,), in the device's widest precision."""
-        found = uniform.to(self.wide)[self.position]
-        if self.device.type in WITHOUT_FLOAT64:
-            found = found.float()
-        return found.to(self.device)
-
-    def order(self, key: Tensor) -> Tensor:
-        """Positions of every sequence by their key, (P,) -> (P,) int64."""
-        sequence = self.sequence_of_position
-        by_key = key.argsort(stable=True)
-        order = by_key[sequence[by_key].argsort(stable=True)]
-        return order - self.position_starts[sequence]
-
-    def rank(self, order: Tensor) -> Tensor:
-        """When each row is decoded within its sequence, from the orders (P,): (M,) int64."""
-        first = self.position_starts[self.sequence_of_position]
-        rank = torch.empty_like(order)
-        rank[order + first] = torch.arange(len(order), device=order.device) - first
-        return rank[self.position].to(self.device)
-
-    def sums(self, values: Tensor) -> Tensor:
-        """Sums over each sequence's rows in float64: (M, ...) -> (sequences, ...)."""
-        lengths = torch.from_numpy(np.diff(self.copies.starts)).to(self.wide)
-        values = values.to(self.wide).double()
-        # One thread per sum, so it is the same in any company; `unsafe` leaves out a wait.
-        return torch.segment_reduce(values, "sum", lengths=lengths, unsafe=True)
-
-    def positions(self, rows: Tensor) -> Iterator[NDArray[Any]]:
-        """(M, ...) over the rows -> per sequence its part, over the complete residues."""
-        values = rows.cpu().numpy()
-        return (values[first:last] for first, last in pairwise(self.copies.starts))
-
-
-@dataclass(frozen=True, eq=False)
-class Sampled:
+class Sampled(NamedTuple):
     """What one batch gave, on the device.
 
     Attributes
@@ -283,10 +184,9 @@ class Sampled:
     sums : (sequences, 3) float64, over the rows: negative log-probabilities where designed,
         and everywhere; designed residues that are the native ones
     log_probs, probabilities : (M, 21) float32
-    order : (P,) int64
+    order : (P,) int64, the positions of every sequence as decoded
     """
 
-    batch: Batch
     tokens: Tensor
     sums: Tensor
     log_probs: Tensor
@@ -300,10 +200,7 @@ class Sampled:
         total = torch.cuda.get_device_properties(device).total_memory
         if torch.cuda.memory_allocated(device) < total // 2:
             return self
-        large = {
-            name: getattr(self, name).cpu() for name in ("log_probs", "probabilities", "order")
-        }
-        return replace(self, **large)
+        return Sampled(*self[:2], *(x.cpu() for x in self[2:]))
 
 
 class Model:
@@ -405,20 +302,27 @@ class Model:
                 _coloured_orders(structure, r, self.variant.neighbours, num_sequences, seed)
                 for structure, r in zip(items, resolved, strict=True)
             ]
-        # Nothing of this loop waits for the device.
-        found = []
-        for batch in self._batches(items, [num_sequences] * len(items)):
-            with torch.inference_mode():
-                found.append(
-                    self._sample(batch, resolved, orders, given_temperature, num_sequences, seed)
-                )
+        # On a GPU nothing of this loop waits, but for what is tied or in a given order.
+        plain = not any(r.groups or r.pssm for r in resolved) and all(o is None for o in orders)
+        found = [
+            (batch, Sampled(*outputs).kept(self.device))
+            for batch, outputs in self._computed(
+                self._sampled,
+                items,
+                [num_sequences] * len(items),
+                lambda batch: self._asked(
+                    batch, resolved, orders, given_temperature, num_sequences, seed
+                ),
+                record=plain,
+            )
+        ]
         tokens: list[list[NDArray[np.uint8]]] = [[] for _ in items]
         sums: list[list[NDArray[np.float64]]] = [[] for _ in items]
         parts: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in items]
-        for sampled in found:
+        for batch, sampled in found:
             rows, totals = sampled.tokens.cpu().numpy(), sampled.sums.cpu().numpy()
             row = position = sequence = 0
-            for s, _, count in sampled.batch.runs:
+            for s, _, count in batch.runs:
                 m, p = count * int(items[s].mask.sum()), count * len(items[s])
                 tokens[s].append(rows[row : row + m].reshape(count, -1))
                 sums[s].append(totals[sequence : sequence + count])
@@ -428,7 +332,6 @@ class Model:
                 ))  # fmt: skip
                 row, position, sequence = row + m, position + p, sequence + count
 
-        blank = self._blank()
         designs = []
         for s, structure in enumerate(items):
             nll, global_nll, recovered = np.concatenate(sums[s]).T
@@ -444,11 +347,11 @@ class Model:
                 global_scores=(global_nll / structure.mask.sum()).astype(np.float32),
                 recovery=(recovered / designed.sum()).astype(np.float32),
                 designed=designed,
-                on_device=OnDevice(parts[s], blank),
+                on_device=OnDevice(parts[s], self._blank),
             ))  # fmt: skip
         return designs[0] if isinstance(structures, Structure) else designs
 
-    def _sample(
+    def _asked(
         self,
         batch: Batch,
         resolved: Sequence[Resolved],
@@ -456,53 +359,102 @@ class Model:
         temperature: NDArray[np.float32],
         n: int,
         seed: int,
+    ) -> tuple[Any, ...]:
+        """What `_sampled` is given, on the device."""
+        keys = upload(np.array([seed, *(i for _, i in batch.jobs)]), batch.wide)
+        positions = np.concatenate([resolved[s].designed for s, _ in batch.jobs])
+        designed = upload(positions, batch.wide)
+        asked = (
+            keys,
+            batch.of_nodes([s.tokens for s in batch.structures]),
+            batch.of_nodes([r.designed for r in resolved]),
+            batch.of_nodes([r.biases for r in resolved]),
+            batch.of_nodes([r.omitted for r in resolved]),
+            designed,
+            _temperature_rows(batch, temperature, n),
+        )
+        if all(given[s] is None and not resolved[s].groups for s in batch.group):
+            order = None
+        else:
+            order = self._changed(batch, resolved, given, self._order(batch, keys, designed))
+        profile = _profile(batch, resolved)
+        group, weight = _ties(batch, resolved)
+        unusual = (order, profile, group, weight)
+        return asked if all(x is None for x in unusual) else asked + unusual
+
+    def _sampled(
+        self,
+        batch: Batch,
+        encoding: Any,
+        keys: Tensor,
+        tokens: Tensor,
+        designed: Tensor,
+        biases: Tensor,
+        omitted: Tensor,
+        designed_positions: Tensor,
+        temperature: Tensor,
+        order: Tensor | None = None,
+        profile: Profile | None = None,
+        group: Tensor | None = None,
+        weight: Tensor | None = None,
     ) -> Sampled:
-        """One batch; all that depends on rows is computed on the device."""
-        numbers = [i for _, i in batch.jobs]
-        designed = batch.of_nodes([r.designed for r in resolved])
-        native = batch.of_nodes([s.tokens for s in batch.structures])
-        order = self._order(batch, resolved, given, seed)
+        """One batch, on the device alone.
+
+        Parameters
+        ----------
+        keys : (1 + sequences,) int64, the seed and the number of every sequence
+        tokens, designed, biases, omitted : over the nodes
+        designed_positions : (P,) bool
+        temperature : () or (M,) float32
+        order, profile, group, weight : None, or over the positions, nodes and rows
+        """
+        copies = batch.copies(encoding.graph)
+        nodes = copies.nodes
+        if order is None:
+            order = self._order(batch, keys, designed_positions)
+        native, chosen = tokens[nodes], designed[nodes]
+        uniform = self.backend.uniforms(keys, RESIDUE, batch.lengths, batch.position_starts)
         samples = self.backend.sample(
-            batch.encoding,
-            batch.copies,
+            encoding,
+            copies,
             batch.rank(order),
             Distribution(
-                _temperature_rows(batch, temperature, n),
-                batch.of_nodes([r.biases for r in resolved]),
-                batch.of_nodes([r.omitted for r in resolved]),
-                _profile(batch, resolved),
-                *_ties(batch, resolved),
+                temperature.expand(len(nodes)),
+                biases[nodes],
+                omitted[nodes],
+                profile and Profile(*(x[nodes] for x in vars(profile).values())),
+                group,
+                weight,
             ),
-            batch.drawn(self.backend.uniforms(seed, RESIDUE, numbers, batch.lengths)),
+            batch.drawn(uniform),
             native,
-            designed,
+            chosen,
         )
         log_probs = samples.logits.log_softmax(-1)
         nll = -log_probs.gather(1, samples.tokens[:, None])[:, 0]
-        totals = [nll * designed, nll, designed & (samples.tokens == native)]
-        sampled = Sampled(
-            batch, samples.tokens.to(torch.uint8), batch.sums(torch.stack(totals, 1)),
-            log_probs, samples.probabilities, order,
-        )  # fmt: skip
-        return sampled.kept(self.device)
+        totals = [nll * chosen, nll, chosen & (samples.tokens == native)]
+        return Sampled(
+            samples.tokens.to(torch.uint8),
+            batch.sums(torch.stack(totals, 1)),
+            log_probs,
+            samples.probabilities,
+            order,
+        )
 
-    def _order(
+    def _order(self, batch: Batch, keys: Tensor, designed: Tensor) -> Tensor:
+        """The positions of every sequence as decoded, drawn as the original draws them: (P,)."""
+        drawn = self.backend.uniforms(keys, ORDER, batch.lengths, batch.position_starts)
+        noise = half_normal(drawn.to(batch.wide))
+        return batch.order((designed.double() + FIXED_WEIGHT) * noise)
+
+    def _changed(
         self,
         batch: Batch,
         resolved: Sequence[Resolved],
         given: Sequence[NDArray[np.int64] | None],
-        seed: int,
+        order: Tensor,
     ) -> Tensor:
-        """The positions of every sequence as decoded: (P,) int64.
-
-        Drawn as the original draws them, unless they are given; tied ones follow each other.
-        """
-        drawn = self.backend.uniforms(seed, ORDER, [i for _, i in batch.jobs], batch.lengths)
-        designed = torch.from_numpy(np.concatenate([resolved[s].designed for s, _ in batch.jobs]))
-        noise = half_normal(drawn.to(batch.wide))
-        order = batch.order((designed.to(batch.wide).double() + FIXED_WEIGHT) * noise)
-        if all(given[s] is None and not resolved[s].groups for s in batch.group):
-            return order
+        """The orders with those that are given, and tied positions following each other."""
         changed = order.cpu().numpy()
         start = 0
         for s, i in batch.jobs:
@@ -512,7 +464,7 @@ class Model:
                 mine = visit_groups(mine, [list(group) for group in resolved[s].groups])
             changed[start : start + L] = mine
             start += L
-        return torch.from_numpy(changed).to(batch.wide)
+        return upload(changed, batch.wide)
 
     def log_probs(
         self,
@@ -553,16 +505,15 @@ class Model:
             )
         ]
         counts = [max(len(t), len(o)) for t, o in zip(tokens, orders, strict=True)]
-        results = [self._blanks(n, s) for n, s in zip(counts, items, strict=True)]
-        for batch in self._batches(items, counts):
-            rank = batch.of_rows(ranks(orders[s][i % len(orders[s])]) for s, i in batch.jobs)
-            given = batch.of_rows(tokens[s][i % len(tokens[s])] for s, i in batch.jobs)
-            with torch.inference_mode():
-                logits = self.backend.decode(batch.encoding, batch.copies, given, rank)
-                found = batch.positions(logits.log_softmax(-1))
-            for (s, i), lp in zip(batch.jobs, found, strict=True):
-                results[s][i, items[s].mask] = lp
-        return results[0] if isinstance(structures, Structure) else results
+        found = self._decoded(
+            items,
+            counts,
+            lambda batch: (
+                batch.of_rows(tokens[s][i % len(tokens[s])] for s, i in batch.jobs),
+                batch.of_rows(ranks(orders[s][i % len(orders[s])]) for s, i in batch.jobs),
+            ),
+        )
+        return found[0] if isinstance(structures, Structure) else found
 
     def unconditional_log_probs(self, structures: Structure | Sequence[Structure]) -> Any:
         """Log-probabilities that know the backbone and no residue, as `unconditional_probs`.
@@ -570,18 +521,35 @@ class Model:
         Returns (L, 21) float32, or a list of such for a list of structures.
         """
         items = _listed(structures)
-        results = [self._blanks(1, s) for s in items]
-        for batch in self._batches(items, [1] * len(items)):
-            given = batch.of_nodes([s.tokens for s in items])
-            with torch.inference_mode():
+        found = self._decoded(
+            items,
+            [1] * len(items),
+            lambda batch: (
+                batch.of_nodes([s.tokens for s in items]),
                 # Rows of equal rank do not see each other.
-                logits = self.backend.decode(
-                    batch.encoding, batch.copies, given, torch.zeros_like(given)
-                )
-                found = batch.positions(logits.log_softmax(-1))
-            for (s, i), lp in zip(batch.jobs, found, strict=True):
+                batch.of_nodes([np.zeros(len(s), np.int64) for s in items]),
+            ),
+        )
+        return found[0][0] if isinstance(structures, Structure) else [lp[0] for lp in found]
+
+    def _decoded(
+        self,
+        items: list[Structure],
+        counts: Sequence[int],
+        given: Callable[[Batch], tuple[Tensor, Tensor]],
+    ) -> list[NDArray[np.float32]]:
+        """Log-probabilities (n, L, 21) of the tokens (M,) and ranks (M,) that batches are given."""
+
+        def decoded(batch: Batch, encoding: Any, tokens: Tensor, rank: Tensor) -> tuple[Tensor]:
+            copies = batch.copies(encoding.graph)
+            return (self.backend.decode(encoding, copies, tokens, rank).log_softmax(-1),)
+
+        results = [np.tile(self._blank, (n, len(s), 1)) for n, s in zip(counts, items, strict=True)]
+        for batch, (found,) in self._computed(decoded, items, counts, given, record=True):
+            parts = batch.parts(found.cpu().numpy())
+            for (s, i), lp in zip(batch.jobs, parts, strict=True):
                 results[s][i, items[s].mask] = lp
-        return results[0][0] if isinstance(structures, Structure) else [r[0] for r in results]
+        return results
 
     def score(
         self,
@@ -607,19 +575,70 @@ class Model:
             global_score.append(mean_nll(lp, row, structure.mask))
         return Scores(np.stack(score), np.stack(global_score))
 
-    def _batches(self, structures: list[Structure], counts: list[int]) -> Iterator[Batch]:
+    def _computed(
+        self,
+        function: Callable[..., tuple[Tensor, ...]],
+        structures: list[Structure],
+        counts: Sequence[int],
+        given: Callable[[Batch], tuple[Any, ...]],
+        record: bool,
+    ) -> Iterator[tuple[Batch, tuple[Tensor, ...]]]:
+        """A function of every batch, its encoding and what it is given.
+
+        record : what is given are tensors, and what the function does depends on their shapes and
+            the batch's alone, so that a backend may record and replay it
+        """
+        for backbones, batches in self._batches(structures, counts):
+            tensors = (backbones.coords, backbones.residue_index, backbones.chain)
+            if record and len(batches) == 1 and batches[0].recordable:
+                whole = partial(self._encoded_too, function, batches[0])
+                key = (function.__name__, *batches[0].key)
+                with self._computing():
+                    outputs = self.backend.replayed(key, whole, *tensors, *given(batches[0]))
+                yield batches[0], outputs
+                continue
+            with self._computing():
+                encoding = self.backend.encode(backbones)
+            for batch in batches:
+                with self._computing():
+                    outputs = function(batch, encoding, *given(batch))
+                yield batch, outputs
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        with torch.inference_mode():
+            if self.device.type != "cuda":
+                yield
+            else:  # Triton launches on the current device
+                with torch.cuda.device(self.device):
+                    yield
+
+    def _encoded_too(
+        self,
+        function: Callable[..., tuple[Tensor, ...]],
+        batch: Batch,
+        coords: Tensor,
+        residue_index: Tensor,
+        chain: Tensor,
+        *given: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """`function` of a batch and the encoding of its structures."""
+        backbones = Backbones(coords, residue_index, chain, batch.offsets)
+        return function(batch, self.backend.encode(backbones), *given)
+
+    def _batches(
+        self, structures: list[Structure], counts: Sequence[int]
+    ) -> Iterator[tuple[Backbones, list[Batch]]]:
         """Every structure is encoded once; its `counts` sequences are decoded in few batches."""
         lengths = [int(s.mask.sum()) for s in structures]
         budget = _memory_budget(self.device)
-        for group in _within(budget // self._encoding_bytes(), lengths):
-            backbones = Backbones.from_structures([structures[s] for s in group], self.device)
-            with torch.inference_mode():
-                encoding = self.backend.encode(backbones)
-            whole = [(s, 0, counts[s]) for s in group]
-            for runs in _cut(budget // self._row_bytes(), whole, lengths):
-                copied = [s - group[0] for s, _, count in runs for _ in range(count)]
-                copies = Copies.of(encoding.graph, backbones.offsets, copied)
-                yield Batch(encoding, copies, group, runs, structures)
+        for group in within(budget // self._encoding_bytes(), lengths):
+            runs = [(s, 0, counts[s]) for s in group]
+            parts = cut(budget // self._row_bytes(), runs, lengths)
+            yield (
+                Backbones.from_structures([structures[s] for s in group], self.device),
+                [Batch(structures, group, part, self.device) for part in parts],
+            )
 
     def _encoding_bytes(self) -> int:
         """Bytes that one residue's encoding takes: h_E and a term per decoder layer and edge."""
@@ -633,14 +652,11 @@ class Model:
             2 * 8 * v.neighbours
         )
 
+    @cached_property
     def _blank(self) -> NDArray[np.float32]:
         """The log-probabilities (21,) of a node state of zero."""
         blank: NDArray[np.float32] = self.network.W_out.bias.float().log_softmax(-1).cpu().numpy()
         return blank
-
-    def _blanks(self, n: int, structure: Structure) -> NDArray[np.float32]:
-        """The same for all positions of n sequences: (n, L, 21)."""
-        return np.tile(self._blank(), (n, len(structure), 1))
 
 
 def load_model(
@@ -818,9 +834,12 @@ def _orders(structure: Structure, given: ArrayLike, n: int) -> NDArray[np.int64]
 
 def _letters(structure: Structure, rows: NDArray[np.uint8]) -> list[str]:
     """Tokens (n, complete residues) -> n strings of L letters; the others keep theirs."""
-    tokens = np.tile(structure.tokens.astype(np.uint8), (len(rows), 1))
-    tokens[:, structure.mask] = rows
-    return [row.tobytes().decode() for row in _CODES[tokens]]
+    tokens, L = rows, len(structure)
+    if not structure.mask.all():
+        tokens = np.tile(structure.tokens.astype(np.uint8), (len(rows), 1))
+        tokens[:, structure.mask] = rows
+    text = _CODES[tokens].tobytes().decode()
+    return [text[start : start + L] for start in range(0, len(text), L)]
 
 
 def _temperatures(structure: Structure, given: NDArray[np.float32], n: int) -> NDArray[np.float32]:
@@ -834,15 +853,15 @@ def _temperatures(structure: Structure, given: NDArray[np.float32], n: int) -> N
 
 
 def _temperature_rows(batch: Batch, given: NDArray[np.float32], n: int) -> Tensor:
-    """The temperature of every row: (M,) float32."""
+    """The temperature of all rows () or of every row (M,), float32."""
     if given.ndim == 0:
-        return torch.full((len(batch.copies.nodes),), float(given), device=batch.device)
+        return upload(np.array(given), batch.device)
     per_structure = {s: _temperatures(batch.structures[s], given, n) for s in batch.group}
     return batch.of_rows(per_structure[s][i] for s, i in batch.jobs)
 
 
 def _profile(batch: Batch, resolved: Sequence[Resolved]) -> Profile | None:
-    """The PSSMs of a batch; structures that have none keep their probabilities."""
+    """The PSSMs over a batch's nodes; structures that have none keep their probabilities."""
     if all(resolved[s].pssm is None for s in batch.group):
         return None
     parts = [
@@ -869,37 +888,3 @@ def _ties(batch: Batch, resolved: Sequence[Resolved]) -> tuple[Tensor | None, Te
         numbers.append(number)
         weights.append(weight)
     return batch.of_rows(numbers), batch.of_rows(weights)
-
-
-def _cut(
-    budget: int, runs: Sequence[tuple[int, int, int]], lengths: Sequence[int]
-) -> Iterator[list[tuple[int, int, int]]]:
-    """Runs (structure, first, count) in lists of at most `budget` rows, or of one sequence."""
-    taken: list[tuple[int, int, int]] = []
-    room = budget
-    for s, first, count in runs:
-        while count:
-            fits = min(count, room // lengths[s])
-            if not fits and taken:
-                yield taken
-                taken, room = [], budget
-                continue
-            fits = max(1, fits)
-            taken.append((s, first, fits))
-            first, count, room = first + fits, count - fits, room - fits * lengths[s]
-    if taken:
-        yield taken
-
-
-def _within(budget: int, sizes: Sequence[int]) -> Iterator[list[int]]:
-    """Consecutive runs of indices whose sizes add up to at most `budget`, or one larger alone."""
-    run: list[int] = []
-    total = 0
-    for index, size in enumerate(sizes):
-        if run and total + size > budget:
-            yield run
-            run, total = [], 0
-        run.append(index)
-        total += size
-    if run:
-        yield run

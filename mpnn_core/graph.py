@@ -113,15 +113,18 @@ def nearest_neighbours(backbones: Backbones, k: int) -> Graph:
     offsets = backbones.offsets
     sizes = np.diff(offsets)
     K = int(min(k, sizes.max()))
-    parts = []
-    for start, stop in pairwise(offsets):
-        size = stop - start
-        nearest = start + _nearest(backbones.coords[start:stop, CA], min(K, size))
-        if size < K:
-            itself = torch.arange(start, stop, device=nearest.device)[:, None]
-            nearest = torch.cat([nearest, itself.expand(-1, K - size)], 1)
-        parts.append(nearest)  # (size, K)
-    neighbours = torch.cat(parts)  # (N, K)
+    if backbones.coords.device.type == "cuda" and len(sizes) > 1:
+        neighbours = _nearest_side_by_side(backbones, K)
+    else:
+        parts = []
+        for start, stop in pairwise(offsets):
+            size = stop - start
+            nearest = start + _nearest(backbones.coords[start:stop, CA], min(K, size))
+            if size < K:
+                itself = torch.arange(start, stop, device=nearest.device)[:, None]
+                nearest = torch.cat([nearest, itself.expand(-1, K - size)], 1)
+            parts.append(nearest)  # (size, K)
+        neighbours = torch.cat(parts)  # (N, K)
     if sizes.min() >= K:
         return Graph(neighbours, None)
     slots = torch.from_numpy(np.minimum(K, sizes).repeat(sizes)).to(neighbours.device)
@@ -138,5 +141,48 @@ def _nearest(ca: Tensor, k: int) -> Tensor:
         squared = (a[:, None] - x).square_()
         squared += (b[:, None] - y).square_()
         squared += (c[:, None] - z).square_()
-        rows.append(squared.add_(1e-6).sqrt_().topk(k, largest=False).indices)
+        rows.append(_smallest(squared.add_(1e-6).sqrt_(), k))
     return torch.cat(rows)
+
+
+def _smallest(distances: Tensor, k: int) -> Tensor:
+    """Indices (..., k) of the k smallest of (..., L).
+
+    On a GPU top-k breaks ties by how it divides its work, which depends on the shape; there the
+    first of equals is taken, so that a structure has the same neighbours in any company.
+    """
+    if distances.device.type != "cuda":
+        return distances.topk(k, largest=False).indices
+    # Positive floats are in the order of their bits.
+    key = distances.float().view(torch.int32).long() << 32
+    key |= torch.arange(key.shape[-1], device=key.device)
+    return key.topk(k, largest=False).indices
+
+
+def _nearest_side_by_side(backbones: Backbones, K: int) -> Tensor:
+    """The neighbours (N, K) of many structures at once: on a GPU, each alone is all launches."""
+    starts, sizes = np.array(backbones.offsets[:-1]), np.diff(backbones.offsets)
+    ca = backbones.coords[:, CA]  # (N, 3)
+    neighbours = torch.arange(len(ca), device=ca.device)[:, None].repeat(1, K)
+    by_size, first = np.argsort(-sizes, kind="stable"), 0
+    while first < len(by_size):
+        L = int(sizes[by_size[first]])
+        fit = max(1, DISTANCE_BLOCK_BYTES // (ca.element_size() * L * L))
+        chosen = by_size[first : first + fit]
+        first += fit
+        sizes_here = sizes[chosen]
+        inside = np.arange(L) < sizes_here[:, None]  # (S, L)
+        at = starts[chosen][:, None] + np.minimum(np.arange(L), sizes_here[:, None] - 1)
+        node, pad = torch.from_numpy(np.stack([at, ~inside])).to(ca.device, non_blocking=True)
+        x, y, z = ca[node].unbind(2)  # (S, L) each
+        squared = (x[:, :, None] - x[:, None]).square_()  # (S, L, L)
+        squared += (y[:, :, None] - y[:, None]).square_()
+        squared += (z[:, :, None] - z[:, None]).square_()
+        distances = squared.add_(1e-6).sqrt_().masked_fill_(pad.bool()[:, None], torch.inf)
+        found = _smallest(distances, min(K, L))  # (S, L, K)
+        # Of a structure with fewer than K residues, the spare slots point at the node itself.
+        real = found < torch.from_numpy(sizes_here).to(ca.device, non_blocking=True)[:, None, None]
+        found = torch.where(real, found + node[:, :1, None], node[:, :, None])
+        flat = torch.from_numpy(np.flatnonzero(inside)).to(ca.device, non_blocking=True)
+        neighbours[node.flatten()[flat], : min(K, L)] = found.flatten(0, 1)[flat]
+    return neighbours

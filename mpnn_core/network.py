@@ -17,9 +17,9 @@ What has an edge axis is computed in tiles of nodes, so memory stays bounded at 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -183,17 +183,25 @@ class Copies:
     nodes : (M,) int64, the graph's node that each row is a copy of
     sequence : (M,) int64, the sequence that each row belongs to
     starts : first row of every sequence, and M at the end
+    derived : what a backend works out from the rows' places alone, and keeps with them
     """
 
     graph: Graph
     nodes: Tensor
     sequence: Tensor
     starts: tuple[int, ...]
+    derived: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, graph: Graph, offsets: tuple[int, ...], structures: Sequence[int]) -> Copies:
         """One copy per entry of `structures`, an index of a structure each, repeats allowed."""
-        device = graph.neighbours.device
+        return cls(graph, *cls.places(offsets, structures, graph.neighbours.device))
+
+    @staticmethod
+    def places(
+        offsets: tuple[int, ...], structures: Sequence[int], device: torch.device
+    ) -> tuple[Tensor, Tensor, tuple[int, ...], dict[str, Any]]:
+        """All but the graph, which a structure's shape does not tell."""
         chosen = np.asarray(structures)
         starts = np.concatenate([[0], np.diff(offsets)[chosen].cumsum()])
         shift = np.asarray(offsets)[chosen] - starts[:-1]  # from a row to its node
@@ -203,7 +211,7 @@ class Copies:
             torch.arange(len(chosen), device=device), counts, output_size=M
         )
         nodes = torch.arange(M, device=device) + shifts[sequence]
-        return cls(graph, nodes, sequence, tuple(starts.tolist()))
+        return nodes, sequence, tuple(starts.tolist()), {}
 
     @cached_property
     def neighbours(self) -> Tensor:

@@ -15,7 +15,7 @@ import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import count, pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +26,9 @@ from numpy.typing import ArrayLike, NDArray
 
 ALPHABET = "ACDEFGHIKLMNPQRSTVWYX"
 """The letters of a sequence, in the order of the network's 21 outputs; X is unknown."""
+
+_TOKENS = np.zeros(128, np.int64)  # by the code of a letter
+_TOKENS[np.frombuffer(ALPHABET.encode("ascii"), np.uint8)] = np.arange(len(ALPHABET))
 
 BACKBONE = ("N", "CA", "C", "O")
 """The atoms of a residue's four coordinate rows."""
@@ -212,15 +215,17 @@ class Structure:
         masked = f", {int((~self.mask).sum())} masked" if not self.mask.all() else ""
         return f"Structure({self.name!r}, {len(self)} residues in chains {chains}{masked})"
 
-    @property
+    @cached_property
     def chains(self) -> tuple[str, ...]:
         """The chain ids, each once, in order of appearance."""
         return tuple(dict.fromkeys(self.chain_ids.tolist()))
 
-    @property
+    @cached_property
     def tokens(self) -> NDArray[np.int64]:
         """(L,) int64, the sequence as indices into `ALPHABET`."""
-        return np.array([ALPHABET.index(letter) for letter in self.sequence], dtype=np.int64)
+        tokens = _TOKENS[np.frombuffer(self.sequence.encode("ascii"), np.uint8)]
+        tokens.flags.writeable = False
+        return tokens
 
 
 def read_structure(

@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from proteins import chain, same_sets
 from scipy.spatial import KDTree
 from sklearn.neighbors import NearestNeighbors
 
@@ -24,20 +25,6 @@ def scikit_learn(ca: np.ndarray) -> np.ndarray:
 
 def scipy(ca: np.ndarray) -> np.ndarray:
     return KDTree(ca).query(ca, K)[1]
-
-
-def chain(length: int) -> np.ndarray:
-    """A compact random walk of CA atoms, 3.8 Å apart: (length, 3) float32."""
-    rng = np.random.default_rng(0)
-    steps = rng.normal(size=(length, 3))
-    walk = np.cumsum(3.8 * steps / np.linalg.norm(steps, axis=1, keepdims=True), 0)
-    # Folded back into a ball of protein density, about 135 cubic Å a residue.
-    radius = (135 * length * 3 / (4 * np.pi)) ** (1 / 3)
-    return (radius * np.sin(walk / radius)).astype(np.float32)
-
-
-def same_sets(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.mean([set(x) == set(y) for x, y in zip(a.tolist(), b.tolist(), strict=True)]))
 
 
 @pytest.fixture(scope="session")

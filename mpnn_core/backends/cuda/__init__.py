@@ -12,7 +12,7 @@ Where Triton is missing, plain torch computes the same.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -22,6 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mpnn_core.backends import Backend
+from mpnn_core.backends.cuda.replays import Replays
 from mpnn_core.features import offset_classes, with_virtual_cb
 from mpnn_core.graph import Backbones, Graph, nearest_neighbours
 from mpnn_core.network import MPNN, Copies, EncoderLayer, Encoding
@@ -47,27 +49,37 @@ class Tuning:
     ----------
     edges : of one tile
     warps : of one block
-    stages : of loads in flight; each takes shared memory
     blocks_per_multiprocessor : that fit at the same time; more would deadlock a team
     rows : of a block at a time, at most
-    registers : of a thread, at most
+    stages : tiles of edges in flight; each takes shared memory
+    width : columns of the feed-forward network's hidden layer at a time
+    wide_stages : of those in flight
     """
 
     edges: int
     warps: int
-    stages: int = 1
     blocks_per_multiprocessor: int = 1
     rows: int = MOST_ROWS
-    registers: int | None = None
+    stages: int = 1
+    width: int = 64
+    wide_stages: int = 1
 
 
+# With at least one sequence for every multiprocessor, and with fewer: the best of some twenty
+# each on an H100 (docs/cuda.md).
 TUNINGS = {
-    "exact": Tuning(edges=128, warps=8),
-    "fast": Tuning(edges=64, warps=4, blocks_per_multiprocessor=2),
+    "exact": (
+        Tuning(edges=128, warps=8, rows=32, wide_stages=2),
+        Tuning(edges=64, warps=8, rows=4, wide_stages=2),
+    ),
+    "fast": (
+        Tuning(edges=64, warps=4, blocks_per_multiprocessor=2, stages=2, width=128, wide_stages=2),
+        Tuning(edges=64, warps=4, rows=4, wide_stages=3),
+    ),
 }
 
 
-class CudaBackend:
+class CudaBackend(Backend):
     """The contract of `backends.Backend`, on the device of the network's weights.
 
     Parameters
@@ -91,25 +103,26 @@ class CudaBackend:
         self.precision = precision
         self.name = f"cuda-{precision}"
         self.dtype = torch.float32 if precision == "exact" else torch.float16
-        self.tuning = tuning or TUNINGS[precision]
+        self.many, self.few = (tuning, tuning) if tuning else TUNINGS[precision]
         self.weights = Weights(network, self.dtype)
         self.device = network.W_out.weight.device
+        self.replays = Replays()
         hidden = network.W_out.in_features
         # Block sizes of Triton are powers of two, and a matrix unit takes no fewer than 16.
         power_of_two = hidden >= 16 and hidden & (hidden - 1) == 0
         self.triton = find_spec("triton") is not None and power_of_two
         if self.device.type == "cuda":
             properties = torch.cuda.get_device_properties(self.device)
-            self.blocks = properties.multi_processor_count * self.tuning.blocks_per_multiprocessor
+            self.multiprocessors = properties.multi_processor_count
         else:
             self.triton &= INTERPRETED
-            self.blocks = 1
+            self.multiprocessors = 1
 
     @torch.inference_mode()
     def encode(self, backbones: Backbones, graph: Graph | None = None) -> Encoding:
         """Features and encoder of any number of structures, edges in the tier's dtype."""
-        network, w = self.network, self.weights
-        graph = graph or nearest_neighbours(backbones, network.neighbours)
+        graph = graph or nearest_neighbours(backbones, self.network.neighbours)
+        w = self.weights
         N, K = graph.neighbours.shape
         step = max(1, TILE_EDGES // K)
         parts = [slice(i, min(i + step, N)) for i in range(0, N, step)]
@@ -185,7 +198,8 @@ class CudaBackend:
         M, N = len(tokens), len(encoding.h_V)
         reads = network.rows(encoding, copies, rank).int()
         h_V = encoding.h_V[copies.nodes]  # (M, H)
-        R = MOST_ROWS
+        tuning = self.many if self.many.rows * self.multiprocessors <= M else self.few
+        R = tuning.rows
         blocks = -(-M // R)
         here = torch.empty(blocks * R, h_V.shape[1], dtype=self.dtype, device=h_V.device)
         nodes, valid, degree = copies.nodes.int(), *_validity(encoding.graph)
@@ -197,7 +211,7 @@ class CudaBackend:
                 h_V, next_states, nodes, M, N,
                 here, table, encoding.edges[i], reads, valid, degree,
                 *(x[:, i] if x.dtype == torch.float16 else x[i] for x in w.decoder),
-                **self._shape(encoding, R),
+                **self._shape(encoding, tuning, R),
             )  # fmt: skip
             h_V = next_states
         return network.W_out(h_V)
@@ -236,13 +250,13 @@ class CudaBackend:
         here = table.new_empty(blocks * plan.rows, H)
         counters = torch.zeros(plan.teams, dtype=torch.int32, device=tokens.device)
         valid, degree = _validity(encoding.graph)
-        options: dict[str, Any] = self._shape(encoding, plan.rows)
+        options: dict[str, Any] = self._shape(encoding, plan.tuning, plan.rows)
         if plan.members > 1:
             options["launch_cooperative_grid"] = True
         kernels.decode_levels[(blocks,)](
             plan.order, plan.bounds, plan.depth, counters, plan.members,
             plan.nodes, encoding.h_V, here, table, encoding.edges, plan.reads, valid, degree, M, N,
-            *w.decoder, w.D, w.residues, w.W_letters, w.b_letters,
+            *w.decoder, w.residues, w.W_letters, w.b_letters,
             distribution.temperature.float().contiguous(), distribution.bias.float().contiguous(),
             distribution.omit.to(torch.uint8), uniform.double().contiguous(),
             designed.to(torch.uint8), tokens, logits, probabilities,
@@ -251,47 +265,41 @@ class CudaBackend:
         )  # fmt: skip
         return Samples(tokens, logits, probabilities)
 
-    def uniforms(
-        self, seed: int, stream: int, sequences: Sequence[int], lengths: Sequence[int]
-    ) -> Tensor:
+    def uniforms(self, keys: Tensor, stream: int, lengths: Sequence[int], starts: Tensor) -> Tensor:
         """Random numbers, drawn on the device; see `sampler.uniforms`."""
         if not self.triton:
+            seed, *sequences = keys.tolist()
             return torch.from_numpy(uniforms(seed, stream, sequences, lengths))
         from mpnn_core.backends.cuda import kernels
 
-        starts = np.cumsum([0, *lengths])
-        numbers = torch.from_numpy(np.concatenate([sequences, starts])).to(self.device)
-        drawn = torch.empty(int(starts[-1]), dtype=torch.float64, device=self.device)
+        drawn = torch.empty(sum(lengths), dtype=torch.float64, device=keys.device)
         blocks = -(-max(lengths) // POSITIONS)
-        kernels.uniforms[(len(lengths), blocks)](
-            drawn, numbers, numbers[len(lengths) :], seed, stream, BLOCK=POSITIONS
-        )
+        kernels.uniforms[(len(lengths), blocks)](drawn, keys, starts, stream, BLOCK=POSITIONS)
         return drawn
+
+    def replayed(
+        self,
+        key: tuple[Any, ...],
+        function: Callable[..., tuple[Tensor, ...]],
+        *given: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """`function(*given)`, as a CUDA graph once it is asked for again."""
+        if not self.triton or self.device.type != "cuda":
+            return function(*given)
+        return self.replays(key, function, *given)
 
     def plan(self, encoding: Encoding, copies: Copies, rank: Tensor) -> Plan:
         """Who decodes which rows when; nothing waits for the device."""
         from mpnn_core.backends.cuda import kernels
 
         device = rank.device
-        starts = np.asarray(copies.starts)
-        lengths = np.diff(starts)
-        sequences, longest = len(lengths), int(lengths.max())
+        if "deal" not in copies.derived:
+            tuning = self.many if len(copies.starts) > self.multiprocessors else self.few
+            copies.derived["deal"] = Deal.of(copies, self.multiprocessors, tuning)
+        deal: Deal = copies.derived["deal"]
         M, (N, K) = len(rank), encoding.graph.neighbours.shape
-        teams = min(sequences, self.blocks)
-        # How many rows a level of a team has, and so how they are shared among its members.
-        width = M / teams / LEVELS_EXPECTED
-        members = max(1, min(self.blocks // teams, round(2 * width)))
-        rows = 1
-        while rows < self.tuning.rows and rows * members < width:
-            rows *= 2
-        # Long sequences first, back and forth over the teams, so that teams have equal work.
-        dealt = np.arange(sequences)
-        turn, seat = dealt // teams, dealt % teams
-        team = np.empty(sequences, np.int64)
-        team[np.argsort(-lengths, kind="stable")] = np.where(turn % 2, teams - 1 - seat, seat)
-        team_of = torch.from_numpy(team).to(device, non_blocking=True)
-        starts_there = torch.from_numpy(starts.astype(np.int32)).to(device, non_blocking=True)
-        sequence = copies.sequence
+        teams, longest, sequence = deal.teams, deal.longest, copies.sequence
+        sequences = len(copies.starts) - 1
         # Ranks are below the length as a rule, but any int64 will do: sort by rank, then sequence.
         by_rank = rank.argsort(stable=True)
         by_rank = by_rank[sequence[by_rank].argsort(stable=True)].int()
@@ -299,28 +307,81 @@ class CudaBackend:
         level = torch.empty(M, dtype=torch.int32, device=device)
         nodes = copies.nodes.int()
         kernels.find_levels[(sequences,)](
-            by_rank, starts_there, rank, encoding.graph.neighbours, nodes,
+            by_rank, deal.starts, rank, encoding.graph.neighbours, nodes,
             reads, level, N, K=K, SLOTS=_power_of_two(K), ROWS=32, num_warps=8,
         )  # fmt: skip
-        key = team_of[sequence] * longest + level  # (M,)
+        key = deal.team[sequence] * longest + level  # (M,)
         key, order = key.sort(stable=True)
         edges = torch.arange(teams * longest + 1, device=device)
         found = torch.searchsorted(key, edges, out_int32=True)
         at = torch.arange(teams, device=device)[:, None] * longest
         bounds = found[at + torch.arange(longest + 1, device=device)].contiguous()
         depth = (bounds[:, 1:] > bounds[:, :-1]).sum(1, dtype=torch.int32)
-        return Plan(order.int(), bounds, depth, reads, nodes, teams, members, rows)
+        return Plan(
+            order.int(), bounds, depth, reads, nodes, teams, deal.members, deal.rows, deal.tuning
+        )
 
-    def _shape(self, encoding: Encoding, rows: int) -> dict[str, Any]:
+    def _shape(self, encoding: Encoding, t: Tuning, rows: int) -> dict[str, Any]:
         H, K = encoding.h_V.shape[1], encoding.graph.neighbours.shape[1]
-        tile = min(self.tuning.edges, rows * _power_of_two(K))
+        slots = max(2, min(t.edges // rows, _power_of_two(K)), 16 // rows)
         return {
-            "H": H, "K": K, "KB": tile // rows, "R": rows,
+            "H": H, "K": K, "KB": slots, "R": rows,
             "EXACT": self.precision == "exact", "LAYERS": len(encoding.edges),
-            "num_warps": self.tuning.warps,
-            "num_stages": self.tuning.stages,
-            "maxnreg": self.tuning.registers,
+            "WHOLE": encoding.graph.valid is None and K % slots == 0,
+            "STAGES": t.stages, "WIDTH": min(t.width, 4 * H), "WIDE_STAGES": t.wide_stages,
+            "num_warps": t.warps,
         }  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Deal:
+    """Which team takes which sequences.
+
+    Attributes
+    ----------
+    team : (sequences,) int64
+    starts : (sequences + 1,) int32, the first row of each, and M
+    teams, members : of blocks, and blocks in each
+    rows : that a block takes at a time
+    tuning : of the blocks
+    longest : rows of a sequence
+    """
+
+    team: Tensor
+    starts: Tensor
+    teams: int
+    members: int
+    rows: int
+    tuning: Tuning
+    longest: int
+
+    @classmethod
+    def of(cls, copies: Copies, multiprocessors: int, tuning: Tuning) -> Deal:
+        """Sequences dealt to blocks that run at the same time."""
+        blocks = multiprocessors * tuning.blocks_per_multiprocessor
+        starts, device = np.asarray(copies.starts), copies.nodes.device
+        lengths = np.diff(starts)
+        teams = min(len(lengths), blocks)
+        # How many rows a level of a team has, and so how they are shared among its members.
+        width = starts[-1] / teams / LEVELS_EXPECTED
+        members = max(1, min(blocks // teams, round(2 * width)))
+        rows = 1
+        while rows < tuning.rows and rows * members < width:
+            rows *= 2
+        # Long sequences first, back and forth over the teams, so that teams have equal work.
+        dealt = np.arange(len(lengths))
+        turn, seat = dealt // teams, dealt % teams
+        team = np.empty(len(lengths), np.int64)
+        team[np.argsort(-lengths, kind="stable")] = np.where(turn % 2, teams - 1 - seat, seat)
+        return cls(
+            torch.from_numpy(team).to(device),
+            torch.from_numpy(starts.astype(np.int32)).to(device),
+            teams,
+            members,
+            rows,
+            tuning,
+            int(lengths.max()),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -336,6 +397,7 @@ class Plan:
     nodes : (M,) int32, the graph's node of each row
     teams, members : of blocks, and blocks in each
     rows : that a block takes at a time
+    tuning : of the blocks
     """
 
     order: Tensor
@@ -346,6 +408,7 @@ class Plan:
     teams: int
     members: int
     rows: int
+    tuning: Tuning
 
 
 class Weights:
@@ -377,11 +440,11 @@ class Weights:
 
         A, B, C, D = zip(*(layer.blocks() for layer in decoders), strict=True)
         self.decoder = (
-            stack(*A), stack(*(layer.W1.bias for layer in decoders), matrix=False),
+            stack(*(torch.stack([d, a], 1).flatten(0, 1) for d, a in zip(D, A, strict=True))),
+            stack(*(layer.W1.bias for layer in decoders), matrix=False),
             *linear("W2"), *linear("W3"), *norm("norm1"),
             *linear("dense.W_in"), *linear("dense.W_out"), *norm("norm2"),
         )  # fmt: skip
-        self.D = stack(*D)
         emb = network.W_s.weight.detach()
         self.residues = torch.stack([emb @ c.detach().T for c in C]).contiguous()  # (l, 21, H)
         W, b = network.W_out.weight.detach(), network.W_out.bias.detach()

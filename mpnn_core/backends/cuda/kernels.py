@@ -53,15 +53,28 @@ def exact_product(a, high, low):
 
 
 @triton.jit
-def gelu(x, EXACT: tl.constexpr):
-    """The erf form in float32, or the tanh form in float16."""
+def gelu(x, EXACT: tl.constexpr, HALF: tl.constexpr):
+    """The erf form in float32 if EXACT, or the tanh form, in float16 if HALF, else in float32.
+
+    Phi(-a) = exp(-a^2 / 2) P(1 / (1 + 0.24 a)), the polynomial fitted to the least largest error
+    of a Phi(-a): 5e-10.
+    """
     if EXACT:
-        return 0.5 * x * (1 + tl.erf(x * 0.7071067811865476))
+        a = tl.abs(x)
+        t = reciprocal(1 + 0.24 * a)
+        p = -0.12377947640288786 * t + 0.5483883098766703
+        p = p * t - 0.6339310966404541
+        p = p * t + 0.6129536950430836
+        p = p * t - 0.14669154303443265
+        p = p * t + 0.15324227147163266
+        p = (p * t + 0.08981785939839577) * t
+        return tl.maximum(x, 0) - a * tl.exp2(x * x * -0.7213475204444817) * p
     elif INTERPRETED:
         x = x.to(tl.float32)
-        u = x * (0.7978845608 + 0.0356774081 * x * x)
-        return (x * tl.sigmoid(2 * u)).to(tl.float16)
-    else:
+        x *= tl.sigmoid(2 * x * (0.7978845608 + 0.0356774081 * x * x))
+        return x.to(tl.float16 if HALF else tl.float32)
+    elif HALF:
+        # Two at a time, with the hardware's tanh.
         return tl.inline_asm_elementwise(
             """{
             .reg .b32 u, v, c, d;
@@ -81,6 +94,24 @@ def gelu(x, EXACT: tl.constexpr):
             is_pure=True,
             pack=2,
         )
+    else:
+        u = x * (0.7978845608 + 0.0356774081 * x * x)
+        u = tl.inline_asm_elementwise(
+            "tanh.approx.f32 $0, $1;", "=f,f", [u], dtype=tl.float32, is_pure=True, pack=1
+        )
+        v = 0.5 * x
+        return u * v + v
+
+
+@triton.jit
+def reciprocal(x):
+    """Within an ulp of float32, without the care for subnormal numbers."""
+    if INTERPRETED:
+        return 1 / x
+    else:
+        return tl.inline_asm_elementwise(
+            "rcp.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
+        )
 
 
 @triton.jit
@@ -92,59 +123,91 @@ def norm(x, weight, bias, h, H: tl.constexpr):
 
 
 @triton.jit
+def decoded_and_node(h_V, DA, b1, LAYERS: tl.constexpr, H: tl.constexpr, EXACT: tl.constexpr):
+    """D h_V and A h_V + b1 in one product: rows 2 h and 2 h + 1 of DA are rows h of D and of A."""
+    h = tl.arange(0, H)
+    both = product(h_V, DA, h, tl.arange(0, 2 * H), H, LAYERS * 2 * H * H, EXACT)
+    known, of_node = tl.split(tl.reshape(both, (h_V.shape[0], H, 2)))
+    return known, of_node + tl.load(b1 + h)[None, :]
+
+
+@triton.jit
+def row_of_edge(m, R: tl.constexpr):
+    """Which of R rows edge m of a tile belongs to; edges m and m + 8 belong to the same one."""
+    return (m // 16 * 8 + m % 8) % R
+
+
+@triton.jit
 def decoder_layer(
-    h_V,  # (NODE_ROWS, H) float32
-    node_rows, nodes,  # (NODE_ROWS,)
+    h_V,  # (NODES, H) float32
+    of_node,  # (NODES, H) float32, A h_V + b1
+    node_rows, nodes,  # (NODES,)
     edge_rows, edge_nodes,  # (KB * R,): rows and nodes of the tile's edges
     here, table, edges, reads, valid, degree,
-    A, b1, W2, b2, W3, b3, norm1, bias1, W_in, b_in, W_out, b_out, norm2, bias2,
+    W2, b2, W3, b3, norm1, bias1, W_in, b_in, W_out, b_out, norm2, bias2,
     LAYERS: tl.constexpr, H: tl.constexpr, K: tl.constexpr, KB: tl.constexpr, R: tl.constexpr,
-    EXACT: tl.constexpr,
+    EXACT: tl.constexpr, WHOLE: tl.constexpr, STAGES: tl.constexpr, WIDTH: tl.constexpr,
+    WIDE_STAGES: tl.constexpr,
 ):  # fmt: skip
-    """One decoder layer on R rows; `here` is this block's scratch, (R, H)."""
+    """One decoder layer on R rows; `here` is this block's scratch, (R, H).
+
+    WHOLE: every row has K neighbours, and KB divides K.
+    """
+    NODES: tl.constexpr = h_V.shape[0]
     h = tl.arange(0, H)
-    n = tl.arange(0, NODE_ROWS)
+    n = tl.arange(0, NODES)
+    m = tl.arange(0, KB * R)
     tl.debug_barrier()  # `here` of the layer before has been read
-    of_node = product(h_V, A, h, h, H, LAYERS * H * H, EXACT) + tl.load(b1 + h)[None, :]
     tl.store(
         here + n[:, None] * H + h[None, :], of_node.to(here.dtype.element_ty), mask=(n < R)[:, None]
     )
     tl.debug_barrier()
-    m = tl.arange(0, KB * R)
-    slot = m // R  # neighbours vary slowest: the sum over them stays within a thread's registers
-    mine = here + ((m % R)[:, None] * H + h[None, :])
+    # Edges m and m + 8 are one thread's in a product's result, and summed there.
+    slot = (m // 16 * 8 + m % 8) // R * 2 + m // 8 % 2
+    mine = here + (row_of_edge(m, R)[:, None] * H + h[None, :])
     W2_at = W2 + (h[None, :] * H + h[:, None])
     W2_high = tl.load(W2_at)
     if EXACT:
         W2_low = tl.load(W2_at + LAYERS * H * H)
     b2_n = tl.load(b2 + h)[None, :]
-    total = tl.zeros((KB * R, H), tl.float32)
-    for k in range(0, K, KB):
+    total = tl.zeros((KB * R // 16, 8, H), tl.float32)
+    reads_of = reads + edge_rows * K + slot
+    edge = edge_nodes * K + slot
+    if WHOLE:
+        at = tl.load(reads_of)
+    else:
+        at = tl.load(reads_of, mask=slot < K, other=0)
+    for k in tl.range(0, K, KB, num_stages=STAGES):
         inside = k + slot < K
-        at = tl.load(reads + edge_rows * K + k + slot, mask=inside, other=0)
-        edge = edge_nodes * K + k + slot
-        x = tl.load(table + at.to(tl.int64)[:, None] * H + h[None, :])
-        x += tl.load(edges + edge[:, None] * H + h[None, :], mask=inside[:, None], other=0)
-        x = gelu(x + tl.load(mine), EXACT)
+        from_table = table + at.to(tl.int64)[:, None] * H + h[None, :]
+        from_edges = edges + (edge + k)[:, None] * H + h[None, :]
+        if WHOLE:
+            x = tl.load(from_table) + tl.load(from_edges)
+        else:
+            x = tl.load(from_table) + tl.load(from_edges, mask=inside[:, None], other=0)
+        # The next tile's rows, before this tile's arithmetic.
+        at = tl.load(reads_of + k + KB, mask=k + KB + slot < K, other=0)
+        x = gelu(x + tl.load(mine), EXACT, True)
         if EXACT:
             x = exact_product(x, W2_high, W2_low)
         else:
             x = tl.dot(x, W2_high)
-        x = gelu(x + b2_n, EXACT).to(tl.float32)
-        counted = tl.load(valid + edge, mask=inside, other=0) != 0
-        total += tl.where(counted[:, None], x, 0.0)
-    summed = tl.sum(tl.reshape(total, (KB, R, H)), 0)  # (R, H)
-    spread = tl.broadcast_to(summed[None, :, :], (NODE_ROWS // R, R, H))
-    summed = tl.reshape(spread, (NODE_ROWS, H))
+        x = gelu(x + b2_n, EXACT, False)
+        if not WHOLE:
+            counted = tl.load(valid + edge + k, mask=inside, other=0) != 0
+            x = tl.where(counted[:, None], x, 0.0)
+        total += tl.sum(tl.reshape(x, (KB * R // 16, 2, 8, H)), 1)
+    summed = tl.sum(tl.reshape(total, (KB // 2, R, H)), 0)  # (R, H)
+    spread = tl.broadcast_to(summed[None, :, :], (NODES // R, R, H))
+    summed = tl.reshape(spread, (NODES, H))
     message = product(summed, W3, h, h, H, LAYERS * H * H, EXACT)
     message += tl.load(degree + nodes)[:, None] * tl.load(b3 + h)[None, :]
     h_V = norm(h_V + message / MESSAGE_SCALE, norm1, bias1, h, H)
-    out = tl.zeros((NODE_ROWS, H), tl.float32) + tl.load(b_out + h)[None, :]
-    # Narrow parts where both halves of the weights are held, else they leave the registers.
-    w = tl.arange(0, 32 if EXACT else H)
-    for c in range(0, 4 * H, 32 if EXACT else H):
+    out = tl.zeros((NODES, H), tl.float32) + tl.load(b_out + h)[None, :]
+    w = tl.arange(0, WIDTH)
+    for c in tl.range(0, 4 * H, WIDTH, num_stages=WIDE_STAGES):
         wide = product(h_V, W_in + c * H, h, w, H, LAYERS * 4 * H * H, EXACT)
-        wide = gelu(wide + tl.load(b_in + c + w)[None, :], EXACT)
+        wide = gelu(wide + tl.load(b_in + c + w)[None, :], EXACT, False)
         out += product(wide, W_out + c, w, h, 4 * H, LAYERS * 4 * H * H, EXACT)
     return norm(h_V + out, norm2, bias2, h, H)
 
@@ -153,25 +216,27 @@ def decoder_layer(
 def layer_of_rows(
     states, next_states, nodes_of, M, N,
     here, table, edges, reads, valid, degree,
-    A, b1, W2, b2, W3, b3, norm1, bias1, W_in, b_in, W_out, b_out, norm2, bias2,
+    DA, b1, W2, b2, W3, b3, norm1, bias1, W_in, b_in, W_out, b_out, norm2, bias2,
     LAYERS: tl.constexpr, H: tl.constexpr, K: tl.constexpr, KB: tl.constexpr, R: tl.constexpr,
-    EXACT: tl.constexpr,
+    EXACT: tl.constexpr, WHOLE: tl.constexpr, STAGES: tl.constexpr, WIDTH: tl.constexpr,
+    WIDE_STAGES: tl.constexpr,
 ):  # fmt: skip
     """One decoder layer on all M rows, their tables being known: states (M, H) -> next_states."""
     h = tl.arange(0, H)
-    n = tl.arange(0, NODE_ROWS)
+    n = tl.arange(0, NODE_ROWS if R < NODE_ROWS else R)
     m = tl.arange(0, KB * R)
     first = tl.program_id(0) * R
     node_rows = tl.minimum(first + n % R, M - 1).to(tl.int64)
-    edge_rows = tl.minimum(first + m % R, M - 1).to(tl.int64)
+    edge_rows = tl.minimum(first + row_of_edge(m, R), M - 1).to(tl.int64)
     nodes = tl.load(nodes_of + node_rows).to(tl.int64)
     edge_nodes = tl.load(nodes_of + edge_rows).to(tl.int64)
     h_V = tl.load(states + node_rows[:, None] * H + h[None, :])
+    of_node = decoded_and_node(h_V, DA, b1, LAYERS, H, EXACT)[1]
     h_V = decoder_layer(
-        h_V, node_rows, nodes, edge_rows, edge_nodes,
+        h_V, of_node, node_rows, nodes, edge_rows, edge_nodes,
         here + tl.program_id(0) * R * H, table, edges, reads, valid, degree,
-        A, b1, W2, b2, W3, b3, norm1, bias1, W_in, b_in, W_out, b_out, norm2, bias2,
-        LAYERS, H, K, KB, R, EXACT,
+        W2, b2, W3, b3, norm1, bias1, W_in, b_in, W_out, b_out, norm2, bias2,
+        LAYERS, H, K, KB, R, EXACT, WHOLE, STAGES, WIDTH, WIDE_STAGES,
     )  # fmt: skip
     counted = (n < R) & (first + n < M)
     tl.store(next_states + node_rows[:, None] * H + h[None, :], h_V, mask=counted[:, None])
@@ -181,12 +246,13 @@ def layer_of_rows(
 def decode_levels(
     order, bounds, depth, counters, MEMBERS,
     nodes_of, encoded, here, table, edges, reads, valid, degree, M, N,
-    A, b1, W2, b2, W3, b3, norm1, bias1, W_in, b_in, W_out, b_out, norm2, bias2,
-    D, residues, W_letters, b_letters,
+    DA, b1, W2, b2, W3, b3, norm1, bias1, W_in, b_in, W_out, b_out, norm2, bias2,
+    residues, W_letters, b_letters,
     temperature, bias, omit, uniform, designed, tokens, logits, probabilities,
     MOST_LEVELS,
     LAYERS: tl.constexpr, H: tl.constexpr, K: tl.constexpr, KB: tl.constexpr, R: tl.constexpr,
-    EXACT: tl.constexpr, ALONE: tl.constexpr,
+    EXACT: tl.constexpr, WHOLE: tl.constexpr, STAGES: tl.constexpr, WIDTH: tl.constexpr,
+    WIDE_STAGES: tl.constexpr, ALONE: tl.constexpr,
 ):  # fmt: skip
     """All levels of all sequences: states, logits, residues, tables.
 
@@ -197,7 +263,7 @@ def decode_levels(
     team = tl.program_id(0) % teams
     member = tl.program_id(0) // teams
     h = tl.arange(0, H)
-    n = tl.arange(0, NODE_ROWS)
+    n = tl.arange(0, NODE_ROWS if R < NODE_ROWS else R)
     m = tl.arange(0, KB * R)
     letter = tl.arange(0, COLUMNS)
     here += tl.program_id(0) * R * H
@@ -210,24 +276,26 @@ def decode_levels(
         for first in range(begin + member * R, end, MEMBERS * R):
             counted = (n < R) & (first + n < end)
             node_rows = tl.load(order + tl.minimum(first + n % R, end - 1)).to(tl.int64)
-            edge_rows = tl.load(order + tl.minimum(first + m % R, end - 1)).to(tl.int64)
+            edge_rows = tl.load(order + tl.minimum(first + row_of_edge(m, R), end - 1)).to(tl.int64)
             nodes = tl.load(nodes_of + node_rows).to(tl.int64)
             edge_nodes = tl.load(nodes_of + edge_rows).to(tl.int64)
             own = (N + node_rows)[:, None] * H + h[None, :]  # their rows of a table
             h_V = tl.load(encoded + nodes[:, None] * H + h[None, :])
             for layer in range(LAYERS):
                 layer_table = table + layer * table_size
-                known = product(h_V, D + layer * H * H, h, h, H, LAYERS * H * H, EXACT)
+                known, of_node = decoded_and_node(
+                    h_V, DA + layer * 2 * H * H, b1 + layer * H, LAYERS, H, EXACT
+                )
                 tl.store(layer_table + own, known.to(table.dtype.element_ty), mask=counted[:, None])
                 h_V = decoder_layer(
-                    h_V, node_rows, nodes, edge_rows, edge_nodes,
+                    h_V, of_node, node_rows, nodes, edge_rows, edge_nodes,
                     here, layer_table, edges + layer * edges_size, reads, valid, degree,
-                    A + layer * H * H, b1 + layer * H, W2 + layer * H * H, b2 + layer * H,
+                    W2 + layer * H * H, b2 + layer * H,
                     W3 + layer * H * H, b3 + layer * H, norm1 + layer * H, bias1 + layer * H,
                     W_in + layer * 4 * H * H, b_in + layer * 4 * H,
                     W_out + layer * 4 * H * H, b_out + layer * H, norm2 + layer * H,
                     bias2 + layer * H,
-                    LAYERS, H, K, KB, R, EXACT,
+                    LAYERS, H, K, KB, R, EXACT, WHOLE, STAGES, WIDTH, WIDE_STAGES,
                 )  # fmt: skip
             x = product(h_V, W_letters, h, letter, H, COLUMNS * H, EXACT)
             x += tl.load(b_letters + letter)[None, :]
@@ -315,19 +383,20 @@ def philox_round(a, b, c, d, key0, key1):
     return tl.umulhi(M1, c) ^ b ^ key0, M1 * c, tl.umulhi(M0, a) ^ d ^ key1, M0 * a
 
 
-@triton.jit(do_not_specialize=["seed", "stream"])
-def uniforms(drawn, sequences, starts, seed, stream, BLOCK: tl.constexpr):
+@triton.jit(do_not_specialize=["stream"])
+def uniforms(drawn, keys, starts, stream, BLOCK: tl.constexpr):
     """`sampler.uniforms` bit for bit: numpy's Philox4x64-10, four numbers of a counter.
 
-    Program (s, p): BLOCK positions, from the p-th BLOCK on, of the s-th sequence.
+    Program (s, p): BLOCK positions, from the p-th BLOCK on, of the s-th sequence. keys are the
+    seed and the sequences.
     """
     first = tl.load(starts + tl.program_id(0))
     length = tl.load(starts + tl.program_id(0) + 1) - first
     position = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     zero = tl.zeros((BLOCK,), tl.uint64)
     a, b, c, d = zero + (position // 4 + 1).to(tl.uint64), zero, zero, zero + stream.to(tl.uint64)
-    key0 = zero + seed.to(tl.uint64)
-    key1 = zero + tl.load(sequences + tl.program_id(0)).to(tl.uint64)
+    key0 = zero + tl.load(keys).to(tl.uint64)
+    key1 = zero + tl.load(keys + 1 + tl.program_id(0)).to(tl.uint64)
     for _ in tl.static_range(10):
         a, b, c, d = philox_round(a, b, c, d, key0, key1)
         key0 += tl.full((BLOCK,), 0x9E3779B97F4A7C15, tl.uint64)

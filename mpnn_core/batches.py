@@ -1,0 +1,203 @@
+"""Sequences that are computed together: their rows and positions, on a device.
+
+A *position* is a residue of a structure, a *row* one with a complete backbone, in one sequence.
+What a batch holds depends on the shapes of its structures alone, so work on it can be recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mpnn_core.graph import Graph
+from mpnn_core.network import Copies
+from mpnn_core.structure import Structure
+
+WITHOUT_FLOAT64 = ("mps",)  # devices that cannot hold it
+
+# What is larger keeps a GPU busy for longer than it takes to launch it.
+MOST_RECORDED_NODES = 1024
+MOST_RECORDED_ROWS = 1 << 19
+
+Run = tuple[int, int, int]
+
+
+def upload(values: NDArray[Any], device: torch.device) -> Tensor:
+    """An array on the device; a GPU is not waited for."""
+    return torch.from_numpy(values).to(device, non_blocking=device.type == "cuda")
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Sequences decoded together.
+
+    Attributes
+    ----------
+    structures : the caller's list
+    group : numbers in that list of those that are encoded together
+    runs : (structure, first, count): sequences first to first + count of that structure
+    device : where the rows are
+    """
+
+    structures: list[Structure]
+    group: list[int]
+    runs: list[Run]
+    device: torch.device
+
+    @cached_property
+    def wide(self) -> torch.device:
+        """Where float64 is computed: the device, or the host for one that has none."""
+        return torch.device("cpu") if self.device.type in WITHOUT_FLOAT64 else self.device
+
+    @cached_property
+    def jobs(self) -> list[tuple[int, int]]:
+        """(structure, sequence) of every sequence."""
+        return [(s, first + i) for s, first, count in self.runs for i in range(count)]
+
+    @cached_property
+    def lengths(self) -> list[int]:
+        """Positions of every sequence."""
+        return [len(self.structures[s]) for s, _, count in self.runs for _ in range(count)]
+
+    @cached_property
+    def offsets(self) -> tuple[int, ...]:
+        """The first node of each structure of the group, and their number at the end."""
+        counts = [0, *(int(self.structures[s].mask.sum()) for s in self.group)]
+        return tuple(np.cumsum(counts).tolist())
+
+    @property
+    def recordable(self) -> bool:
+        """Whether it is bound by launches, and one structure, which has no spare slots."""
+        rows = sum(count for *_, count in self.runs) * self.offsets[-1]
+        small = self.offsets[-1] <= MOST_RECORDED_NODES and rows <= MOST_RECORDED_ROWS
+        return small and len(self.group) == 1
+
+    @cached_property
+    def key(self) -> tuple[Any, ...]:
+        """What the batch is made of; batches of equal keys are interchangeable."""
+        missing = [tuple(np.flatnonzero(~self.structures[s].mask)) for s in self.group]
+        counts = [(s - self.group[0], count) for s, _, count in self.runs]
+        return (self.offsets, tuple(missing), tuple(counts), str(self.device))
+
+    @cached_property
+    def _places(self) -> tuple[Any, ...]:
+        copied = [s - self.group[0] for s, _, count in self.runs for _ in range(count)]
+        return Copies.places(self.offsets, copied, self.device)
+
+    def copies(self, graph: Graph) -> Copies:
+        """The rows, with their neighbours in the structures' graph."""
+        return Copies(graph, *self._places)
+
+    @cached_property
+    def position_starts(self) -> Tensor:
+        """Where each sequence starts among the P positions of all, and P: int64."""
+        return upload(np.cumsum([0, *self.lengths]), self.wide)
+
+    @cached_property
+    def sequence_of_position(self) -> Tensor:
+        """(P,) int64."""
+        counts = self.position_starts.diff()
+        sequences = torch.arange(len(counts), device=self.wide)
+        return torch.repeat_interleave(sequences, counts, output_size=sum(self.lengths))
+
+    @cached_property
+    def position(self) -> Tensor:
+        """Of every row, which of the P positions it is: (M,) int64."""
+        nodes, sequence = (x.to(self.wide) for x in self._places[:2])
+        if all(self.structures[s].mask.all() for s in self.group):
+            return torch.arange(len(nodes), device=self.wide)
+        here = np.concatenate([np.flatnonzero(self.structures[s].mask) for s in self.group])
+        return upload(here, self.wide)[nodes] + self.position_starts[sequence]
+
+    @cached_property
+    def rows_of_sequences(self) -> Tensor:
+        """(sequences,) int64."""
+        return upload(np.diff(self._places[2]), self.wide)
+
+    def of_nodes(self, per_structure: Sequence[NDArray[Any]]) -> Tensor:
+        """An array (L, ...) per structure of the caller's list -> (N, ...) over the nodes."""
+        parts = [per_structure[s][self.structures[s].mask] for s in self.group]
+        return upload(np.concatenate(parts), self.device)
+
+    def of_rows(self, per_sequence: Iterable[NDArray[Any]]) -> Tensor:
+        """An array (L, ...) per sequence -> (M, ...) over the rows."""
+        parts = [
+            values[self.structures[s].mask]
+            for values, (s, _) in zip(per_sequence, self.jobs, strict=True)
+        ]
+        return upload(np.concatenate(parts), self.device)
+
+    def drawn(self, uniform: Tensor) -> Tensor:
+        """Random numbers (P,) -> (M,), in the device's widest precision."""
+        found = uniform.to(self.wide)[self.position]
+        if self.device.type in WITHOUT_FLOAT64:
+            found = found.float()
+        return found.to(self.device)
+
+    def order(self, key: Tensor) -> Tensor:
+        """Positions of every sequence by their key, (P,) -> (P,) int64."""
+        if key.device.type == "cpu":  # where a sort of all at once takes longer than many
+            parts = np.split(key.numpy(), np.cumsum(self.lengths)[:-1])
+            found = np.concatenate([np.argsort(part, kind="stable") for part in parts])
+            return torch.from_numpy(found)
+        sequence = self.sequence_of_position
+        by_key = key.argsort(stable=True)
+        order = by_key[sequence[by_key].argsort(stable=True)]
+        return order - self.position_starts[sequence]
+
+    def rank(self, order: Tensor) -> Tensor:
+        """When each row is decoded within its sequence, from the orders (P,): (M,) int64."""
+        first = self.position_starts[self.sequence_of_position]
+        rank = torch.empty_like(order)
+        rank[order + first] = torch.arange(len(order), device=order.device) - first
+        return rank[self.position].to(self.device)
+
+    def sums(self, values: Tensor) -> Tensor:
+        """Sums over each sequence's rows in float64: (M, ...) -> (sequences, ...)."""
+        values = values.to(self.wide).double()
+        # One thread per sum, so it is the same in any company; `unsafe` leaves out a wait.
+        return torch.segment_reduce(values, "sum", lengths=self.rows_of_sequences, unsafe=True)
+
+    def parts(self, rows: NDArray[Any]) -> Iterator[NDArray[Any]]:
+        """(M, ...) over the rows -> per sequence its part, over the complete residues."""
+        return (rows[first:last] for first, last in pairwise(self._places[2]))
+
+
+def within(budget: int, sizes: Sequence[int]) -> Iterator[list[int]]:
+    """Consecutive runs of indices whose sizes add up to at most `budget`, or one larger alone."""
+    run: list[int] = []
+    total = 0
+    for index, size in enumerate(sizes):
+        if run and total + size > budget:
+            yield run
+            run, total = [], 0
+        run.append(index)
+        total += size
+    if run:
+        yield run
+
+
+def cut(budget: int, runs: Sequence[Run], lengths: Sequence[int]) -> Iterator[list[Run]]:
+    """Runs in lists of at most `budget` rows, or of one sequence."""
+    taken: list[Run] = []
+    room = budget
+    for s, first, count in runs:
+        while count:
+            fits = min(count, room // lengths[s])
+            if not fits and taken:
+                yield taken
+                taken, room = [], budget
+                continue
+            fits = max(1, fits)
+            taken.append((s, first, fits))
+            first, count, room = first + fits, count - fits, room - fits * lengths[s]
+    if taken:
+        yield taken
