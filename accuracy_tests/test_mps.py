@@ -14,7 +14,7 @@ from fake_mps import FakeMPS
 from proteins import protein, rows_of
 
 import mpnn_core as mpnn
-from mpnn_core import Constraints, design
+from mpnn_core import Constraints, batches
 from mpnn_core.gate.plugin import synchroniser
 
 TOLERANCE = 1e-4  # nats
@@ -55,7 +55,7 @@ def run(model: mpnn.Model) -> list[np.ndarray]:
 def watched():
     """What a model on the device gave, and the operations that it used there."""
     with pytest.MonkeyPatch.context() as patch, FakeMPS() as device:
-        patch.setattr(design, "WITHOUT_FLOAT64", (*design.WITHOUT_FLOAT64, fake_mps.NAME))
+        patch.setattr(batches, "WITHOUT_FLOAT64", (*batches.WITHOUT_FLOAT64, fake_mps.NAME))
         # Tensors that hold others cannot be made in inference mode.
         patch.setattr(torch, "inference_mode", torch.no_grad)
         model = mpnn.load_model(device=fake_mps.NAME)

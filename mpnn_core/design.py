@@ -193,13 +193,13 @@ class Sampled(NamedTuple):
     probabilities: Tensor
     order: Tensor
 
-    def kept(self, device: torch.device) -> Sampled:
-        """Itself, or where the device's memory is half full, with the large arrays on the host."""
-        if device.type != "cuda":
-            return self
-        total = torch.cuda.get_device_properties(device).total_memory
-        if torch.cuda.memory_allocated(device) < total // 2:
-            return self
+    @property
+    def large(self) -> int:
+        """Bytes of what may stay on the device."""
+        return sum(x.numel() * x.element_size() for x in self[2:])
+
+    def fetched(self) -> Sampled:
+        """The same with the large arrays on the host."""
         return Sampled(*self[:2], *(x.cpu() for x in self[2:]))
 
 
@@ -225,6 +225,7 @@ class Model:
         self.variant = variant
         self.device = device
         self.loss = loss
+        self._since_look = 0  # bytes left on the device since its memory was looked at
 
     def __repr__(self) -> str:
         loses = f" (loses {self.loss})" if self.loss else ""
@@ -305,7 +306,7 @@ class Model:
         # On a GPU nothing of this loop waits, but for what is tied or in a given order.
         plain = not any(r.groups or r.pssm for r in resolved) and all(o is None for o in orders)
         found = [
-            (batch, Sampled(*outputs).kept(self.device))
+            (batch, self._kept(Sampled(*outputs)))
             for batch, outputs in self._computed(
                 self._sampled,
                 items,
@@ -604,6 +605,18 @@ class Model:
                     outputs = function(batch, encoding, *given(batch))
                 yield batch, outputs
 
+    def _kept(self, sampled: Sampled) -> Sampled:
+        """Itself, or where half of the device's memory is in use, with the rest on the host."""
+        if self.device.type != "cuda":
+            return sampled
+        self._since_look += sampled.large
+        if self._since_look < MEMORY_BUDGET_BYTES:  # looking takes a millisecond
+            return sampled
+        if not _is_half_free(self.device):
+            return sampled.fetched()
+        self._since_look = 0
+        return sampled
+
     @contextmanager
     def _computing(self) -> Iterator[None]:
         with torch.inference_mode():
@@ -722,6 +735,11 @@ def _memory_budget(device: torch.device) -> int:
         return MEMORY_BUDGET_BYTES
     total: int = torch.cuda.get_device_properties(device).total_memory
     return max(MEMORY_BUDGET_BYTES, total // 8)
+
+
+def _is_half_free(device: torch.device) -> bool:
+    total: int = torch.cuda.get_device_properties(device).total_memory
+    return torch.cuda.memory_allocated(device) < total // 2
 
 
 def _device(device: str | torch.device) -> torch.device:

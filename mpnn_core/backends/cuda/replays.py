@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 from collections import OrderedDict
 from collections.abc import Callable
+from threading import Lock
 from typing import Any
 
 import torch
@@ -26,6 +27,8 @@ class Replays:
     def __init__(self) -> None:
         self._recorded: OrderedDict[tuple[Any, ...], _Recording | None] = OrderedDict()
         self._pool: Any = None
+        self._lock = Lock()
+        self._done: torch.cuda.Event | None = None
 
     def __call__(
         self,
@@ -38,18 +41,30 @@ class Replays:
         Functions of equal keys are interchangeable.
         """
         key = (*key, *((x.shape, x.dtype) for x in given))
-        if key not in self._recorded:
+        with self._lock:
+            recording = self._recorded.get(key)
+            if key in self._recorded:
+                if recording is None:
+                    # They are replayed one after another, so they can share their memory.
+                    self._pool = self._pool or torch.cuda.graph_pool_handle()
+                    recording = _Recording(function, given, self._pool)
+                self._recorded[key] = recording
+                self._recorded.move_to_end(key)
+                return self._replayed(recording, given)
             self._recorded[key] = None
             if len(self._recorded) > RECORDINGS:
                 self._recorded.popitem(last=False)
-            return function(*given)
-        self._recorded.move_to_end(key)
-        recording = self._recorded[key]
-        if recording is None:
-            # Recordings are replayed one after another, so they can share their memory.
-            self._pool = self._pool or torch.cuda.graph_pool_handle()
-            recording = self._recorded[key] = _Recording(function, given, self._pool)
-        return recording.replay(given)
+        return function(*given)
+
+    def _replayed(self, recording: _Recording, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """After the replay before, which may be another thread's on another stream."""
+        if self._done is None:
+            self._done = torch.cuda.Event()
+        else:
+            self._done.wait()
+        found = recording.replay(given)
+        self._done.record()
+        return found
 
 
 class _Recording:
