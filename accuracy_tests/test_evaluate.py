@@ -14,7 +14,7 @@ import mpnn_core as mpnn
 from mpnn_core import cli, evaluate
 from mpnn_core.checkpoints import Checkpoint, file_sha256, random_network, weights_file
 from mpnn_core.cli import main
-from mpnn_core.corpus import Corpus, corpus_of, read_corpus
+from mpnn_core.corpus import Corpus, CorpusError, corpus_of, read_corpus
 from mpnn_core.evaluate import METRICS, Assessment, Settings
 
 FEW = Settings(num_orders=2, num_sequences=2, seed=3)
@@ -216,6 +216,15 @@ def test_a_reference_that_recovers_too_little_is_refused(weights, model, small, 
     poor = mpnn.Model(network, "poor", variant, model.device)
     with pytest.raises(evaluate.ReferenceModelError, match=r"poor recovers \d+\.\d % of ten"):
         evaluate.compare(model, poor, [], FEW)
+
+
+def test_corpora_without_native_residues_or_a_name_of_their_own_are_refused(model, small):
+    s = protein("6MRR")
+    backbone = mpnn.Structure.from_backbone(s.coords, "X" * len(s))
+    with pytest.raises(CorpusError, match="designed: no residue has a known native letter"):
+        evaluate.compare(model, model, [small, corpus_of("designed", [backbone])], FEW)
+    with pytest.raises(CorpusError, match="two corpora are called ten"):
+        evaluate.compare(model, model, [small, small], FEW)
 
 
 # ----------------------------------------------------------------------------------- mpnn-core eval

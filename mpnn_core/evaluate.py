@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mpnn_core.corpus import Corpus, batches, read_corpus
+from mpnn_core.corpus import Corpus, CorpusError, batches, read_corpus
 from mpnn_core.design import Model
 from mpnn_core.features import with_virtual_cb
 from mpnn_core.gate.verdicts import ERROR, Interval, paired_mean
@@ -304,9 +304,13 @@ def compare(
     ------
     ReferenceModelError
         The teacher recovers less than `LEAST_REFERENCE_RECOVERY` of TS50.
+    CorpusError
+        Two corpora have one name, or one has no native residue to recover.
     """
+    every = (ts50(), *corpora)
+    _check_corpora(every)
     sets: dict[str, Any] = {}
-    for corpus in (ts50(), *corpora):
+    for corpus in every:
         quoted = corpus.name
         reference = assess(teacher, corpus.structures, settings, advance)
         if not sets:
@@ -321,6 +325,19 @@ def compare(
         "chains": sets[quoted]["chains"],
         "sets": sets,
     }
+
+
+def _check_corpora(corpora: Sequence[Corpus]) -> None:
+    names = [corpus.name for corpus in corpora]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise CorpusError(f"two corpora are called {twice[0]}; rename one, or evaluate them apart")
+    for corpus in corpora:
+        if not any(_known(s).any() for s in corpus.structures):
+            raise CorpusError(
+                f"{corpus.name}: no residue has a known native letter and a complete backbone; "
+                "there is nothing to recover"
+            )
 
 
 def check_reference(name: str, corpus: Corpus, assessed: Assessment) -> None:
