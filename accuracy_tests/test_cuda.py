@@ -11,6 +11,7 @@ import torch
 from proteins import protein, rows_of, without_backbone
 
 import mpnn_core as mpnn
+from mpnn_core import graph
 from mpnn_core.graph import Backbones
 from mpnn_core.network import Copies
 from mpnn_core.sampler import ORDER, RESIDUE, Distribution, TorchLevels, sample, uniforms
@@ -197,6 +198,25 @@ def test_plain_torch_serves_where_triton_is_missing(case: Case, monkeypatch) -> 
     found = case.sampled(backend)
     assert torch.equal(found.tokens, case.samples.tokens)
     assert difference(found.logits, case.samples.logits) < EXACT
+
+
+@pytest.mark.parametrize("block", [64 << 20, 1 << 17])
+def test_neighbours_found_side_by_side_are_those_found_alone(block, monkeypatch) -> None:
+    """What a GPU does for many structures, some with fewer residues than neighbours."""
+    monkeypatch.setattr(graph, "DISTANCE_BLOCK_BYTES", block)
+    lengths = (30, 48, 60, 5, 106)
+    structures = [rows_of(protein("5L33"), slice(0, n)) for n in lengths] + [protein("6EHB")]
+    backbones = Backbones.from_structures(structures, DEVICE)
+    alone = [
+        graph.nearest_neighbours(Backbones.from_structures([s], DEVICE), 48).neighbours
+        for s in structures
+    ]
+    found = graph._nearest_side_by_side(backbones, 48)
+    for first, here in zip(backbones.offsets, alone, strict=False):
+        rows = found[first : first + len(here)]
+        assert torch.equal(rows[:, : here.shape[1]], here + first)
+        itself = torch.arange(first, first + len(here), device=DEVICE)[:, None]
+        assert (rows[:, here.shape[1] :] == itself).all()
 
 
 def test_an_unknown_precision_is_refused(case: Case) -> None:

@@ -33,19 +33,19 @@ def test_a_stream_has_the_designs_of_one_model_in_order(expected):
 
 
 def test_a_worker_that_dies_loses_its_own_batch_alone(expected):
-    found = []
-    designs = stream()
-    found.append(next(designs))
-    for child in active_children():
-        os.kill(child.pid, signal.SIGKILL)
-        break
-    found += designs
-    assert len(found) == len(STRUCTURES)
-    lost = [isinstance(d, mpnn.Lost) for d in found]
-    assert sum(lost) <= 2
+    def killing():
+        """Kills a worker while it still reads its weights, with two batches waiting for it."""
+        for i, structure in enumerate(STRUCTURES):
+            if i == 6:
+                os.kill(active_children()[0].pid, signal.SIGKILL)
+            yield structure
+
+    found = list(mpnn.design_stream(killing(), ["cpu", "cpu"], 2, 0.1, 5, batch_size=2))
+    assert sum(isinstance(d, mpnn.Lost) for d in found) == 2
     for a, b in zip(expected, found, strict=True):
+        assert b.structure.sequence == a.structure.sequence
         if isinstance(b, mpnn.Lost):
-            assert b.structure.sequence == a.structure.sequence
+            assert b.device == "cpu" and "terminated abruptly" in b.reason
         else:
             assert a.sequences == b.sequences
             with pytest.raises(ValueError, match="details=True"):

@@ -28,7 +28,7 @@ from mpnn_core.features import offset_classes, with_virtual_cb
 from mpnn_core.graph import Backbones, Graph, nearest_neighbours
 from mpnn_core.network import MPNN, Copies, EncoderLayer, Encoding
 from mpnn_core.reference import ATOM_PAIRS, LETTERS, MESSAGE_SCALE
-from mpnn_core.sampler import Distribution, Samples, TorchLevels, sample, uniforms
+from mpnn_core.sampler import Distribution, Samples, TorchLevels, sample
 from mpnn_core.schedule import wavefront
 
 PRECISIONS = ("exact", "fast")
@@ -268,8 +268,7 @@ class CudaBackend(Backend):
     def uniforms(self, keys: Tensor, stream: int, lengths: Sequence[int], starts: Tensor) -> Tensor:
         """Random numbers, drawn on the device; see `sampler.uniforms`."""
         if not self.triton:
-            seed, *sequences = keys.tolist()
-            return torch.from_numpy(uniforms(seed, stream, sequences, lengths))
+            return super().uniforms(keys, stream, lengths, starts)
         from mpnn_core.backends.cuda import kernels
 
         drawn = torch.empty(sum(lengths), dtype=torch.float64, device=keys.device)
@@ -285,7 +284,7 @@ class CudaBackend(Backend):
     ) -> tuple[Tensor, ...]:
         """`function(*given)`, as a CUDA graph once it is asked for again."""
         if not self.triton or self.device.type != "cuda":
-            return function(*given)
+            return super().replayed(key, function, *given)
         return self.replays(key, function, *given)
 
     def plan(self, encoding: Encoding, copies: Copies, rank: Tensor) -> Plan:
