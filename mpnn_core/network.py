@@ -190,7 +190,7 @@ class Copies:
     nodes: Tensor
     sequence: Tensor
     starts: tuple[int, ...]
-    derived: dict[str, Any] = field(default_factory=dict)
+    derived: dict[Any, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, graph: Graph, offsets: tuple[int, ...], structures: Sequence[int]) -> Copies:
@@ -200,7 +200,7 @@ class Copies:
     @staticmethod
     def places(
         offsets: tuple[int, ...], structures: Sequence[int], device: torch.device
-    ) -> tuple[Tensor, Tensor, tuple[int, ...], dict[str, Any]]:
+    ) -> tuple[Tensor, Tensor, tuple[int, ...], dict[Any, Any]]:
         """All but the graph, which a structure's shape does not tell."""
         chosen = np.asarray(structures)
         starts = np.concatenate([[0], np.diff(offsets)[chosen].cumsum()])

@@ -292,10 +292,11 @@ class CudaBackend(Backend):
         from mpnn_core.backends.cuda import kernels
 
         device = rank.device
-        if "deal" not in copies.derived:
-            tuning = self.many if len(copies.starts) > self.multiprocessors else self.few
-            copies.derived["deal"] = Deal.of(copies, self.multiprocessors, tuning)
-        deal: Deal = copies.derived["deal"]
+        tuning = self.many if len(copies.starts) > self.multiprocessors else self.few
+        dealt = (self.multiprocessors, tuning)
+        if dealt not in copies.derived:
+            copies.derived[dealt] = Deal.of(copies, *dealt)
+        deal: Deal = copies.derived[dealt]
         M, (N, K) = len(rank), encoding.graph.neighbours.shape
         teams, longest, sequence = deal.teams, deal.longest, copies.sequence
         sequences = len(copies.starts) - 1
