@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from models import plain_model
-from proteins import TS50, protein, random_order, rows_of
+from proteins import TS50, path_of, protein, random_order, rows_of
 
 import mpnn_core as mpnn
 from mpnn_core import Constraints, Model
@@ -322,6 +322,20 @@ def test_without_coremltools_it_says_what_to_install(tmp_path, capsys, monkeypat
     with pytest.raises(ValueError, match=r"'coreml' cannot be used here: .*pip install"):
         mpnn.load_model(backend="coreml")
     assert mpnn.load_model().log_probs(protein("6MRR")).shape == (1, 68, 21)
+
+
+def test_a_structure_without_a_bucket_fails_alone(tmp_path, capsys, monkeypatch, folder) -> None:
+    from mpnn_core import cli
+
+    plain = plain_model("minimal")
+    small = Model(plain.network, plain.name, plain.variant, plain.device, "torch")
+    small.backend = CoreMLBackend(
+        plain.network, "float32", folder, (64,), opened=lambda path, _: Evaluator(path)
+    )
+    monkeypatch.setattr(cli.mpnn, "load_model", lambda *arguments: small)
+    assert cli.main(["design", str(path_of("5L33")), "--out", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert "5L33: 106 residues do not fit into the largest bucket, 64; run it unpadded" in error
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="Core ML runs here")

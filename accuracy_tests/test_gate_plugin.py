@@ -296,6 +296,31 @@ def test_a_device_that_is_not_here_is_not_exercised(suite, monkeypatch) -> None:
     suite(test, "--device", "cpu")[0].assert_outcomes(passed=1)
 
 
+def test_a_test_may_name_its_devices(suite, monkeypatch) -> None:
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    test = (
+        '@pytest.mark.parametrize("device", ["cpu", "mps"], indirect=True)\n'
+        '@pytest.mark.claim("T1", "loss")\ndef test_loss(device, judge):\n'
+        "    judge(0.5, device=device)\n"
+    )
+    result, entries = suite(test, every=True)
+    result.assert_outcomes(passed=1, skipped=1)
+    assert [(e.device, e.note) for e in entries if e.figure == "loss"] == [
+        ("cpu", ""),
+        ("-", "needs Apple silicon"),
+    ]
+    suite(test, "--device", "mps")[0].assert_outcomes(skipped=2)
+
+
+def test_what_was_found_without_the_hardware_stands_beside(suite) -> None:
+    test = (
+        '@pytest.mark.claim("T1", "loss")\ndef test_loss(not_exercised):\n'
+        '    not_exercised("Apple silicon", "parity 1e-6")\n'
+    )
+    _, entries = suite(test)
+    assert entries["loss"].note == "needs Apple silicon; parity 1e-6"
+
+
 @pytest.mark.parametrize(("fixture", "needs"), [("mlx", "MLX"), ("coreml", "Core ML")])
 def test_a_framework_that_is_not_here_is_not_exercised(suite, monkeypatch, fixture, needs) -> None:
     monkeypatch.setitem(sys.modules, "mlx.core", None)

@@ -304,7 +304,8 @@ def run_design(options: argparse.Namespace) -> int:
                     _write(options, designs, native)
                     waiting.pop(0)
                     advance(1)
-            except (RuntimeError, MemoryError, OSError) as error:  # out of memory, disk full
+            # Out of memory, disk full, a length that the backend has no bucket for.
+            except (RuntimeError, MemoryError, OSError, ValueError) as error:
                 complain(f"{', '.join(waiting)}: {error}")
                 failures += len(waiting)
     return _verdict(failures, len(files))

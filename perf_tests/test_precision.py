@@ -1,4 +1,7 @@
-"""S10, S11, S12: reduced precision, torch.compile and int8 on the original, on every device."""
+"""S10, S11, S12: reduced precision, torch.compile and int8 on the original, on the CPU and MPS.
+
+On CUDA: test_cuda_study.py.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,10 @@ def on(
     return original.load().to(device), original.inputs(structure).to(device), order
 
 
+devices = pytest.mark.parametrize("device", ["cpu", "mps"], indirect=True)
+
+
+@devices
 @pytest.mark.parametrize(
     "dtype",
     [
@@ -44,6 +51,7 @@ def test_autocast(study_protein, original_forward, paired, device, dtype) -> Non
     paired(forward, autocast, device=device, note=f"argmax agreement {100 * agreement:.1f} %")
 
 
+@devices
 @pytest.mark.costly(80)
 @pytest.mark.claim("S11", "speed")
 def test_compile(study_protein, paired, not_exercised, device) -> None:
@@ -64,6 +72,7 @@ def test_compile(study_protein, paired, not_exercised, device) -> None:
         )
 
 
+@devices
 @pytest.mark.claim("S12", "errors")
 def test_int8(study_protein, judge, device) -> None:
     network, given, order = on(device, study_protein)

@@ -104,7 +104,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "device" in metafunc.fixturenames:
+    marks = metafunc.definition.iter_markers("parametrize")
+    if "device" in metafunc.fixturenames and all(mark.args[0] != "device" for mark in marks):
         asked = metafunc.config.getoption("--device") or DEVICES
         metafunc.parametrize("device", [d for d in TORCH_DEVICES if d in asked], indirect=True)
 
@@ -466,8 +467,15 @@ def _unmeasured(
 
 @pytest.fixture
 def device(request: pytest.FixtureRequest) -> Any:
-    """Each torch device; one that is not here is in the ledger as not exercised."""
+    """Each torch device, or those a test is parametrised with.
+
+    One that is not here is in the ledger as not exercised.
+    """
     import torch
+
+    asked = request.config.getoption("--device")
+    if asked and request.param not in asked:
+        pytest.skip(f"--device {' '.join(asked)}")
 
     present = {
         "cpu": True,
