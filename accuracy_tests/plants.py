@@ -6,9 +6,7 @@ that it is about.
 
 from __future__ import annotations
 
-import io
 import subprocess
-import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,14 +116,7 @@ Model.__init__ = _copying
 
 def copy_of_project(repository: Path, target: Path) -> Path:
     """The files as they are, in a git repository of their own, committed."""
-    tree = builds.tree_of(repository)
-    archive = subprocess.run(
-        ["git", "-C", str(repository), "archive", "--format=tar", tree],
-        capture_output=True, check=True,
-    ).stdout  # fmt: skip
-    target.mkdir(parents=True)
-    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-        tar.extractall(target, filter="data")
+    builds.extract(repository, builds.tree_of(repository), target)
     who = ["-c", "user.name=nobody", "-c", "user.email=nobody@localhost"]
     for command in (["init", "--quiet"], ["add", "--all"], [*who, "commit", "-qm", "copy"]):
         subprocess.run(["git", "-C", str(target), *command], check=True)

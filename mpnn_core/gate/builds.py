@@ -66,6 +66,17 @@ def tree_of(repository: Path, revision: str = WORKING_TREE) -> str:
         return _git(repository, "write-tree", environment=index)
 
 
+def extract(repository: Path, tree: str, target: Path) -> None:
+    """The files of a tree, into a new folder."""
+    target.mkdir(parents=True)
+    archive = subprocess.run(
+        ["git", "-C", str(repository), "archive", "--format=tar", tree],
+        capture_output=True, check=True,
+    ).stdout  # fmt: skip
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        tar.extractall(target, filter="data")
+
+
 def is_built(tree: str, cache: Path) -> bool:
     """Whether `build` would return at once."""
     return (_home(tree, cache) / "built.json").is_file()
@@ -95,13 +106,7 @@ def build(repository: Path, tree: str, cache: Path) -> Build:
         return found
     started = time.perf_counter()
     shutil.rmtree(home, ignore_errors=True)
-    source.mkdir(parents=True)
-    archive = subprocess.run(
-        ["git", "-C", str(repository), "archive", "--format=tar", tree],
-        capture_output=True, check=True,
-    ).stdout  # fmt: skip
-    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-        tar.extractall(source, filter="data")
+    extract(repository, tree, source)
     venv.EnvBuilder(with_pip=False, symlinks=os.name != "nt").create(home / "environment")
     native = native_home(repository, tree, cache)
     compiled = native.is_dir() and any(native.iterdir())

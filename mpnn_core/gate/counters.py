@@ -101,11 +101,19 @@ class NativeCount:
 
 
 class Operations(TorchDispatchMode):
-    """Counts the operations that torch dispatches, and the bytes of the tensors they write."""
+    """Counts the operations that torch dispatches; `written` are the sizes of their results.
+
+    In bytes, those of views left out.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.calls = self.bytes = 0
+        self.calls = 0
+        self.written: list[int] = []
+
+    @property
+    def bytes(self) -> int:
+        return sum(self.written)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -115,7 +123,7 @@ class Operations(TorchDispatchMode):
         )
         if not is_view:
             results = out if isinstance(out, tuple | list) else [out]
-            self.bytes += sum(r.nbytes for r in results if isinstance(r, torch.Tensor))
+            self.written += [r.nbytes for r in results if isinstance(r, torch.Tensor)]
         return out
 
 
