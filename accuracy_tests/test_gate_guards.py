@@ -152,22 +152,24 @@ def test_a_slowdown_is_caught_or_under_the_stated_sensitivity(copy, percent) -> 
 
 
 @pytest.mark.proof
-@pytest.mark.parametrize("regression", [slower(30), LOST_DIGIT], ids=["slower", "a digit less"])
-def test_the_whole_command_turns_red(copy, regression) -> None:
-    plant(copy.repository, regression)
-    found = compare("HEAD", copy.repository, 200, only=["design_eight"])
-    assert found.regressions, found
+def test_the_whole_comparison_names_what_is_slower(copy) -> None:
+    plant(copy.repository, slower(30))
+    found = compare("HEAD", copy.repository, 300, only=["design_eight"])
+    (outcome,) = found.outcomes
+    assert caught(outcome, 1.3), outcome
+    named = [line for line in found.regressions if line.startswith("design_eight is slower")]
+    assert bool(named) is (outcome.change is Change.SLOWER)
 
 
 @pytest.mark.proof
 def test_pytest_against_a_revision_turns_red(copy) -> None:
-    plant(copy.repository, slower(30))
+    plant(copy.repository, LOST_DIGIT)
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "perf_tests", "--against", "HEAD", "--budget", "5m"],
+        [sys.executable, "-m", "pytest", "perf_tests", "--against", "HEAD", "--budget", "1m"],
         cwd=copy.repository, capture_output=True, text=True, check=False, timeout=900,
     )  # fmt: skip
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "design_eight is slower than HEAD" in done.stdout
+    assert "5L33, auto is less exact than HEAD" in done.stdout
 
 
 def test_the_plants_are_taken_out_again(copy) -> None:
