@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mpnn_core.graph import Graph
+from mpnn_core.graph import Graph, upload
 from mpnn_core.network import Copies
 from mpnn_core.structure import Structure
 
@@ -28,11 +28,6 @@ MOST_RECORDED_NODES = 1024
 MOST_RECORDED_ROWS = 1 << 19
 
 Run = tuple[int, int, int]
-
-
-def upload(values: NDArray[Any], device: torch.device) -> Tensor:
-    """An array on the device; a GPU is not waited for."""
-    return torch.from_numpy(values).to(device, non_blocking=device.type == "cuda")
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from mpnn_core.backends import Backend, find_backend
-from mpnn_core.batches import Batch, cut, upload, within
+from mpnn_core.batches import Batch, cut, within
 from mpnn_core.checkpoints import (
     NAMES,
     PACKAGED,
@@ -27,7 +27,7 @@ from mpnn_core.checkpoints import (
     random_network,
 )
 from mpnn_core.constraints import Constraints, Resolved
-from mpnn_core.graph import Backbones, nearest_neighbours
+from mpnn_core.graph import Backbones, nearest_neighbours, upload
 from mpnn_core.network import MPNN
 from mpnn_core.reference import LETTERS
 from mpnn_core.sampler import (

@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mpnn_core.structure import Structure
@@ -20,6 +22,13 @@ from mpnn_core.structure import Structure
 CA = 1
 # Pairwise distances are built in blocks of rows of at most this size, so memory stays O(L).
 DISTANCE_BLOCK_BYTES = 64 << 20
+
+
+def upload(values: NDArray[Any], device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """An array on the device, in its own type unless given one; a GPU is not waited for."""
+    return torch.from_numpy(values).to(
+        device=device, dtype=dtype, non_blocking=device.type == "cuda"
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,10 +64,11 @@ class Backbones:
             chain.append(numbers[structure.mask] + chains)
             chains += len(labels)
             offsets.append(offsets[-1] + len(coords[-1]))
+        place = torch.device(device)
         return cls(
-            torch.from_numpy(np.concatenate(coords)).to(device, dtype),
-            torch.from_numpy(np.concatenate(residue_index)).to(device),
-            torch.from_numpy(np.concatenate(chain)).to(device),
+            upload(np.concatenate(coords), place, dtype),
+            upload(np.concatenate(residue_index), place),
+            upload(np.concatenate(chain), place),
             tuple(offsets),
         )
 
@@ -127,7 +137,7 @@ def nearest_neighbours(backbones: Backbones, k: int) -> Graph:
         neighbours = torch.cat(parts)  # (N, K)
     if sizes.min() >= K:
         return Graph(neighbours, None)
-    slots = torch.from_numpy(np.minimum(K, sizes).repeat(sizes)).to(neighbours.device)
+    slots = upload(np.minimum(K, sizes).repeat(sizes), neighbours.device)
     return Graph(neighbours, torch.arange(K, device=neighbours.device) < slots[:, None])
 
 
@@ -173,7 +183,7 @@ def _nearest_side_by_side(backbones: Backbones, K: int) -> Tensor:
         sizes_here = sizes[chosen]
         inside = np.arange(L) < sizes_here[:, None]  # (S, L)
         at = starts[chosen][:, None] + np.minimum(np.arange(L), sizes_here[:, None] - 1)
-        node, pad = torch.from_numpy(np.stack([at, ~inside])).to(ca.device, non_blocking=True)
+        node, pad = upload(np.stack([at, ~inside]), ca.device)
         x, y, z = ca[node].unbind(2)  # (S, L) each
         squared = (x[:, :, None] - x[:, None]).square_()  # (S, L, L)
         squared += (y[:, :, None] - y[:, None]).square_()
@@ -181,8 +191,8 @@ def _nearest_side_by_side(backbones: Backbones, K: int) -> Tensor:
         distances = squared.add_(1e-6).sqrt_().masked_fill_(pad.bool()[:, None], torch.inf)
         found = _smallest(distances, min(K, L))  # (S, L, K)
         # Of a structure with fewer than K residues, the spare slots point at the node itself.
-        real = found < torch.from_numpy(sizes_here).to(ca.device, non_blocking=True)[:, None, None]
+        real = found < upload(sizes_here, ca.device)[:, None, None]
         found = torch.where(real, found + node[:, :1, None], node[:, :, None])
-        flat = torch.from_numpy(np.flatnonzero(inside)).to(ca.device, non_blocking=True)
+        flat = upload(np.flatnonzero(inside), ca.device)
         neighbours[node.flatten()[flat], : min(K, L)] = found.flatten(0, 1)[flat]
     return neighbours
