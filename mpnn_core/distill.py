@@ -83,32 +83,28 @@ class Recipe:
         "random" is what the original starts from
     learning_rate, warmup, fall : reached after `warmup` steps, held, then linear to 0 over the
         last share `fall` of the steps
-    orthogonal : momentum of square blocks is orthogonalised (Muon); AdamW has the rest
     weight_decay : of AdamW and of Muon
     native_weight : weight of the cross-entropy to the native residue
-    match : weight of the squared distance to the teacher's encoder states
     average : decay of the moving average of weights, which is what ships
     """
 
     start: str = "teacher"
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-2
     warmup: int = 500
     fall: float = 0.5
-    orthogonal: bool = True
     weight_decay: float = 0.01
     native_weight: float = 0.2
-    match: float = 0.0
     average: float = 0.999
 
 
 Settings = TypeVar("Settings", Lessons, Recipe)
 
 RECIPES: dict[str, Recipe] = {
-    "fast": Recipe(learning_rate=1e-3),
-    "lean": Recipe(learning_rate=1e-3),
-    "minimal": Recipe(learning_rate=4e-3, start="random"),
-    "minimal-fast": Recipe(learning_rate=4e-3, start="random"),
-    "extreme-v2": Recipe(learning_rate=4e-3, start="random"),
+    "fast": Recipe(learning_rate=4e-3),
+    "lean": Recipe(learning_rate=5e-3),
+    "minimal": Recipe(learning_rate=1e-2),
+    "minimal-fast": Recipe(learning_rate=1e-2),
+    "extreme-v2": Recipe(learning_rate=1e-2),
 }
 
 
@@ -286,13 +282,13 @@ def forward(
     valid: Tensor,
     tokens: Tensor,
     order: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Logits (N, 21) and encoder states (N, H), float32; `order` (N,): smaller is decoded first."""
+) -> Tensor:
+    """Logits (N, 21), float32; `order` (N,): smaller is decoded first."""
     graph = Graph(neighbours[:, : network.neighbours], valid[:, : network.neighbours])
     with torch.autocast(coords.device.type, torch.bfloat16, enabled=coords.is_cuda):
         encoding = network.encode(Backbones(coords, residue_index, chain, ()), graph)
         logits = network.decode(encoding, None, tokens, order)
-    return logits.float(), encoding.h_V.float()
+    return logits.float()
 
 
 # ----------------------------------------------------------------------------- students
@@ -301,7 +297,7 @@ def forward(
 class Student:
     """A network that learns: its weights in one vector, their moments and their average.
 
-    All parameters are views of `weights`, all gradients of `weights.grad`: optimiser, average and
+    All parameters are views of `weights`, all gradients of `gradient`: optimiser, average and
     checkpoint deal with one tensor whatever the network.
     """
 
@@ -315,22 +311,13 @@ class Student:
             raise DistillError(f"{name}: start is {recipe.start!r}; expected 'teacher' or 'random'")
         self.network.to(device).train()
         hidden = self.network.W_e.weight.shape[0]
-        # Into the teacher's width, for matching encoder states; not part of what ships.
-        self.matcher = nn.Linear(hidden, teacher.W_e.weight.shape[0], device=device)
-        with torch.no_grad():
-            nn.init.eye_(self.matcher.weight)
-            self.matcher.bias.zero_()
-        named = [*self.network.named_parameters(), *self.matcher.named_parameters("matcher")]
-        if not recipe.match:
-            named = named[:-2]
+        named = list(self.network.named_parameters())
         # Square blocks first: Muon's and AdamW's shares are two contiguous parts of the vector.
-        square = {n for n, p in named if recipe.orthogonal and _blocks(n, p.shape, hidden)}
+        square = {n for n, p in named if _blocks(n, p.shape, hidden)}
         self.parameters = sorted(named, key=lambda item: item[0] not in square)
         sizes = [p.numel() for _, p in self.parameters]
         split = sum(p.numel() for n, p in named if n in square)
-        self.blocks = [
-            (n, tuple(p.shape)) for n, p in self.parameters if n in square
-        ]  # what Muon takes apart
+        self.matrices = [tuple(p.shape) for n, p in self.parameters if n in square]
         self.hidden = hidden
         self.weights = torch.cat([p.detach().flatten() for _, p in self.parameters])
         self.gradient = torch.zeros_like(self.weights)
@@ -353,9 +340,7 @@ class Student:
             capturable=device.type == "cuda",
         )
 
-    def loss(
-        self, batch: Batch, logits: Tensor, states: Tensor, lesson: Lesson
-    ) -> tuple[Tensor, Tensor]:
+    def loss(self, batch: Batch, logits: Tensor, lesson: Lesson) -> tuple[Tensor, Tensor]:
         """What is minimised, and the divergence to the teacher alone, per residue."""
         log_probs = logits.log_softmax(-1)
         known = batch.real.sum()
@@ -364,9 +349,6 @@ class Student:
         graded = batch.real & lesson.native & (batch.native != UNKNOWN)
         nll = -log_probs.gather(-1, batch.native[:, None])[:, 0]
         loss = kl + self.recipe.native_weight * (nll * graded).sum() / known
-        if self.recipe.match:
-            error = (self.matcher(states) - lesson.states).square().mean(-1)
-            loss = loss + self.recipe.match * (error * batch.real).sum() / known
         return loss, kl.detach()
 
     @torch.no_grad()
@@ -375,12 +357,11 @@ class Student:
         norm = self.gradient.norm()
         self.gradient *= (GRADIENT_NORM / (norm + 1e-6)).clamp(max=1.0)
         split = len(self.momentum)
-        if split:
-            gradient, weights = self.gradient[:split], self.weights[:split]
-            self.momentum.lerp_(gradient, 0.05)
-            ahead = gradient.lerp(self.momentum, 0.95)  # Nesterov
-            weights.mul_(1 - self.rate * self.recipe.weight_decay)
-            weights.sub_(self.rate * self._orthogonal(ahead))
+        gradient, weights = self.gradient[:split], self.weights[:split]
+        self.momentum.lerp_(gradient, 0.05)
+        ahead = gradient.lerp(self.momentum, 0.95)  # Nesterov
+        weights.mul_(1 - self.rate * self.recipe.weight_decay)
+        weights.sub_(self.rate * self._orthogonal(ahead))
         self.adam.step()
         # Young averages forget faster, so that the start does not weigh on them.
         decay = ((1 + step) / (10 + step)).clamp(max=self.recipe.average)
@@ -395,25 +376,19 @@ class Student:
         2025, arXiv:2502.16982, so that one learning rate serves both.
         """
         H = self.hidden
-        parts = momentum.split([math.prod(shape) for _, shape in self.blocks])
-        stacked = torch.cat(
-            [
-                _to_blocks(part.view(shape), H)
-                for part, (_, shape) in zip(parts, self.blocks, strict=True)
-            ]
+        counts = [math.prod(shape) // (H * H) for shape in self.matrices]
+        parts = momentum.split([n * H * H for n in counts])
+        X = torch.cat(
+            [_to_blocks(m.view(shape), H) for m, shape in zip(parts, self.matrices, strict=True)]
         )  # (blocks, H, H)
-        X = stacked.bfloat16() if stacked.is_cuda else stacked
-        X = X / (X.float().norm(dim=(1, 2), keepdim=True) + 1e-7).to(X.dtype)
+        X = X / (X.norm(dim=(1, 2), keepdim=True) + 1e-7)
+        X = X.bfloat16() if X.is_cuda else X
         for _ in range(5):
             A = X @ X.mT
             X = 3.4445 * X + (-4.7750 * A + 2.0315 * (A @ A)) @ X
         X = X.float() * (0.2 * H**0.5)
-        taken, result = 0, []
-        for _, shape in self.blocks:
-            count = math.prod(shape) // (H * H)
-            result.append(_from_blocks(X[taken : taken + count], shape).flatten())
-            taken += count
-        return torch.cat(result)
+        blocks = zip(X.split(counts), self.matrices, strict=True)
+        return torch.cat([_from_blocks(b, shape).flatten() for b, shape in blocks])
 
     def averages(self) -> dict[str, Tensor]:
         """The averaged weights under the checkpoint's names, on the CPU: what ships."""
@@ -421,7 +396,6 @@ class Student:
         return {
             name: w.view_as(p).cpu().clone()
             for (name, p), w in zip(self.parameters, self.averaged.split(sizes), strict=True)
-            if not name.startswith("matcher")
         }
 
     def state(self) -> dict[str, Tensor]:
@@ -458,7 +432,7 @@ def _blocks(name: str, shape: torch.Size, hidden: int) -> bool:
     return (
         len(shape) == 2
         and all(n % hidden == 0 for n in shape)
-        and not name.startswith(("features", "W_s", "W_out", "matcher"))
+        and not name.startswith(("features", "W_s", "W_out"))
     )
 
 
@@ -534,14 +508,12 @@ class Lesson:
     order : (N,) float32, smaller is decoded first
     native : (N,) bool, the context of this residue's chain is the native sequence
     log_probs : (N, 21) float32
-    states : (N, H) float32, the encoder's
     """
 
     tokens: Tensor
     order: Tensor
     native: Tensor
     log_probs: Tensor
-    states: Tensor
 
 
 @dataclass
@@ -617,12 +589,10 @@ class Run:
 
     # -- one step
 
-    def _forward(
-        self, network: MPNN, batch: Batch, tokens: Tensor, order: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _forward(self, network: MPNN, batch: Batch, tokens: Tensor, order: Tensor) -> Tensor:
         b, g = batch.backbones, batch.graph
         assert g.valid is not None
-        found: tuple[Tensor, Tensor] = self.forwards[id(network)](
+        found: Tensor = self.forwards[id(network)](
             network, b.coords, b.residue_index, b.chain, g.neighbours, g.valid, tokens, order
         )
         return found
@@ -635,11 +605,10 @@ class Run:
         tokens = torch.where(redrawn, self.corpus.drawn[batch.rows], batch.native)
         order = torch.rand_like(luck[:, 0])
         # Grad mode is left on: nothing of the teacher needs a gradient, and tiles are for no_grad.
-        logits, states = self._forward(self.teacher, batch, tokens, order)
-        log_probs = logits.log_softmax(-1)
+        log_probs = self._forward(self.teacher, batch, tokens, order).log_softmax(-1)
         gumbel = -torch.empty_like(log_probs[:, :UNKNOWN]).exponential_().log()
         self.corpus.drawn[batch.rows] = (log_probs[:, :UNKNOWN] + gumbel).argmax(-1)
-        return Lesson(tokens, order, native, log_probs, states)
+        return Lesson(tokens, order, native, log_probs)
 
     def _one_step(self) -> None:
         rows = self.rows.index_select(0, self.cursor)[0].long()
@@ -648,8 +617,8 @@ class Run:
         lesson = self._lesson(batch)
         for i, student in enumerate(self.students):
             student.rate.copy_(self.rates[i].index_select(0, self.cursor)[0])
-            found = self._forward(student.network, batch, lesson.tokens, lesson.order)
-            loss, divergence = student.loss(batch, *found, lesson)
+            logits = self._forward(student.network, batch, lesson.tokens, lesson.order)
+            loss, divergence = student.loss(batch, logits, lesson)
             loss.backward()
             student.update(self.count)
             self.losses[i].index_copy_(0, self.cursor, divergence[None])
@@ -780,7 +749,7 @@ class Run:
             for rows in _whole_chains(corpus, nodes):
                 batch = Batch.of(corpus, torch.from_numpy(rows).to(self.device))
                 with torch.enable_grad():  # the compiled networks know this mode
-                    logits, _ = self._forward(network, batch, batch.native, order[batch.rows])
+                    logits = self._forward(network, batch, batch.native, order[batch.rows])
                 hit[batch.rows] = (logits[:, :UNKNOWN].argmax(-1) == batch.native).float()
             chains = hit[:-1].cpu().split(sizes.tolist())
             found[name] = float(torch.stack([c.mean() for c in chains]).mean())
