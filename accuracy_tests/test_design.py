@@ -316,6 +316,12 @@ def test_design_refuses_what_it_cannot_do(arguments, message, model):
         model.design(protein("6MRR"), **arguments)
 
 
+def test_more_sequences_than_memory_are_refused_before_any_work(model, monkeypatch):
+    monkeypatch.setattr(model.backend, "encode", lambda *_: pytest.fail("work was begun"))
+    with pytest.raises(MemoryError, match=r"68 residues are \d+ GB of results, .* design fewer at"):
+        model.design(protein("6MRR"), 10**10)
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -266,6 +267,8 @@ class Model:
         ------
         ValueError, ConstraintError
             An argument is out of range, or does not fit its structure.
+        MemoryError
+            The results would be larger than this machine's memory.
         """
         if num_sequences < 1:
             raise ValueError(f"num_sequences is {num_sequences}; expected at least 1")
@@ -289,6 +292,7 @@ class Model:
             raise ValueError(
                 f"decoding_order is {decoding_order!r}; expected positions, {COLOURED!r} or None"
             )
+        _check_memory(items, num_sequences)
         given = _per_structure(structures, None if coloured else decoding_order)
 
         resolved = [c.resolve(item) for c, item in zip(constraints, items, strict=True)]
@@ -727,6 +731,21 @@ def mean_nll(
     )
     mean: NDArray[np.float32] = -picked[:, mask, 0].mean(1, dtype=np.float64).astype(np.float32)
     return mean
+
+
+def _check_memory(structures: Sequence[Structure], n: int) -> None:
+    """Raise MemoryError before any work if what it gives cannot be held."""
+    if not hasattr(os, "sysconf"):
+        return
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    # Log-probabilities and probabilities of each residue, and its place in the order.
+    needed = n * sum(map(len, structures)) * (2 * _FLOAT_BYTES * LETTERS + 8)
+    if needed > there:
+        raise MemoryError(
+            f"{n} sequences of {sum(map(len, structures))} residues are {needed / 1e9:.0f} GB of "
+            f"results, and this machine has {there / 1e9:.0f} GB; design fewer at a time, with "
+            "another seed each time"
+        )
 
 
 def _memory_budget(device: torch.device) -> int:
