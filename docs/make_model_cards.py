@@ -162,8 +162,9 @@ def _limits(record: dict[str, Any]) -> Iterator[str]:
     yield ""
     for limit in (
         "It imitates its teacher, and is better than it in nothing that was measured.",
-        "It saw chains alone, and the losses above are of such. What it loses on four complexes "
-        "stands in the ledger, claim E20; tied positions of homo-oligomers were not evaluated.",
+        "It saw chains alone, and the losses above are of such. On four complexes the students "
+        "lose two to four times as much, most of it at the interfaces: the ledger's claim E20 has "
+        "each one's figure. Tied positions of homo-oligomers were not evaluated.",
         f"Backbones carried noise of up to {record['recipe']['noise']} Å in training.",
         "Recovery does not say whether a sequence folds; nothing it designed was made in a "
         "laboratory.",
