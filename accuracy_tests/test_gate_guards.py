@@ -28,7 +28,16 @@ from plants import (
 
 from mpnn_core.backends.native import INSTRUCTION_SETS, instruction_sets
 from mpnn_core.gate import builds
-from mpnn_core.gate.compare import THRESHOLD, Answer, Outcome, Process, Processes, compare, race
+from mpnn_core.gate.compare import (
+    THRESHOLD,
+    Answer,
+    BenchmarkError,
+    Outcome,
+    Process,
+    Processes,
+    compare,
+    race,
+)
 from mpnn_core.gate.verdicts import Change
 
 ROOT = Path(__file__).parents[1]
@@ -170,6 +179,29 @@ def test_pytest_against_a_revision_turns_red(copy) -> None:
     )  # fmt: skip
     assert done.returncode == 1, done.stdout + done.stderr
     assert "5L33, auto is less exact than HEAD" in done.stdout
+
+
+def test_a_process_that_dies_says_what_it_said(copy) -> None:
+    build = copy.planted(Plant("design.py", "raise SystemExit('no such luck')\n", "dead"))
+    process = Process(build, copy.clean, threads=1, cpus="")
+    try:
+        with pytest.raises(BenchmarkError, match=f"{build.tree[:12]} ended: .*no such luck"):
+            process.wait()
+    finally:
+        process.close()
+
+
+def test_what_prints_much_is_no_hindrance(copy) -> None:
+    """Neither as a reply nor by filling a pipe."""
+    code = "import sys\nprint('{}')\nprint('x' * 200_000, file=sys.stderr)\n"
+    process = Process(copy.planted(Plant("design.py", code, "loud")), copy.clean, 1, "")
+    try:
+        process.wait()
+        assert process.prepare("read_structure") > 0
+        with pytest.raises(BenchmarkError, match="KeyError"):
+            process.prepare("no_such_benchmark")
+    finally:
+        process.close()
 
 
 def test_the_plants_are_taken_out_again(copy) -> None:

@@ -124,8 +124,7 @@ def build(repository: Path, tree: str, cache: Path) -> Build:
         shutil.rmtree(native, ignore_errors=True)
         part.replace(native)
     # Last in the search, and without their own .pth files: an editable mpnn_core stays unseen.
-    own = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
-    (site / "dependencies.pth").write_text("\n".join(own) + "\n", "utf-8")
+    (site / "dependencies.pth").write_text("\n".join(_dependencies()) + "\n", "utf-8")
     seconds = time.perf_counter() - started
     (home / "built.json").write_text(json.dumps({"tree": tree, "seconds": seconds}), "utf-8")
     kept = sorted(cache.glob("*/built.json"), key=lambda path: path.stat().st_mtime)
@@ -165,8 +164,14 @@ def native_home(repository: Path, tree: str, cache: Path) -> Path:
 
 
 def _home(tree: str, cache: Path) -> Path:
-    # The Python and the torch that a build is for are part of what it is.
-    return cache / f"{tree[:16]}-{sys.implementation.cache_tag}"
+    # The Python and the environment that a build is for are part of what it is.
+    environment = hashlib.sha256("\n".join(_dependencies()).encode()).hexdigest()[:8]
+    return cache / f"{tree[:16]}-{sys.implementation.cache_tag}-{environment}"
+
+
+def _dependencies() -> list[str]:
+    """Folders of the packages of the running environment."""
+    return [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
 
 
 def _site_packages(environment: Path) -> Path:

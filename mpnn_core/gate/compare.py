@@ -17,6 +17,7 @@ import math
 import os
 import random
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -48,7 +49,6 @@ LOST_DIGITS = math.sqrt(10)
 # Below this, an error is the last bits of float32.
 ROUNDING = 2e-6
 SIDES = ("base", "head", "control")
-STARTED_S = 60.0
 RESULT = Path(".mpnn_core") / "comparison.json"
 CACHE = Path(".mpnn_core") / "builds"
 BENCHMARKS = Path("perf_tests") / "benchmarks.py"
@@ -69,7 +69,7 @@ class Side(Protocol):
         """Seconds of a run."""
 
 
-class BenchmarkError(Exception):
+class BenchmarkError(GateError):
     """What a revision raised in a benchmark."""
 
 
@@ -153,7 +153,7 @@ class Comparison:
                     f"{o.rounds // o.sessions} rounds"
                 )
             elif o.change is Change.BROKEN:
-                found.append(f"{o.benchmark} runs in {self.base} and not here: {o.note}")
+                found.append(f"{o.benchmark} does not run here: {o.note}")
         found += [
             f"{a.name} is less exact than {self.base}: "
             + (f"{a.head:.1e} against {a.base or 0:.1e} nats" if a.head is not None else a.note)
@@ -292,7 +292,7 @@ def _broken(sides: Mapping[str, Side], name: str, error: BenchmarkError) -> tupl
         except BenchmarkError as found:
             fails[side] = str(found)
     if fails.keys() == {"base", "head"}:
-        return Change.BROKEN, f"nor there: {fails['head']}"
+        return Change.BROKEN, f"{fails['head']}; nor does it in the other revision"
     if "base" in fails:
         return Change.ONLY_HERE, fails["base"]
     return Change.BROKEN, fails.get("head", str(error))
@@ -306,9 +306,11 @@ class Process:
         paths = [str(head.source / folder) for folder in ("fixtures", "perf_tests")]
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
         benchmarks = str(head.source / BENCHMARKS)
+        # A pipe could fill up. Closed with the process.
+        self._said = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115
         self._process = subprocess.Popen(
             [str(build.python), worker.__file__, benchmarks, str(threads), cpus, *paths],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, text=True,
             env={**environment, "OMP_NUM_THREADS": str(threads)},
         )  # fmt: skip
         self._build = build
@@ -332,6 +334,7 @@ class Process:
     def close(self) -> None:
         self._process.terminate()
         self._process.communicate()
+        self._said.close()
 
     def _ask(self, *order: str) -> dict[str, Any]:
         assert self._process.stdin is not None
@@ -349,8 +352,10 @@ class Process:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            _, said = self._process.communicate()
-            raise BenchmarkError(f"the process ended: {said.strip()[-500:] or 'without a word'}")
+            self._process.wait()
+            self._said.seek(0)
+            said = self._said.read().strip()[-500:] or "without a word"
+            raise BenchmarkError(f"a process of tree {self._build.tree[:12]} ended: {said}")
         reply: dict[str, Any] = json.loads(line)
         return reply
 

@@ -28,7 +28,7 @@ THRESHOLD = 1.03
 SHORTEST_LEVEL = 4
 # Per change of level, in units of the noise and of the logarithm of the number of runs.
 PENALTY = 2.0
-# Of a step that is none, over all places where there could be one.
+# Of the rank test between two levels.
 STEP_ERROR = 0.01
 
 
@@ -160,8 +160,8 @@ def find_steps(values: ArrayLike, is_ratio: bool = True) -> list[Step]:
     """Where the level of a sequence changes for good, by change-point detection (PELT).
 
     The penalty is that of the noise between neighbours, so that a quiet sequence shows smaller
-    steps; each must then be told from chance by a rank test, over all places it could be at, and
-    a ratio's be of more than THRESHOLD.
+    steps; each must then be told from chance by a rank test, and a ratio's be of more than
+    THRESHOLD.
     """
     import ruptures
     from scipy import stats
