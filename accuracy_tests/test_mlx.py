@@ -62,7 +62,7 @@ def test_sequences_are_those_of_torch(tied) -> None:
     constraints = Constraints(
         fixed=[0, 7, 8], omit="CX", bias={"A": -1}, tied=[[2, 12, 15]] if tied else []
     )
-    arguments = {"num_sequences": 3, "temperature": 0.3, "seed": 5, "constraints": constraints}
+    arguments = {"num_sequences": 2, "temperature": 0.3, "seed": 5, "constraints": constraints}
     for found, expected in zip(
         in_mlx(theirs).design(structures, **arguments),
         theirs.design(structures, **arguments),
