@@ -171,6 +171,24 @@ def test_one_network_is_used_from_many_threads(threads) -> None:
         assert [designs.sequences for designs in found] == expected
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
+def test_the_threads_of_torch_do_not_spin_beside_ours(threads) -> None:
+    """They end before the native code starts, and torch starts them again when it needs them."""
+    backend = mpnn.load_model(backend="native").backend
+    backbones = Backbones.from_structures([protein("5L33")])
+    graph = nearest_neighbours(backbones, 48)
+
+    def ended() -> int:
+        torch.rand(1 << 20).exp_()  # in parallel
+        before = len(os.listdir("/proc/self/task"))
+        backend.encode(backbones, graph)
+        return before - len(os.listdir("/proc/self/task"))
+
+    threads(2)
+    ended()  # the native threads exist from here on
+    assert [ended(), ended()] == [1, 1]
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_process_has_threads_of_its_own() -> None:
     code = """
