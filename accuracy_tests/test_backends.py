@@ -211,6 +211,29 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) or not same)
     assert subprocess.run(command, timeout=60, check=False).returncode == 0
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_does_not_wait_for_threads_of_torch_that_it_lacks() -> None:
+    code = """
+import os, sys, warnings
+import mpnn_core as mpnn, torch
+from mpnn_core.graph import Backbones, nearest_neighbours
+warnings.simplefilter("ignore")
+torch.set_num_threads(2)
+backbones = Backbones.from_structures([mpnn.read_structure(sys.argv[1])])
+graph, backend = nearest_neighbours(backbones, 48), mpnn.load_model(backend="native").backend
+expected = backend.encode(backbones, graph).h_V
+torch.rand(1 << 20).exp_()  # in parallel: torch has threads
+child = os.fork()
+if not child:
+    os._exit(0 if (backend.encode(backbones, graph).h_V == expected).numpy().all() else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    from proteins import path_of
+
+    command = [sys.executable, "-c", code, str(path_of("6MRR"))]
+    assert subprocess.run(command, timeout=60, check=False).returncode == 0
+
+
 @pytest.mark.parametrize("name", ["fast", "minimal", "minimal-fast", "extreme-v2"])
 def test_every_shape_of_the_network(name) -> None:
     network = random_network(mpnn.VARIANTS[name], seed=1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -24,6 +25,8 @@ from mpnn_core.network import MPNN, Copies, Encoding
 from mpnn_core.reference import LETTERS
 from mpnn_core.sampler import Distribution, Samples
 
+# A forked process has none of the threads of the one that it came from, and must not end them.
+_IMPORTED_IN = os.getpid()
 INSTRUCTION_SETS = ("avx512", "avx2", "generic")
 # The kernels work on whole blocks of columns, 64 of them on the widest processors.
 WIDTH = 64
@@ -166,7 +169,7 @@ def _threads() -> int:
     torch's next operation starts them again, in well under 0.1 ms.
     """
     threads = torch.get_num_threads()
-    if threads > 1 and (pause := _openmp()) is not None:
+    if threads > 1 and os.getpid() == _IMPORTED_IN and (pause := _openmp()) is not None:
         pause(1)
     return threads
 
