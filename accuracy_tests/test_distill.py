@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from proteins import path_of, protein
+from sklearn.svm import LinearSVC
 
 import mpnn_core as mpnn
 from mpnn_core.checkpoints import build_network, load_checkpoint
@@ -33,6 +34,7 @@ from mpnn_core.distill import (
     learning_rate,
     with_values,
 )
+from mpnn_core.structure import ALPHABET
 from mpnn_core.variants import VARIANTS, find_variant
 
 CPU = torch.device("cpu")
@@ -65,17 +67,19 @@ def teacher() -> torch.nn.Module:
 
 
 def test_a_batch_computes_what_the_model_computes(corpus: Corpus, teacher: torch.nn.Module) -> None:
-    resident = ResidentCorpus.of(corpus, 48, CPU)
+    resident = ResidentCorpus.of(corpus, CPU)
     spare = len(resident.coords) - 1
     rows = torch.tensor([*range(spare), *[spare] * 7])
     batch = Batch.of(resident, rows)
     order = torch.rand(len(rows))
-    b, g = batch.backbones, batch.graph
+    b, g = batch.backbones, batch.graph(48)
     logits = forward(
         teacher, b.coords, b.residue_index, b.chain, g.neighbours, g.valid, batch.native, order
     )
-    found = logits.log_softmax(-1)[batch.real].split(resident.sizes.tolist())
-    orders = [np.argsort(o.numpy())[None] for o in order[batch.real].split(resident.sizes.tolist())]
+    found = logits.log_softmax(-1)[batch.present].split(resident.sizes.tolist())
+    orders = [
+        np.argsort(o.numpy())[None] for o in order[batch.present].split(resident.sizes.tolist())
+    ]
     expected = mpnn.load_model("v_48_020").log_probs(list(corpus.structures), None, orders)
     difference = max(
         float(np.abs(f.numpy() - e[0]).max()) for f, e in zip(found, expected, strict=True)
@@ -86,7 +90,7 @@ def test_a_batch_computes_what_the_model_computes(corpus: Corpus, teacher: torch
 @given(seed=st.integers(0, 2**32 - 1), nodes=st.integers(130, 700))
 @settings(max_examples=25, deadline=None)
 def test_steps_take_whole_chains_of_clusters_in_turn(corpus: Corpus, seed: int, nodes: int) -> None:
-    resident = ResidentCorpus.of(corpus, 48, CPU)
+    resident = ResidentCorpus.of(corpus, CPU)
     spare = len(resident.coords) - 1
     plan = resident.plan(seed, 0, 12, nodes)
     taken = []
@@ -105,13 +109,80 @@ def test_steps_take_whole_chains_of_clusters_in_turn(corpus: Corpus, seed: int, 
     assert (plan == resident.plan(seed, 0, 12, nodes)).all()
 
 
-def test_noise_stays_within_its_bound_and_off_the_neighbours(corpus: Corpus) -> None:
-    resident = ResidentCorpus.of(corpus, 48, CPU)
-    batch = Batch.of(resident, torch.arange(len(resident.coords)))
-    noisy = batch.noisy(0.2, resident.chains)
-    moved = (noisy.backbones.coords - batch.backbones.coords)[batch.real].std()
+def whole(corpus: Corpus) -> tuple[ResidentCorpus, Batch]:
+    """All of a corpus as one batch, with the spare row at its end."""
+    resident = ResidentCorpus.of(corpus, CPU)
+    return resident, Batch.of(resident, torch.arange(len(resident.coords)))
+
+
+def test_noise_stays_within_its_bound(corpus: Corpus) -> None:
+    resident, batch = whole(corpus)
+    noisy = batch.varied(Lessons(noise=0.2, divide=0, crop=0), resident)
+    moved = (noisy.backbones.coords - batch.backbones.coords)[batch.present].std()
     assert 0 < moved < 0.2
-    assert noisy.graph is batch.graph
+    assert (noisy.present == batch.present).all()
+
+
+def test_divided_structures_are_two_or_three_chains_in_a_row(corpus: Corpus) -> None:
+    torch.manual_seed(0)
+    resident, batch = whole(corpus)
+    seen = set()
+    for _ in range(20):
+        divided = batch.varied(Lessons(divide=1, crop=0), resident)
+        for structure, size in enumerate(resident.sizes):
+            chain = divided.backbones.chain[divided.structure == structure].tolist()
+            pieces = [next(group) for _, group in groupby(chain)]
+            assert len(chain) == size
+            assert pieces == sorted(set(pieces))
+            seen.add(len(pieces))
+        chains_of = {
+            (int(s), int(c))
+            for s, c in zip(divided.structure, divided.backbones.chain, strict=True)
+        }
+        assert len({c for _, c in chains_of}) == len(chains_of)  # no number in two structures
+    assert seen == {1, 2, 3}  # a cut may fall before the first residue
+
+
+def test_cropped_structures_keep_one_side_of_a_plane(corpus: Corpus) -> None:
+    torch.manual_seed(0)
+    resident, batch = whole(corpus)
+    shares = []
+    for _ in range(20):
+        cropped = batch.varied(Lessons(noise=0, divide=0, crop=1), resident)
+        for structure, size in enumerate(resident.sizes):
+            rows = cropped.structure == structure
+            ca, kept = batch.backbones.coords[rows, 1], cropped.present[rows]
+            shares.append(float(kept.sum()) / size)
+            if 8 <= int(kept.sum()) <= size - 8:
+                side = LinearSVC(C=1e6, max_iter=200_000).fit(ca.numpy(), kept.numpy())
+                assert side.score(ca.numpy(), kept.numpy()) > 0.98
+    assert 0.7 < float(np.mean(shares)) < 0.9
+    assert min(shares) > 0.25
+
+
+def test_a_lesson_is_the_network_on_the_structure_that_it_shows(
+    corpus: Corpus, teacher: torch.nn.Module
+) -> None:
+    """Divided and cropped: the model on structures made of what is left says the same."""
+    torch.manual_seed(1)
+    resident, batch = whole(corpus)
+    lesson = batch.varied(Lessons(noise=0, divide=1, crop=1), resident)
+    order = torch.rand(len(lesson.rows))
+    b, g = lesson.backbones, lesson.graph(48)
+    logits = forward(
+        teacher, b.coords, b.residue_index, b.chain, g.neighbours, g.valid, lesson.native, order
+    )
+    model = mpnn.load_model("v_48_020")
+    for structure in range(len(corpus)):
+        rows = (lesson.structure == structure) & lesson.present
+        shown = mpnn.Structure.from_backbone(
+            b.coords[rows].numpy(),
+            "".join(ALPHABET[i] for i in lesson.native[rows]),
+            chain_ids=[str(int(c)) for c in b.chain[rows]],
+            residue_index=b.residue_index[rows].numpy(),
+        )
+        expected = model.log_probs(shown, None, np.argsort(order[rows].numpy())[None])[0]
+        assert np.abs(logits[rows].log_softmax(-1).numpy() - expected).max() < 1e-4
 
 
 def test_a_student_of_the_teachers_shape_starts_as_the_teacher(teacher: torch.nn.Module) -> None:
@@ -262,8 +333,7 @@ def test_wrong_calls_say_what_is_expected(
 
 
 def test_ranks_of_equal_chains_do_not_mix(corpus: Corpus) -> None:
-    resident = ResidentCorpus.of(corpus, 48, CPU)
-    batch = Batch.of(resident, torch.arange(len(resident.coords)))
-    same = batch.backbones.chain[batch.graph.neighbours] == batch.backbones.chain[:, None]
+    _, batch = whole(corpus)
+    same = batch.backbones.chain[batch.graph(48).neighbours] == batch.backbones.chain[:, None]
     assert bool(same.all())
     assert len(list(groupby(batch.backbones.chain.tolist()))) == len(corpus) + 1

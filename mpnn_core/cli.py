@@ -171,7 +171,7 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     distill.add_argument(
         "--validation", type=Path, metavar="CORPUS",
-        help="structures whose teacher-forced recovery is shown as it learns",
+        help="structures on which recovery and KL are shown as it learns",
     )  # fmt: skip
     distill.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE",
@@ -452,7 +452,11 @@ def run_distill(options: argparse.Namespace) -> int:
     def report(look: Look) -> None:
         found = [
             f"{name}: KL {divergence:.4f}"
-            + (f", recovery {100 * look.recovery[name]:.2f} %" if look.recovery else "")
+            + (
+                f", held out {look.held_out[name]:.4f}, recovery {100 * look.recovery[name]:.2f} %"
+                if look.recovery
+                else ""
+            )
             for name, divergence in look.divergence.items()
         ]
         teacher = look.recovery.get("teacher")

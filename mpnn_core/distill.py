@@ -2,13 +2,15 @@
 
 A student learns the teacher's distribution over the 21 letters at every residue of real backbones
 (Hinton et al., 2015, arXiv:1503.02531): the Kullback-Leibler divergence to the teacher, and a share
-of cross-entropy to the native residue. Each lesson has fresh backbone noise, a random decoding
-order, and a context that is the native sequence or a mixture of it with what the teacher itself
-drew there last, so that a student is also good on sequences that it designs.
+of cross-entropy to the native residue. No lesson comes twice: each has fresh backbone noise, a
+random decoding order, a context that is the native sequence or a mixture of it with what the
+teacher itself drew there last, and a structure that may be cut into several chains or lack what
+lies beyond a plane. Teacher and student see the same.
 
-The corpus lives on the device as one disjoint graph. A step takes whole chains up to a fixed number
-of residues, so shapes never change: on a GPU the networks are compiled and a step, from gathering
-residues to averaging weights, is one CUDA graph. Students of one run share the teacher's work.
+The corpus lives on the device as one disjoint graph. A step takes whole structures up to a fixed
+number of residues, so shapes never change: on a GPU the networks are compiled and a step, from
+gathering residues to averaging weights, is one CUDA graph. Students of one run share the teacher's
+work.
 
 A run is a folder. It is cut wherever it is convenient: what was saved resumes, and resumed equals
 uninterrupted.
@@ -37,7 +39,7 @@ from torch.nn import functional as F
 from mpnn_core.checkpoints import Checkpoint, build_network, load_checkpoint, random_network
 from mpnn_core.corpus import Corpus
 from mpnn_core.fasta import write_atomically
-from mpnn_core.graph import Backbones, Graph, nearest_neighbours
+from mpnn_core.graph import CA, Backbones, Graph, nearest_of_present
 from mpnn_core.network import MPNN
 from mpnn_core.structure import ALPHABET
 from mpnn_core.variants import find_variant
@@ -59,10 +61,12 @@ class Lessons:
     ----------
     teacher : published checkpoint, or path
     steps : length of the run; learning rates fall to 0 at its end
-    nodes : residues per step, whole chains
-    noise : backbone noise, Å; a chain's standard deviation is uniform between 0 and this
-    native : share of chains whose context is the native sequence
-    seed : of noise, orders, contexts and the order of chains
+    nodes : residues per step, whole structures
+    noise : backbone noise, Å; a structure's standard deviation is uniform between 0 and this
+    native : share of structures whose context is the native sequence
+    divide : share of structures that are divided into two or three chains at random residues
+    crop : share of structures of which only what lies on one side of a random plane is kept
+    seed : of noise, orders, contexts and the order of structures
     """
 
     teacher: str = "v_48_020"
@@ -70,6 +74,8 @@ class Lessons:
     nodes: int = 4096
     noise: float = 0.2
     native: float = 0.5
+    divide: float = 0.4
+    crop: float = 0.4
     seed: int = 0
 
 
@@ -147,12 +153,12 @@ class ResidentCorpus:
 
     Attributes
     ----------
-    coords : (R + 1, 4, 3) float32, Å
+    coords : (R + 1, 4, 3) float32, Å, about the centre of each structure
     tokens : (R + 1,) int64, the native sequence
     drawn : (R + 1,) int64, what the teacher drew last; the native residue at first
-    residue_index, chain : (R + 1,) int64
-    neighbours : (R + 1, K) int16, rows from a residue to its k nearest, nearest first
-    valid : (R + 1, K) bool, False on the spare slots of chains shorter than K
+    residue_index, chain, structure : (R + 1,) int64
+    place : (R + 1,) float32, where along its structure a residue is, between 0 and 1
+    spread : (R + 1,) float32, Å, standard deviation of a structure's CA along an axis
     starts, sizes : (S,) first row and residues of every structure, on the host
     clusters : arrays of structures; a cluster is as likely as another
     """
@@ -162,50 +168,47 @@ class ResidentCorpus:
     drawn: Tensor
     residue_index: Tensor
     chain: Tensor
-    neighbours: Tensor
-    valid: Tensor
+    structure: Tensor
+    place: Tensor
+    spread: Tensor
     starts: NDArray[np.int64]
     sizes: NDArray[np.int64]
     clusters: list[NDArray[np.int64]]
 
     @classmethod
-    def of(cls, corpus: Corpus, k: int, device: torch.device) -> ResidentCorpus:
-        """`corpus` with the k-NN graphs of its clean backbones."""
+    def of(cls, corpus: Corpus, device: torch.device) -> ResidentCorpus:
+        """The complete residues of `corpus` on the device."""
         structures = corpus.structures
         backbones = Backbones.from_structures(structures, device)
         offsets = np.array(backbones.offsets)
         sizes = np.diff(offsets)
-        graph = nearest_neighbours(backbones, k)
-        R, K = graph.neighbours.shape
-        own = torch.arange(R, device=device)
-        valid = graph.valid if graph.valid is not None else torch.ones_like(graph.neighbours).bool()
+        count = torch.from_numpy(sizes).to(device)
+        structure = torch.arange(len(sizes), device=device).repeat_interleave(count)  # (R,)
+        place = (torch.arange(len(structure), device=device) + 0.5).float()
+        place = (place - torch.from_numpy(offsets[:-1]).to(device)[structure]) / count[structure]
+        ca = backbones.coords[:, CA]
+        centre = _mean_by(structure, ca, count)  # (S, 3)
+        coords = backbones.coords - centre[structure, None]
+        spread = _mean_by(structure, coords[:, CA].square(), count).mean(1).sqrt()  # (S,)
         tokens = torch.from_numpy(np.concatenate([s.tokens[s.mask] for s in structures]))
-        if k > K:  # every chain is shorter than k: the graph keeps k columns all the same
-            graph = graph.padded(R, k)
-            assert graph.valid is not None
-            valid = graph.valid
 
         def resident(values: Tensor, spare: float = 0) -> Tensor:
             return torch.cat([values, torch.full_like(values[:1], spare)])
 
         tokens = resident(tokens.to(device), UNKNOWN)
         return cls(
-            resident(backbones.coords),
+            resident(coords),
             tokens,
             tokens.clone(),
             resident(backbones.residue_index),
             resident(backbones.chain, int(backbones.chain.max()) + 1),
-            resident((graph.neighbours - own[:, None]).to(torch.int16)),
-            resident(valid),
+            resident(structure, len(sizes)),
+            resident(place),
+            resident(spread[structure]),
             offsets[:-1],
             sizes,
             [np.flatnonzero(corpus.cluster == c) for c in np.unique(corpus.cluster)],
         )
-
-    @property
-    def chains(self) -> int:
-        """Chains, the spare row's own included."""
-        return int(self.chain[-1]) + 1
 
     def plan(self, seed: int, block: int, steps: int, nodes: int) -> NDArray[np.int32]:
         """Rows of every step of a block: (steps, nodes), filled up with the spare row.
@@ -232,44 +235,70 @@ class ResidentCorpus:
                 yield int(members[random.integers(len(members))])
 
 
+def _mean_by(group: Tensor, values: Tensor, count: Tensor) -> Tensor:
+    """Mean of `values` (R, n) over the rows of each group: (groups, n)."""
+    sums = values.new_zeros(len(count), values.shape[1]).index_add_(0, group, values)
+    return sums / count[:, None]
+
+
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Whole chains of a corpus as one graph of a fixed number of nodes.
+    """Whole structures of a corpus in a fixed number of nodes.
 
     Attributes
     ----------
-    backbones, graph : N nodes
+    backbones : N nodes
+    structure : (N,) int64, rows of one structure share a number
     native : (N,) int64
-    real : (N,) bool, False on nodes that fill up
+    present : (N,) bool, False on nodes that fill up or are left out of a lesson
     rows : (N,) int64, which residues of the corpus these are
     """
 
     backbones: Backbones
-    graph: Graph
+    structure: Tensor
     native: Tensor
-    real: Tensor
+    present: Tensor
     rows: Tensor
 
     @classmethod
     def of(cls, corpus: ResidentCorpus, rows: Tensor) -> Batch:
-        """`rows`: (N,) int64 on the device, chains whole and one after the other."""
-        neighbours = torch.arange(len(rows), device=rows.device)[:, None] + corpus.neighbours[rows]
+        """`rows`: (N,) int64 on the device, structures whole and one after the other."""
         return cls(
             Backbones(
                 corpus.coords[rows], corpus.residue_index[rows], corpus.chain[rows], (0, len(rows))
             ),
-            Graph(neighbours, corpus.valid[rows]),
+            corpus.structure[rows],
             corpus.tokens[rows],
             rows < corpus.coords.shape[0] - 1,
             rows,
         )
 
-    def noisy(self, noise: float, chains: int) -> Batch:
-        """Every chain with its own amount of noise, up to `noise` Å."""
-        scale = noise * torch.rand(chains, device=self.rows.device)[self.backbones.chain]
-        shift = scale[:, None, None] * torch.randn_like(self.backbones.coords)
+    def graph(self, k: int) -> Graph:
+        """The k nearest of those present, in a fixed shape: (N, k)."""
+        ca = self.backbones.coords[:, CA]
+        return nearest_of_present(ca, self.structure, self.present, k)
+
+    def varied(self, lessons: Lessons, corpus: ResidentCorpus) -> Batch:
+        """Noise on every backbone; some structures divided into chains, some cropped."""
+        device, structures = self.rows.device, len(corpus.sizes) + 1
+        luck = torch.rand(structures, 7, device=device)[self.structure]  # (N, 7)
+        noise, divided, crop, first, second, three, depth = luck.unbind(1)
+        backbones = self.backbones
+        scale = (lessons.noise * noise)[:, None, None]
+        coords = backbones.coords + scale * torch.randn_like(backbones.coords)
+
+        place = corpus.place[self.rows]
+        piece = (place > first).long() + ((place > second) & (three < 0.5)).long()  # 0, 1 or 2
+        chain = 3 * backbones.chain + torch.where(divided < lessons.divide, piece, 0)
+
+        # A plane across a random axis, from the centre to twice the spread: half to all is kept.
+        axis = F.normalize(torch.randn(structures, 3, device=device), dim=1)[self.structure]
+        height = (backbones.coords[:, CA] * axis).sum(1)  # (N,)
+        kept = (height < 2 * depth * corpus.spread[self.rows]) | (crop >= lessons.crop)
         return replace(
-            self, backbones=replace(self.backbones, coords=self.backbones.coords + shift)
+            self,
+            backbones=replace(backbones, coords=coords, chain=chain),
+            present=self.present & kept,
         )
 
 
@@ -343,10 +372,10 @@ class Student:
     def loss(self, batch: Batch, logits: Tensor, lesson: Lesson) -> tuple[Tensor, Tensor]:
         """What is minimised, and the divergence to the teacher alone, per residue."""
         log_probs = logits.log_softmax(-1)
-        known = batch.real.sum()
+        known = batch.present.sum()
         divergence = F.kl_div(log_probs, lesson.log_probs, reduction="none", log_target=True)
-        kl = (divergence.sum(-1) * batch.real).sum() / known
-        graded = batch.real & lesson.native & (batch.native != UNKNOWN)
+        kl = (divergence.sum(-1) * batch.present).sum() / known
+        graded = batch.present & lesson.native & (batch.native != UNKNOWN)
         nll = -log_probs.gather(-1, batch.native[:, None])[:, 0]
         loss = kl + self.recipe.native_weight * (nll * graded).sum() / known
         return loss, kl.detach()
@@ -518,7 +547,13 @@ class Lesson:
 
 @dataclass
 class Look:
-    """Where a run stands; `report` of `Run.train` gets one at every look."""
+    """Where a run stands; `report` of `Run.train` gets one at every look.
+
+    Attributes
+    ----------
+    divergence : student -> from the teacher, on the lessons of the last block, nats per residue
+    recovery, held_out : what `Run.validate` found, if there are validation structures
+    """
 
     step: int
     steps: int
@@ -526,6 +561,7 @@ class Look:
     residues_per_second: float
     divergence: dict[str, float]
     recovery: dict[str, float] = field(default_factory=dict)
+    held_out: dict[str, float] = field(default_factory=dict)
 
 
 class Run:
@@ -563,12 +599,10 @@ class Run:
         baseline = find_variant("baseline")
         self.teacher = build_network(checkpoint, baseline).to(self.device)
         self.source = corpus
-        k = self.teacher.neighbours
-        self.corpus = ResidentCorpus.of(corpus, k, self.device)
-        self.validation = ResidentCorpus.of(validation, k, self.device) if validation else None
+        self.corpus = ResidentCorpus.of(corpus, self.device)
+        self.validation = ResidentCorpus.of(validation, self.device) if validation else None
         torch.manual_seed(lessons.seed)
         self.students = [Student(n, r, self.teacher, self.device) for n, r in recipes.items()]
-        self.chains = self.corpus.chains  # read once: a recorded step cannot wait for the device
         self.step = 0
         self.seconds = 0.0
         self.history: list[dict[str, Any]] = []
@@ -589,35 +623,48 @@ class Run:
 
     # -- one step
 
-    def _forward(self, network: MPNN, batch: Batch, tokens: Tensor, order: Tensor) -> Tensor:
-        b, g = batch.backbones, batch.graph
-        assert g.valid is not None
+    def _forward(
+        self, network: MPNN, batch: Batch, graph: Graph, tokens: Tensor, order: Tensor
+    ) -> Tensor:
+        b = batch.backbones
+        assert graph.valid is not None
         found: Tensor = self.forwards[id(network)](
-            network, b.coords, b.residue_index, b.chain, g.neighbours, g.valid, tokens, order
+            network,
+            b.coords,
+            b.residue_index,
+            b.chain,
+            graph.neighbours,
+            graph.valid,
+            tokens,
+            order,
         )
         return found
 
-    def _lesson(self, batch: Batch) -> Lesson:
+    def _lesson(self, batch: Batch, graph: Graph) -> Lesson:
         """Draws a context and an order, and asks the teacher; what it draws is kept."""
-        luck = torch.rand(self.chains, 2, device=self.device)[batch.backbones.chain]  # (N, 2)
+        structures = len(self.corpus.sizes) + 1
+        luck = torch.rand(structures, 2, device=self.device)[batch.structure]  # (N, 2)
         native = luck[:, 0] < self.lessons.native
         redrawn = ~native & (torch.rand_like(luck[:, 0]) < luck[:, 1])
         tokens = torch.where(redrawn, self.corpus.drawn[batch.rows], batch.native)
         order = torch.rand_like(luck[:, 0])
         # Grad mode is left on: nothing of the teacher needs a gradient, and tiles are for no_grad.
-        log_probs = self._forward(self.teacher, batch, tokens, order).log_softmax(-1)
+        log_probs = self._forward(self.teacher, batch, graph, tokens, order).log_softmax(-1)
         gumbel = -torch.empty_like(log_probs[:, :UNKNOWN]).exponential_().log()
-        self.corpus.drawn[batch.rows] = (log_probs[:, :UNKNOWN] + gumbel).argmax(-1)
+        drawn = (log_probs[:, :UNKNOWN] + gumbel).argmax(-1)
+        self.corpus.drawn[batch.rows] = torch.where(
+            batch.present, drawn, self.corpus.drawn[batch.rows]
+        )
         return Lesson(tokens, order, native, log_probs)
 
     def _one_step(self) -> None:
         rows = self.rows.index_select(0, self.cursor)[0].long()
-        clean = Batch.of(self.corpus, rows)
-        batch = clean.noisy(self.lessons.noise, self.chains)
-        lesson = self._lesson(batch)
+        batch = Batch.of(self.corpus, rows).varied(self.lessons, self.corpus)
+        graph = batch.graph(self.teacher.neighbours)
+        lesson = self._lesson(batch, graph)
         for i, student in enumerate(self.students):
             student.rate.copy_(self.rates[i].index_select(0, self.cursor)[0])
-            logits = self._forward(student.network, batch, lesson.tokens, lesson.order)
+            logits = self._forward(student.network, batch, graph, lesson.tokens, lesson.order)
             loss, divergence = student.loss(batch, logits, lesson)
             loss.backward()
             student.update(self.count)
@@ -701,7 +748,7 @@ class Run:
                     self.seconds,
                     rate,
                     {s.name: float(r.mean()) for s, r in zip(self.students, losses, strict=True)},
-                    self.recovery() if self.validation is not None else {},
+                    *(self.validate() if self.validation is not None else ({}, {})),
                 )
                 self.history.append(asdict(look))
                 report(look)
@@ -729,13 +776,18 @@ class Run:
     # -- looking at it
 
     @torch.no_grad()
-    def recovery(self) -> dict[str, float]:
-        """Teacher-forced recovery on the validation chains, mean over chains: teacher and students.
+    def validate(self) -> tuple[dict[str, float], dict[str, float]]:
+        """On the validation structures, whole and clean, with the averaged weights.
 
-        One random order per chain, the same at every look; averaged weights.
+        One random order per structure, the same at every look.
+
+        Returns
+        -------
+        teacher-forced recovery of teacher and students, and the students' divergence from the
+        teacher in nats per residue, both means over structures
         """
         assert self.validation is not None
-        corpus, nodes = self.validation, self.lessons.nodes
+        corpus = self.validation
         sizes = torch.from_numpy(corpus.sizes)
         generator = torch.Generator().manual_seed(0)
         order = torch.rand(int(sizes.sum()) + 1, generator=generator).to(self.device)
@@ -743,19 +795,35 @@ class Run:
         trained = [s.weights.clone() for s in self.students]
         for student in self.students:
             student.weights.copy_(student.averaged)
-        found = {}
-        for name, network in networks:
-            hit = torch.zeros(len(order), device=self.device)
-            for rows in _whole_chains(corpus, nodes):
-                batch = Batch.of(corpus, torch.from_numpy(rows).to(self.device))
+        found = {
+            name: torch.zeros(len(order), 2, device=self.device)  # native letter?, divergence
+            for name, _ in networks
+        }
+        for rows in _whole_structures(corpus, self.lessons.nodes):
+            batch = Batch.of(corpus, torch.from_numpy(rows).to(self.device))
+            graph = batch.graph(self.teacher.neighbours)
+            taught = None
+            for name, network in networks:
                 with torch.enable_grad():  # the compiled networks know this mode
-                    logits = self._forward(network, batch, batch.native, order[batch.rows])
-                hit[batch.rows] = (logits[:, :UNKNOWN].argmax(-1) == batch.native).float()
-            chains = hit[:-1].cpu().split(sizes.tolist())
-            found[name] = float(torch.stack([c.mean() for c in chains]).mean())
+                    logits = self._forward(network, batch, graph, batch.native, order[batch.rows])
+                log_probs = logits.log_softmax(-1)
+                taught = log_probs if taught is None else taught
+                found[name][batch.rows] = torch.stack(
+                    [
+                        (logits[:, :UNKNOWN].argmax(-1) == batch.native).float(),
+                        (taught.exp() * (taught - log_probs)).sum(-1),
+                    ],
+                    1,
+                )
         for student, weights in zip(self.students, trained, strict=True):
             student.weights.copy_(weights)
-        return found
+        means = {
+            name: torch.stack([s.mean(0) for s in rows[:-1].cpu().split(sizes.tolist())]).mean(0)
+            for name, rows in found.items()
+        }
+        recovery = {name: float(mean[0]) for name, mean in means.items()}
+        divergence = {name: float(mean[1]) for name, mean in means.items() if name != "teacher"}
+        return recovery, divergence
 
     # -- the folder
 
@@ -862,8 +930,8 @@ def device_name(device: torch.device) -> str:
     return f"{device.type}, {platform.machine()}, {torch.get_num_threads()} threads"
 
 
-def _whole_chains(corpus: ResidentCorpus, nodes: int) -> Iterator[NDArray[np.int64]]:
-    """All chains once, in order, in parts of `nodes` rows filled up with the spare row."""
+def _whole_structures(corpus: ResidentCorpus, nodes: int) -> Iterator[NDArray[np.int64]]:
+    """All structures once, in order, in parts of `nodes` rows filled up with the spare row."""
     part: list[NDArray[np.int64]] = []
     filled = 0
 

@@ -141,6 +141,28 @@ def nearest_neighbours(backbones: Backbones, k: int) -> Graph:
     return Graph(neighbours, torch.arange(K, device=neighbours.device) < slots[:, None])
 
 
+def nearest_of_present(ca: Tensor, structure: Tensor, present: Tensor, k: int) -> Graph:
+    """The graph of the nodes that are present, in a fixed shape, for batches that training draws.
+
+    Parameters
+    ----------
+    ca : (N, 3) float, Å
+    structure : (N,) int64; nodes of one structure share a number
+    present : (N,) bool; only these are anyone's neighbours
+    k : columns; spare ones are invalid and point at the node itself
+    """
+    N = len(ca)
+    x, y, z = ca.unbind(1)
+    squared = (x[:, None] - x).square_()  # (N, N)
+    squared += (y[:, None] - y).square_()
+    squared += (z[:, None] - z).square_()
+    squared.masked_fill_((structure[:, None] != structure) | ~present, torch.inf)
+    nearest, found = squared.topk(min(k, N), largest=False)
+    valid = nearest < torch.inf
+    neighbours = torch.where(valid, found, torch.arange(N, device=ca.device)[:, None])
+    return Graph(neighbours, valid)
+
+
 def _nearest(ca: Tensor, k: int) -> Tensor:
     """Indices (L, k) of the k nearest of (L, 3) points, in blocks of rows."""
     x, y, z = ca.unbind(1)
