@@ -89,6 +89,8 @@ class Recipe:
         "random" is what the original starts from
     learning_rate, warmup, fall : reached after `warmup` steps, held, then linear to 0 over the
         last share `fall` of the steps
+    orthogonal : matrices between hidden states learn by orthogonalised momentum (Muon), by AdamW
+        like everything else if not
     weight_decay : of AdamW and of Muon
     native_weight : weight of the cross-entropy to the native residue
     average : decay of the moving average of weights, which is what ships
@@ -98,6 +100,7 @@ class Recipe:
     learning_rate: float = 1e-2
     warmup: int = 500
     fall: float = 0.5
+    orthogonal: bool = True
     weight_decay: float = 0.01
     native_weight: float = 0.2
     average: float = 0.999
@@ -342,7 +345,7 @@ class Student:
         hidden = self.network.W_e.weight.shape[0]
         named = list(self.network.named_parameters())
         # Square blocks first: Muon's and AdamW's shares are two contiguous parts of the vector.
-        square = {n for n, p in named if _blocks(n, p.shape, hidden)}
+        square = {n for n, p in named if recipe.orthogonal and _blocks(n, p.shape, hidden)}
         self.parameters = sorted(named, key=lambda item: item[0] not in square)
         sizes = [p.numel() for _, p in self.parameters]
         split = sum(p.numel() for n, p in named if n in square)
@@ -385,12 +388,13 @@ class Student:
         """One step of the optimisers from `gradient` at `rate`; `step` counts from 0."""
         norm = self.gradient.norm()
         self.gradient *= (GRADIENT_NORM / (norm + 1e-6)).clamp(max=1.0)
-        split = len(self.momentum)
-        gradient, weights = self.gradient[:split], self.weights[:split]
-        self.momentum.lerp_(gradient, 0.05)
-        ahead = gradient.lerp(self.momentum, 0.95)  # Nesterov
-        weights.mul_(1 - self.rate * self.recipe.weight_decay)
-        weights.sub_(self.rate * self._orthogonal(ahead))
+        if self.matrices:
+            split = len(self.momentum)
+            gradient, weights = self.gradient[:split], self.weights[:split]
+            self.momentum.lerp_(gradient, 0.05)
+            ahead = gradient.lerp(self.momentum, 0.95)  # Nesterov
+            weights.mul_(1 - self.rate * self.recipe.weight_decay)
+            weights.sub_(self.rate * self._orthogonal(ahead))
         self.adam.step()
         # Young averages forget faster, so that the start does not weigh on them.
         decay = ((1 + step) / (10 + step)).clamp(max=self.recipe.average)
