@@ -17,7 +17,13 @@ from proteins import path_of, protein
 from sklearn.svm import LinearSVC
 
 import mpnn_core as mpnn
-from mpnn_core.checkpoints import build_network, load_checkpoint
+from mpnn_core.checkpoints import (
+    CheckpointError,
+    build_network,
+    load_checkpoint,
+    load_student,
+    weights_file,
+)
 from mpnn_core.cli import main
 from mpnn_core.corpus import Corpus, corpus_of
 from mpnn_core.distill import (
@@ -198,6 +204,17 @@ def test_a_shallow_student_starts_from_the_first_and_the_last_layer(
     for kind in ("encoder_layers", "decoder_layers"):
         for layer, source in ((0, 0), (1, 2)):
             assert (lean[f"{kind}.{layer}.W2.weight"] == state[f"{kind}.{source}.W2.weight"]).all()
+
+
+def test_a_student_goes_on_from_a_checkpoint_of_its_shape(teacher: torch.nn.Module) -> None:
+    shipped = load_student(find_variant("extreme-v2")).state
+    path = weights_file("v_48_020").with_name("extreme-v2.safetensors")
+    student = Student("extreme-v2", Recipe(start=str(path)), teacher, CPU)
+    assert all((value == shipped[name]).all() for name, value in student.averages().items())
+    with pytest.raises(CheckpointError, match="does not fit variant 'extreme-v2'"):
+        Student("extreme-v2", Recipe(start="v_48_020"), teacher, CPU)
+    with pytest.raises(CheckpointError, match=r"nowhere\.safetensors"):
+        Student("extreme-v2", Recipe(start="nowhere.safetensors"), teacher, CPU)
 
 
 @pytest.mark.parametrize("name", sorted({v.student for v in VARIANTS.values() if v.student}))

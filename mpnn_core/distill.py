@@ -86,7 +86,7 @@ class Recipe:
     Attributes
     ----------
     start : "teacher" takes the teacher's first and last layers, cut to the student's width;
-        "random" is what the original starts from
+        "random" is what the original starts from; or a checkpoint of the student's shape, by path
     learning_rate, warmup, fall : reached after `warmup` steps, held, then linear to 0 over the
         last share `fall` of the steps
     orthogonal : matrices between hidden states learn by orthogonalised momentum (Muon), by AdamW
@@ -340,7 +340,8 @@ class Student:
         if recipe.start == "teacher":
             self.network.load_state_dict(cut(teacher.state_dict(), self.network.state_dict()))
         elif recipe.start != "random":
-            raise DistillError(f"{name}: start is {recipe.start!r}; expected 'teacher' or 'random'")
+            start = build_network(load_checkpoint(recipe.start), variant)
+            self.network.load_state_dict(start.state_dict())
         self.network.to(device).train()
         hidden = self.network.W_e.weight.shape[0]
         named = list(self.network.named_parameters())
