@@ -374,6 +374,70 @@ __attribute__((noinline)) Scratch& scratch() {
   return buffers;
 }
 
+// The first layer's messages. What an edge (i, k) sends there depends on the structure and on the
+// residue at its end alone: one of 22, the last being "not known yet". So each is computed once for
+// all sequences of a structure, when it is first asked for. The memory is kept for the next call:
+// threads that are the first to touch new memory hold each other up, by up to 4 ms at a time.
+class FirstMessages {
+ public:
+  static constexpr int kStates = kLetters + 1;
+  static constexpr size_t kStateBytes = size_t(64) << 20, kSlotBytes = size_t(256) << 20;
+  static constexpr int32_t kEmpty = -1;
+
+  // Forgets everything; no messages are shared where the rows are few or the structures large.
+  void reset(int64_t nodes, int64_t slots, int64_t rows, int H) {
+    const size_t keys = size_t(nodes) * slots * kStates;
+    shared_ = rows >= 2 * nodes && keys * sizeof(int32_t) <= kStateBytes;
+    if (!shared_) return;
+    slots_ = int32_t(std::min({keys, size_t(rows) * slots, kSlotBytes / (H * sizeof(float))}));
+    pool_.resize(size_t(slots_) * H);
+    if (owner_.size() < size_t(slots_)) owner_.resize(slots_);
+    if (keys > keys_) {
+      state_.reset(new std::atomic<int32_t>[keys]);
+      keys_ = keys;
+    }
+    for (size_t i = 0; i < keys; i++) state_[i].store(kEmpty, std::memory_order_relaxed);
+    used_.store(0);
+  }
+
+  // Where the message of `key` is or will be; null where it has no place. `mine` says that the
+  // caller (`tile`) must compute it and then publish it.
+  float* find(size_t key, int64_t tile, int H, bool& mine, int32_t& slot) {
+    mine = false;
+    if (!shared_) return nullptr;
+    int32_t found = state_[key].load(std::memory_order_acquire);
+    if (found == kEmpty) {
+      if (used_.load(std::memory_order_relaxed) >= slots_) return nullptr;
+      slot = used_.fetch_add(1);
+      if (slot >= slots_) return nullptr;
+      owner_[slot] = tile;
+      if (state_[key].compare_exchange_strong(found, claimed(slot), std::memory_order_acq_rel)) {
+        mine = true;
+        return pool_.data() + size_t(slot) * H;
+      }
+    }
+    if (found >= 0) return pool_.data() + size_t(found) * H;
+    // Claimed: by this tile, which will have computed it in time, or by another, which may not.
+    slot = claimed(found);
+    return owner_[slot] == tile ? pool_.data() + size_t(slot) * H : nullptr;
+  }
+
+  void publish(size_t key, int32_t slot) { state_[key].store(slot, std::memory_order_release); }
+  int64_t next_tile() { return tiles_.fetch_add(1); }
+
+ private:
+  static int32_t claimed(int32_t slot) { return -2 - slot; }  // its own inverse
+
+  bool shared_ = false;
+  int32_t slots_ = 0;
+  size_t keys_ = 0;
+  Buffer pool_;
+  std::vector<int64_t> owner_;
+  std::unique_ptr<std::atomic<int32_t>[]> state_;
+  std::atomic<int32_t> used_{0};
+  std::atomic<int64_t> tiles_{0};
+};
+
 class Network : public Engine {
  public:
   explicit Network(const Parameters& parameters) {
@@ -437,6 +501,7 @@ class Network : public Engine {
   Norm norm_edges_;
   std::vector<EncoderLayer> encoders_;
   std::vector<DecoderLayer> decoders_;
+  FirstMessages first_messages_;
 };
 
 // ------------------------------------------------------------------------------- encoder
@@ -658,71 +723,17 @@ void Network::encode(const Backbones& backbones, const Graph& graph, const Encod
 
 // ------------------------------------------------------------------------------- decoder
 
-// The first layer's messages. What an edge (i, k) sends there depends on the structure and on the
-// residue at its end alone: one of 22, the last being "not known yet". So each is computed once for
-// all sequences of a structure, when it is first asked for.
-class FirstMessages {
- public:
-  static constexpr int kStates = kLetters + 1;
-  static constexpr size_t kStateBytes = size_t(64) << 20, kSlotBytes = size_t(256) << 20;
-  static constexpr int32_t kEmpty = -1;
-
-  FirstMessages(int64_t nodes, int64_t slots, int64_t rows, int H) {
-    const size_t keys = size_t(nodes) * slots * kStates;
-    if (rows < 2 * nodes || keys * sizeof(int32_t) > kStateBytes) return;
-    slots_ = int32_t(std::min(keys, kSlotBytes / (H * sizeof(float))));
-    pool_.resize(size_t(slots_) * H);
-    owner_.reset(new int64_t[slots_]);
-    state_.reset(new std::atomic<int32_t>[keys]);
-    for (size_t i = 0; i < keys; i++) state_[i].store(kEmpty, std::memory_order_relaxed);
-  }
-
-  // Where the message of `key` is or will be; null where it has no place. `mine` says that the
-  // caller (`tile`) must compute it and then publish it.
-  float* find(size_t key, int64_t tile, int H, bool& mine, int32_t& slot) {
-    mine = false;
-    if (!state_) return nullptr;
-    int32_t found = state_[key].load(std::memory_order_acquire);
-    if (found == kEmpty) {
-      if (used_.load(std::memory_order_relaxed) >= slots_) return nullptr;
-      slot = used_.fetch_add(1);
-      if (slot >= slots_) return nullptr;
-      owner_[slot] = tile;
-      if (state_[key].compare_exchange_strong(found, claimed(slot), std::memory_order_acq_rel)) {
-        mine = true;
-        return pool_.data() + size_t(slot) * H;
-      }
-    }
-    if (found >= 0) return pool_.data() + size_t(found) * H;
-    // Claimed: by this tile, which will have computed it in time, or by another, which may not.
-    slot = claimed(found);
-    return owner_[slot] == tile ? pool_.data() + size_t(slot) * H : nullptr;
-  }
-
-  void publish(size_t key, int32_t slot) { state_[key].store(slot, std::memory_order_release); }
-  int64_t next_tile() { return tiles_.fetch_add(1); }
-
- private:
-  static int32_t claimed(int32_t slot) { return -2 - slot; }  // its own inverse
-
-  int32_t slots_ = 0;
-  Buffer pool_;
-  std::unique_ptr<int64_t[]> owner_;
-  std::unique_ptr<std::atomic<int32_t>[]> state_;
-  std::atomic<int32_t> used_{0};
-  std::atomic<int64_t> tiles_{0};
-};
-
 // Sequences on their way through the decoder. `table(l)[m]` is what row m contributes to later
 // neighbours in layer l > 0, C emb(s) + D h; the first layer's follows from the encoding.
 class Decoding {
  public:
-  Decoding(const Network& network, const Graph& graph, const Encoding& encoding, const Rows& rows,
+  Decoding(Network& network, const Graph& graph, const Encoding& encoding, const Rows& rows,
            const int64_t* tokens, const int64_t* group)
       : net_(network), graph_(graph), encoding_(encoding), rows_(rows), tokens_(tokens),
         group_(group), H_(network.H_), K_(graph.slots), N_(graph.nodes), layers_(network.decoders_.size()),
         M_(rows.starts[rows.sequences]), node_(M_), shift_(M_), tables_(size_t(layers_ - 1) * M_ * H_),
-        here_(size_t(N_) * H_), first_(N_, K_, M_, H_) {
+        here_(size_t(N_) * H_), first_(network.first_messages_) {
+    first_.reset(N_, K_, M_, H_);
     for (int64_t s = 0; s < rows.sequences; s++)
       for (int64_t m = rows.starts[s]; m < rows.starts[s + 1]; m++) {
         node_[m] = rows.first_node[s] + m - rows.starts[s];
@@ -907,7 +918,7 @@ class Decoding {
   const int64_t M_;
   std::vector<int64_t> node_, shift_;  // row -> node; row of neighbour j = j + shift
   Buffer tables_, here_;
-  FirstMessages first_;
+  FirstMessages& first_;
 };
 
 void Network::decode(const Graph& graph, const Encoding& encoding, const Rows& rows,
@@ -1025,22 +1036,43 @@ struct Distribution {
   }
 };
 
+// The part of every sequence, (S,). A sequence reads no other, so one part a thread needs no waiting
+// between levels; all sequences are one part, divided level by level, where the parts would be uneven.
+std::vector<int64_t> parts_of(const Rows& rows, int64_t threads) {
+  const int64_t S = rows.sequences, M = rows.starts[S];
+  std::vector<int64_t> part(S), size(threads);
+  for (int64_t s = 0; s < S; s++) {
+    part[s] = (rows.starts[s] + rows.starts[s + 1]) * threads / (2 * M + 1);
+    size[part[s]] += rows.starts[s + 1] - rows.starts[s];
+  }
+  const auto [least, most] = std::minmax_element(size.begin(), size.end());
+  if (10 * *least < 9 * *most) std::fill(part.begin(), part.end(), 0);
+  return part;
+}
+
 int64_t Network::sample(const Graph& graph, const Encoding& encoding, const Rows& rows,
                         const Drawing& drawing, const Samples& samples) {
   Decoding decoding(*this, graph, encoding, rows, samples.tokens, drawing.group);
   const int64_t M = decoding.rows();
-  const std::vector<int64_t> level = levels(graph, rows, drawing);
+  std::vector<int64_t> level = levels(graph, rows, drawing);
   const int64_t depth = M ? 1 + *std::max_element(level.begin(), level.end()) : 0;
 
+  // One part after the other: from here on part p has the levels p * depth to (p + 1) * depth.
+  const std::vector<int64_t> part = parts_of(rows, thread_count());
+  const int64_t parts = part.empty() ? 1 : part.back() + 1, steps = parts * depth;
+  for (int64_t s = 0; s < rows.sequences; s++)
+    for (int64_t m = rows.starts[s]; m < rows.starts[s + 1]; m++)
+      if (level[m] != kPrefix) level[m] += part[s] * depth;
+
   // Rows by level, those of the same node side by side.
-  std::vector<int64_t> starts(depth + 2, 0), order(M);
+  std::vector<int64_t> starts(steps + 2, 0), order(M);
   for (int64_t m = 0; m < M; m++) starts[level[m] + 2]++;
   std::partial_sum(starts.begin(), starts.end(), starts.begin());
   {
     std::vector<int64_t> next(starts.begin(), starts.end() - 1);
     for (int64_t m = 0; m < M; m++) order[next[level[m] + 1]++] = m;
   }
-  parallel_for(depth + 1, [&](int64_t d) {
+  parallel_for(steps + 1, [&](int64_t d) {
     std::stable_sort(order.begin() + starts[d], order.begin() + starts[d + 1],
                      [&](int64_t a, int64_t b) { return decoding.node(a) < decoding.node(b); });
   });
@@ -1048,7 +1080,7 @@ int64_t Network::sample(const Graph& graph, const Encoding& encoding, const Rows
     decoding.teacher_forced({order.begin(), order.begin() + starts[1]}, samples.logits);
 
   // Groups by the level that they are drawn after.
-  std::vector<std::vector<int64_t>> members, drawn_after(depth);
+  std::vector<std::vector<int64_t>> members, drawn_after(steps);
   if (drawing.group) {
     members.resize(1 + *std::max_element(drawing.group, drawing.group + M));
     for (int64_t m = 0; m < M; m++)
@@ -1074,34 +1106,42 @@ int64_t Network::sample(const Graph& graph, const Encoding& encoding, const Rows
   };
 
   const int layers = decoders_.size();
-  for (int64_t d = 0; d < depth; d++) {
-    const int64_t first = starts[d + 1], n = starts[d + 2] - first;
-    const int64_t threads = thread_count();
-    const int64_t waves = (n + threads * kTile - 1) / (threads * kTile), tiles = std::min(n, waves * threads);
-    parallel_for(tiles, [&](int64_t t) {
-      const int64_t begin = first + n * t / tiles;
-      const int count = first + n * (t + 1) / tiles - begin;
-      const int64_t* tile = order.data() + begin;
-      Scratch& s = scratch();
-      s.h.resize(size_t(kTile) * H_);
-      decoding.start(tile, count, s.h.data());
-      for (int l = 0; l < layers; l++) {
-        decoding.advance(l, tile, count, s.h.data());
-        if (l + 1 < layers) decoding.write_states(l + 1, tile, count, s.h.data());
-      }
-      decoding.logits(s.h.data(), count, tile, samples.logits);
-      for (int r = 0; r < count; r++) {
-        const int64_t m = tile[r];
-        if (drawing.group && drawing.group[m] >= 0) continue;
-        if (drawing.designed[m]) draw_rows(&m, 1);
-        decoding.add_residue(m);
-      }
-    });
-    for (int64_t g : drawn_after[d]) {
-      if (drawing.designed[members[g].back()]) draw_rows(members[g].data(), members[g].size());
-      for (int64_t m : members[g]) decoding.add_residue(m);
+  const auto decode_tile = [&](const int64_t* tile, int count) {
+    Scratch& s = scratch();
+    s.h.resize(size_t(kTile) * H_);
+    decoding.start(tile, count, s.h.data());
+    for (int l = 0; l < layers; l++) {
+      decoding.advance(l, tile, count, s.h.data());
+      if (l + 1 < layers) decoding.write_states(l + 1, tile, count, s.h.data());
     }
-  }
+    decoding.logits(s.h.data(), count, tile, samples.logits);
+    for (int r = 0; r < count; r++) {
+      const int64_t m = tile[r];
+      if (drawing.group && drawing.group[m] >= 0) continue;
+      if (drawing.designed[m]) draw_rows(&m, 1);
+      decoding.add_residue(m);
+    }
+  };
+  parallel_for(parts, [&](int64_t p) {
+    for (int64_t d = p * depth; d < (p + 1) * depth; d++) {
+      const int64_t first = starts[d + 1], n = starts[d + 2] - first;
+      const int64_t threads = parts > 1 ? 1 : thread_count();
+      const int64_t waves = (n + threads * kTile - 1) / (threads * kTile), tiles = std::min(n, waves * threads);
+      const auto body = [&](int64_t t) {
+        const int64_t begin = n * t / tiles, end = n * (t + 1) / tiles;
+        decode_tile(order.data() + first + begin, end - begin);
+      };
+      if (parts > 1) {
+        for (int64_t t = 0; t < tiles; t++) body(t);
+      } else {
+        parallel_for(tiles, body);
+      }
+      for (int64_t g : drawn_after[d]) {
+        if (drawing.designed[members[g].back()]) draw_rows(members[g].data(), members[g].size());
+        for (int64_t m : members[g]) decoding.add_residue(m);
+      }
+    }
+  });
   return depth;
 }
 
