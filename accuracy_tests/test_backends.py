@@ -160,6 +160,25 @@ def test_the_same_bits_whatever_is_beside_it(threads) -> None:
         np.testing.assert_array_equal(one[0], other.log_probs[7])
 
 
+def test_ties_and_given_residues_are_the_same_on_any_number_of_threads(threads) -> None:
+    """Whether sequences or the rows of a level are divided among them."""
+    model = mpnn.load_model(backend="native")
+    structures = [protein("6MRR"), protein("5L33")]
+    constraints = [
+        Constraints(fixed=tuple(range(20)), tied=[[20, 40, 60], [25, 35]]),
+        Constraints(tied=[[0, 105], [50, 51, 52]]),
+    ]
+    found = []
+    for count in (1, 2, 3, 8):
+        threads(count)
+        found.append(model.design(structures, 4, 0.5, seed=9, constraints=constraints))
+    for other in found[1:]:
+        for expected, designs in zip(found[0], other, strict=True):
+            assert designs.sequences == expected.sequences
+            np.testing.assert_array_equal(designs.log_probs, expected.log_probs)
+            np.testing.assert_array_equal(designs.probabilities, expected.probabilities)
+
+
 def test_one_network_is_used_from_many_threads(threads) -> None:
     from concurrent.futures import ThreadPoolExecutor
 

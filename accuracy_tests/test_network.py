@@ -160,6 +160,21 @@ def test_distances_in_small_blocks_give_the_same_neighbours(monkeypatch):
     torch.testing.assert_close(nearest_neighbours(backbones, 48).neighbours, whole)
 
 
+@pytest.mark.parametrize("points", ["protein", "scattered", "lattice"])
+def test_neighbours_that_are_searched_for_are_those_of_all(points, monkeypatch) -> None:
+    """Bit for bit, where many distances are equal too."""
+    if points == "protein":
+        ca = torch.from_numpy(protein("4YOW").coords[protein("4YOW").mask, 1])
+    elif points == "scattered":
+        ca = 20 * torch.randn(900, 3, generator=torch.Generator().manual_seed(0))
+    else:
+        axes = [torch.arange(9.0)] * 3
+        ca = 3.8 * torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
+    expected = graph_module._nearest_of_all(ca, ca, 48)
+    monkeypatch.setattr(graph_module, "SEARCHED", 0)
+    assert torch.equal(graph_module._nearest(ca, 48), expected)
+
+
 # ------------------------------------------------------------------------------------ symmetry
 
 

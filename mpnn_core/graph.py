@@ -22,6 +22,8 @@ from mpnn_core.structure import Structure
 CA = 1
 # Pairwise distances are built in blocks of rows of at most this size, so memory stays O(L).
 DISTANCE_BLOCK_BYTES = 64 << 20
+# From so many residues on, not every distance is computed, and runs of so many are searched for.
+SEARCHED, RUN = 2048, 64
 
 
 def upload(values: NDArray[Any], device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
@@ -164,17 +166,47 @@ def nearest_of_present(ca: Tensor, structure: Tensor, present: Tensor, k: int) -
 
 
 def _nearest(ca: Tensor, k: int) -> Tensor:
-    """Indices (L, k) of the k nearest of (L, 3) points, in blocks of rows."""
-    x, y, z = ca.unbind(1)
+    """Indices (L, k) of the k nearest of (L, 3) points."""
+    if ca.device.type == "cpu" and len(ca) >= SEARCHED and k < RUN:
+        return torch.cat([_nearest_of_run(ca, i, k) for i in range(0, len(ca), RUN)])
+    return _nearest_of_all(ca, ca, k)
+
+
+def _nearest_of_run(ca: Tensor, start: int, k: int) -> Tensor:
+    """`_nearest` for residues that follow each other: (at most RUN, k).
+
+    Who surrounds them in the chain says how far their neighbours can be, and so where to look. A
+    row in which distances are equal is sorted among all, as the original sorts it.
+    """
+    here = ca[start : start + RUN]
+    around = ca[max(0, start - RUN) : start + 2 * RUN]
+    reach = 1e-3 + 1.001 * _distances(here, around).kthvalue(k + 1).values.max()  # over rounding
+    inside = (ca >= here.amin(0) - reach) & (ca <= here.amax(0) + reach)
+    candidates = inside.all(1).nonzero()[:, 0]
+    found, at = _distances(here, ca[candidates]).topk(k + 1, largest=False)
+    nearest = candidates[at[:, :k]]
+    equal = (found.diff() == 0).any(1)
+    if equal.any():
+        nearest[equal] = _nearest_of_all(here[equal], ca, k)
+    return nearest
+
+
+def _nearest_of_all(points: Tensor, ca: Tensor, k: int) -> Tensor:
+    """Indices (n, k) of the k nearest of (L, 3) to each of (n, 3), in blocks of rows."""
     block = max(1, DISTANCE_BLOCK_BYTES // (ca.element_size() * len(ca)))
-    rows = []
-    for a, b, c in zip(x.split(block), y.split(block), z.split(block), strict=True):
-        # Term by term: the original's sum over the last axis, bit for bit, without its (L, L, 3).
-        squared = (a[:, None] - x).square_()
-        squared += (b[:, None] - y).square_()
-        squared += (c[:, None] - z).square_()
-        rows.append(_smallest(squared.add_(1e-6).sqrt_(), k))
-    return torch.cat(rows)
+    return torch.cat([_smallest(_distances(rows, ca), k) for rows in points.split(block)])
+
+
+def _distances(points: Tensor, ca: Tensor) -> Tensor:
+    """(n, 3), (L, 3) -> (n, L): the original's sum over the last axis, bit for bit.
+
+    Term by term, without its (n, L, 3).
+    """
+    (a, b, c), (x, y, z) = points.unbind(1), ca.unbind(1)
+    squared = (a[:, None] - x).square_()
+    squared += (b[:, None] - y).square_()
+    squared += (c[:, None] - z).square_()
+    return squared.add_(1e-6).sqrt_()
 
 
 def _smallest(distances: Tensor, k: int) -> Tensor:
