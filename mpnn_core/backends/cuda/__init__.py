@@ -27,7 +27,7 @@ from mpnn_core.backends.cuda.replays import Replays
 from mpnn_core.features import offset_classes, with_virtual_cb
 from mpnn_core.graph import Backbones, Graph, nearest_neighbours
 from mpnn_core.network import MPNN, Copies, EncoderLayer, Encoding
-from mpnn_core.reference import ATOM_PAIRS, LETTERS, MESSAGE_SCALE
+from mpnn_core.reference import ATOM_PAIRS, LETTERS, MAX_OFFSET, MESSAGE_SCALE
 from mpnn_core.sampler import Distribution, Samples, TorchLevels, sample
 from mpnn_core.schedule import wavefront
 
@@ -36,8 +36,15 @@ PRECISIONS = ("exact", "fast")
 TILE_EDGES = 1 << 19
 COLUMNS = 32  # letters, up to a power of two
 MOST_ROWS = 16  # rows of a block at a time
+NODE_ROWS = 16  # of a product on the matrix units, at least
+ENCODER_EDGES = 64  # of one tile of the encoder's kernels
 POSITIONS = 128  # of a block that draws random numbers
 LEVELS_EXPECTED = 70  # of any long protein; only speed depends on it
+STATES = 1 + LETTERS  # of a neighbour in the first decoder layer: no residue, or a letter
+# Messages of the first decoder layer are computed for every state of every edge where there are
+# more rows than states of nodes; for so few nodes always, since it takes less time than a level.
+MOST_ALWAYS_KNOWN = 1024
+MOST_MESSAGE_BYTES = 2 << 30
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
@@ -122,6 +129,8 @@ class CudaBackend(Backend):
     def encode(self, backbones: Backbones, graph: Graph | None = None) -> Encoding:
         """Features and encoder of any number of structures, edges in the tier's dtype."""
         graph = graph or nearest_neighbours(backbones, self.network.neighbours)
+        if self.triton:
+            return self._encoded(backbones, graph)
         w = self.weights
         N, K = graph.neighbours.shape
         step = max(1, TILE_EDGES // K)
@@ -137,6 +146,47 @@ class CudaBackend(Backend):
             edges=torch.stack([F.linear(h_E, B) for B in w.B]),
             undecoded=torch.stack([F.linear(h_V.to(self.dtype), D) for D in w.table_D]),
         )
+
+    def _encoded(self, backbones: Backbones, graph: Graph) -> Encoding:
+        """`encode` in fused kernels: no tensor with an edge axis but h_E and the result."""
+        from mpnn_core.backends.cuda import kernels
+
+        w, dtype, exact = self.weights, self.dtype, self.precision == "exact"
+        (N, K), H = graph.neighbours.shape, w.b_e.shape[0]
+        neighbours, (valid, degree) = graph.neighbours, _validity(graph)
+        shape: dict[str, Any] = {"H": H, "K": K, "EXACT": exact, "num_warps": 8 if exact else 4}
+        tiles = (-(-N * K // ENCODER_EDGES),)
+        atoms = with_virtual_cb(backbones.coords).permute(1, 2, 0).contiguous()  # (5, 3, N)
+        norm = self.network.features.norm_edges
+        h_E = torch.empty(N, K, H, dtype=dtype, device=atoms.device)
+        kernels.edge_features[tiles](
+            h_E, atoms, w.first, w.second, neighbours, backbones.residue_index, backbones.chain,
+            w.offset_table, w.centres, *w.embedding, norm.weight, norm.bias, N * K, N,
+            SCALE=1 / w.sigma, PAIRS=len(ATOM_PAIRS), GAUSSIANS=len(w.centres),
+            MAX_OFFSET=MAX_OFFSET, EDGES=ENCODER_EDGES, **shape,
+        )  # fmt: skip
+        # Few nodes are spread over the multiprocessors, of many a block takes several at a time.
+        R = 1
+        while R < NODE_ROWS and 4 * R * self.multiprocessors <= N:
+            R *= 2
+        slots = max(2, min(ENCODER_EDGES // R, _power_of_two(K)), 16 // R)
+        h_V = torch.zeros(N, H, device=atoms.device)
+        for of_nodes, nodes, of_updated, edges in w.encoder_kernels:
+            known, h_V_before = F.linear(h_V.to(dtype), *of_nodes), h_V
+            h_V = torch.empty_like(h_V)
+            kernels.encoder_nodes[(-(-N // R),)](
+                h_V_before, h_V, known, h_E, neighbours, valid, degree, *nodes, N,
+                KB=slots, R=R, WIDTH=min(64, 4 * H), WIDE_STAGES=2, **shape,
+            )  # fmt: skip
+            known = F.linear(h_V.to(dtype), *of_updated)
+            kernels.encoder_edges[tiles](
+                h_E, known, neighbours, *edges, N * K, EDGES=ENCODER_EDGES, **shape
+            )
+        found = h_E.new_empty(len(w.B), N, K, H)
+        for own, B in zip(found, w.B, strict=True):
+            torch.mm(h_E.view(-1, H), B.T, out=own.view(-1, H))
+        undecoded = torch.stack([F.linear(h_V.to(dtype), D) for D in w.table_D])
+        return Encoding(graph, h_V, found, undecoded)
 
     def _features(self, backbones: Backbones, atoms: Tensor, graph: Graph, part: slice) -> Tensor:
         """W_e of the embedded, normalised features of some nodes' edges: (n, K, H)."""
@@ -253,17 +303,44 @@ class CudaBackend(Backend):
         options: dict[str, Any] = self._shape(encoding, plan.tuning, plan.rows)
         if plan.members > 1:
             options["launch_cooperative_grid"] = True
+        messages = self.first_messages(encoding, M)
         kernels.decode_levels[(blocks,)](
             plan.order, plan.bounds, plan.depth, counters, plan.members,
-            plan.nodes, encoding.h_V, here, table, encoding.edges, plan.reads, valid, degree, M, N,
+            plan.nodes, encoding.h_V, here, table, encoding.edges,
+            table if messages is None else messages, plan.reads, valid, degree, M, N,
             *w.decoder, w.residues, w.W_letters, w.b_letters,
             distribution.temperature.float().contiguous(), distribution.bias.float().contiguous(),
             distribution.omit.to(torch.uint8), uniform.double().contiguous(),
             designed.to(torch.uint8), tokens, logits, probabilities,
             plan.bounds.shape[1] - 1,
-            ALONE=plan.members == 1, **options,
+            ALONE=plan.members == 1, KNOWN=messages is not None, **options,
         )  # fmt: skip
         return Samples(tokens, logits, probabilities)
+
+    def first_messages(self, encoding: Encoding, rows: int) -> Tensor | None:
+        """What every edge says in the first decoder layer: (N, K, STATES, H) in the tier's dtype.
+
+        None where that is more work than the messages of `rows` rows, or takes too much memory.
+        """
+        from mpnn_core.backends.cuda import kernels
+
+        w = self.weights
+        (N, K), H = encoding.graph.neighbours.shape, encoding.h_V.shape[1]
+        needed = N * K * STATES * H * encoding.edges.element_size()
+        if (rows < STATES * N and N > MOST_ALWAYS_KNOWN) or needed > MOST_MESSAGE_BYTES:
+            return None
+        messages = encoding.edges.new_empty(N, K, STATES, H)
+        tiles = -(-N * K // self.many.edges)
+        parts = max(1, min(STATES, 8 * self.multiprocessors // tiles))
+        valid, _ = _validity(encoding.graph)
+        kernels.first_messages[(tiles, parts)](
+            messages, F.linear(encoding.h_V, *w.first_node), encoding.undecoded[0], w.residues[0],
+            encoding.edges[0], encoding.graph.neighbours, valid,
+            w.decoder[2][:, 0], w.decoder[3][0], N * K,
+            LAYERS=len(encoding.edges), H=H, K=K, EDGES=self.many.edges, PARTS=parts,
+            EXACT=self.precision == "exact", num_warps=self.many.warps,
+        )  # fmt: skip
+        return messages
 
     def uniforms(self, keys: Tensor, stream: int, lengths: Sequence[int], starts: Tensor) -> Tensor:
         """Random numbers, drawn on the device; see `sampler.uniforms`."""
@@ -445,6 +522,7 @@ class Weights:
             *linear("W2"), *linear("W3"), *norm("norm1"),
             *linear("dense.W_in"), *linear("dense.W_out"), *norm("norm2"),
         )  # fmt: skip
+        self.first_node = (A[0].detach().contiguous(), decoders[0].W1.bias.detach())
         emb = network.W_s.weight.detach()
         self.residues = torch.stack([emb @ c.detach().T for c in C]).contiguous()  # (l, 21, H)
         W, b = network.W_out.weight.detach(), network.W_out.bias.detach()
@@ -467,12 +545,40 @@ class Weights:
             )
             for x in self.encoder
         ]  # fmt: skip
+
+        def of_layer(x: EncoderLayer) -> tuple[tuple[Tensor, ...], ...]:
+            """What the fused kernels of a layer take: nodes' terms, weights; the same of edges."""
+
+            def terms(W: nn.Linear) -> tuple[Tensor, Tensor, Tensor]:
+                A, B, C = W.weight.chunk(3, 1)
+                bias = F.pad(W.bias, (0, len(W.bias)))
+                own, bias = cast(torch.cat([A, C]), bias)
+                return own, bias, halves(B.detach().float().contiguous())
+
+            def layers(*found: nn.Module) -> tuple[Tensor, ...]:
+                given: list[Tensor] = []
+                for x in found:
+                    weight, bias = (p.detach().float() for p in x.parameters())
+                    given += [halves(weight) if weight.ndim == 2 else weight, bias]
+                return tuple(given)
+
+            A, b, B = terms(x.W1)
+            A2, b11, B2 = terms(x.W11)
+            nodes = layers(x.W2, x.W3, x.norm1, x.dense.W_in, x.dense.W_out, x.norm2)
+            return (A, b), (B, *nodes), (A2, b11), (B2, *layers(x.W12, x.W13, x.norm3))
+
+        self.encoder_kernels = [of_layer(x) for x in self.encoder]
         features = network.features
-        self.first, self.second = torch.tensor(ATOM_PAIRS, device=emb.device).T
+        self.first, self.second = torch.tensor(ATOM_PAIRS, device=emb.device).T.contiguous()
         self.centres = torch.linspace(2.0, 22.0, 16, device=emb.device)
         self.sigma = 1.25
         W_offset, W_rbf = features.edge_embedding.weight.detach().split([16, 400], 1)
         self.offset_table = F.linear(features.embeddings.table().detach(), W_offset)  # (66, H)
+        self.embedding = (
+            halves(W_rbf.float().contiguous()),
+            halves(network.W_e.weight.detach().float().contiguous()),
+            network.W_e.bias.detach().float(),
+        )
         self.W_rbf, self.W_e, self.b_e = cast(W_rbf, network.W_e.weight, network.W_e.bias)
 
 

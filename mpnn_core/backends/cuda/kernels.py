@@ -24,6 +24,7 @@ import triton.language as tl
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET", "0") == "1")
 NODE_ROWS = tl.constexpr(16)  # fewest rows of a matrix-unit product
 LETTERS = tl.constexpr(21)
+STATES = tl.constexpr(22)  # of a neighbour in the first decoder layer: no residue, or a letter
 COLUMNS = tl.constexpr(32)  # letters, up to a power of two
 MESSAGE_SCALE = tl.constexpr(30.0)
 EPSILON = tl.constexpr(1e-5)  # of torch.nn.LayerNorm
@@ -138,22 +139,24 @@ def row_of_edge(m, R: tl.constexpr):
 
 
 @triton.jit
-def decoder_layer(
-    h_V,  # (NODES, H) float32
+def slot_of_edge(m, R: tl.constexpr):
+    """Which neighbour, of those of a tile, edge m leads to."""
+    return (m // 16 * 8 + m % 8) // R * 2 + m // 8 % 2
+
+
+@triton.jit
+def summed_messages(
     of_node,  # (NODES, H) float32, A h_V + b1
-    node_rows, nodes,  # (NODES,)
     edge_rows, edge_nodes,  # (KB * R,): rows and nodes of the tile's edges
-    here, table, edges, reads, valid, degree,
-    W2, b2, W3, b3, norm1, bias1, W_in, b_in, W_out, b_out, norm2, bias2,
+    here, table, edges, reads, valid, W2, b2,
     LAYERS: tl.constexpr, H: tl.constexpr, K: tl.constexpr, KB: tl.constexpr, R: tl.constexpr,
-    EXACT: tl.constexpr, WHOLE: tl.constexpr, STAGES: tl.constexpr, WIDTH: tl.constexpr,
-    WIDE_STAGES: tl.constexpr,
+    EXACT: tl.constexpr, WHOLE: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """One decoder layer on R rows; `here` is this block's scratch, (R, H).
+    """The sums (R, H) of the messages of R rows before W3; `here` is this block's scratch, (R, H).
 
     WHOLE: every row has K neighbours, and KB divides K.
     """
-    NODES: tl.constexpr = h_V.shape[0]
+    NODES: tl.constexpr = of_node.shape[0]
     h = tl.arange(0, H)
     n = tl.arange(0, NODES)
     m = tl.arange(0, KB * R)
@@ -163,7 +166,7 @@ def decoder_layer(
     )
     tl.debug_barrier()
     # Edges m and m + 8 are one thread's in a product's result, and summed there.
-    slot = (m // 16 * 8 + m % 8) // R * 2 + m // 8 % 2
+    slot = slot_of_edge(m, R)
     mine = here + (row_of_edge(m, R)[:, None] * H + h[None, :])
     W2_at = W2 + (h[None, :] * H + h[:, None])
     W2_high = tl.load(W2_at)
@@ -197,7 +200,89 @@ def decoder_layer(
             counted = tl.load(valid + edge + k, mask=inside, other=0) != 0
             x = tl.where(counted[:, None], x, 0.0)
         total += tl.sum(tl.reshape(x, (KB * R // 16, 2, 8, H)), 1)
-    summed = tl.sum(tl.reshape(total, (KB // 2, R, H)), 0)  # (R, H)
+    return tl.sum(tl.reshape(total, (KB // 2, R, H)), 0)
+
+
+@triton.jit
+def known_messages(
+    edge_rows, edge_nodes, messages, reads, tokens, N,
+    H: tl.constexpr, K: tl.constexpr, KB: tl.constexpr, R: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """`summed_messages` of the first layer, each one read from the table of `first_messages`."""
+    h = tl.arange(0, H)
+    slot = slot_of_edge(tl.arange(0, KB * R), R)
+    reads_of = reads + edge_rows * K + slot
+    first = (edge_nodes * K + slot) * STATES
+    total = tl.zeros((KB * R, H), tl.float32)
+    state = state_of(reads_of, slot < K, tokens, N)
+    for k in tl.range(0, K, KB, num_stages=STAGES):
+        at = messages + (first + k * STATES + state)[:, None] * H + h[None, :]
+        x = tl.load(at, mask=(k + slot < K)[:, None], other=0)
+        # The next tile's, before this tile's sum.
+        state = state_of(reads_of + k + KB, k + KB + slot < K, tokens, N)
+        total += x.to(tl.float32)
+    total = tl.sum(tl.reshape(total, (KB * R // 16, 2, 8, H)), 1)
+    return tl.sum(tl.reshape(total, (KB // 2, R, H)), 0)
+
+
+@triton.jit
+def state_of(reads, inside, tokens, N):
+    """0 for a row that is not decoded, and a letter's place from 1 on for one that is."""
+    row = tl.load(reads, mask=inside, other=0) - N
+    return 1 + tl.load(tokens + row, mask=row >= 0, other=-1)
+
+
+@triton.jit(do_not_specialize=["E"])
+def first_messages(
+    messages, of_node, undecoded, residues, edges, neighbours, valid, W2, b2, E,
+    LAYERS: tl.constexpr, H: tl.constexpr, K: tl.constexpr, EDGES: tl.constexpr,
+    PARTS: tl.constexpr, EXACT: tl.constexpr,
+):  # fmt: skip
+    """What each edge says in the first decoder layer, before W3: messages (E, STATES, H).
+
+    It depends on the edge and on what is known of its other end: no residue, or one of the letters.
+    of_node (N, H) float32 is A h_V + b1. Program (e, p): every PARTS-th state of the e-th EDGES
+    edges.
+    """
+    h = tl.arange(0, H)
+    m = tl.program_id(0).to(tl.int64) * EDGES + tl.arange(0, EDGES)
+    real = m < E
+    there = tl.load(neighbours + m, mask=real, other=0)
+    inside = real[:, None]
+    base = tl.load(edges + m[:, None] * H + h[None, :], mask=inside, other=0).to(tl.float32)
+    base += tl.load(of_node + (m // K)[:, None] * H + h[None, :], mask=inside, other=0)
+    base += tl.load(undecoded + there[:, None] * H + h[None, :]).to(tl.float32)
+    counted = tl.load(valid + m, mask=real, other=0) != 0
+    W2_at = W2 + (h[None, :] * H + h[:, None])
+    W2_high = tl.load(W2_at)
+    if EXACT:
+        W2_low = tl.load(W2_at + LAYERS * H * H)
+    b2_n = tl.load(b2 + h)[None, :]
+    for state in range(tl.program_id(1), STATES, PARTS):
+        residue = tl.load(residues + (state - 1) * H + h, mask=(h >= 0) & (state > 0), other=0)
+        x = gelu(base + residue[None, :], EXACT, True)
+        if EXACT:
+            x = exact_product(x, W2_high, W2_low)
+        else:
+            x = tl.dot(x, W2_high)
+        x = tl.where(counted[:, None], gelu(x + b2_n, EXACT, False), 0.0)
+        at = messages + (m * STATES + state)[:, None] * H + h[None, :]
+        tl.store(at, x.to(messages.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def node_update(
+    h_V,  # (NODES, H) float32
+    summed,  # (R, H) float32
+    nodes,  # (NODES,)
+    degree, W3, b3, norm1, bias1, W_in, b_in, W_out, b_out, norm2, bias2,
+    LAYERS: tl.constexpr, H: tl.constexpr, EXACT: tl.constexpr, WIDTH: tl.constexpr,
+    WIDE_STAGES: tl.constexpr,
+):  # fmt: skip
+    """The states of R rows, one layer on; those of the other NODES - R repeat them."""
+    NODES: tl.constexpr = h_V.shape[0]
+    R: tl.constexpr = summed.shape[0]
+    h = tl.arange(0, H)
     spread = tl.broadcast_to(summed[None, :, :], (NODES // R, R, H))
     summed = tl.reshape(spread, (NODES, H))
     message = product(summed, W3, h, h, H, LAYERS * H * H, EXACT)
@@ -232,29 +317,50 @@ def layer_of_rows(
     edge_nodes = tl.load(nodes_of + edge_rows).to(tl.int64)
     h_V = tl.load(states + node_rows[:, None] * H + h[None, :])
     of_node = decoded_and_node(h_V, DA, b1, LAYERS, H, EXACT)[1]
-    h_V = decoder_layer(
-        h_V, of_node, node_rows, nodes, edge_rows, edge_nodes,
-        here + tl.program_id(0) * R * H, table, edges, reads, valid, degree,
-        W2, b2, W3, b3, norm1, bias1, W_in, b_in, W_out, b_out, norm2, bias2,
-        LAYERS, H, K, KB, R, EXACT, WHOLE, STAGES, WIDTH, WIDE_STAGES,
+    summed = summed_messages(
+        of_node, edge_rows, edge_nodes, here + tl.program_id(0) * R * H, table, edges, reads, valid,
+        W2, b2, LAYERS, H, K, KB, R, EXACT, WHOLE, STAGES,
+    )  # fmt: skip
+    h_V = node_update(
+        h_V, summed, nodes, degree, W3, b3, norm1, bias1, W_in, b_in, W_out, b_out, norm2, bias2,
+        LAYERS, H, EXACT, WIDTH, WIDE_STAGES,
     )  # fmt: skip
     counted = (n < R) & (first + n < M)
     tl.store(next_states + node_rows[:, None] * H + h[None, :], h_V, mask=counted[:, None])
 
 
+@triton.jit
+def layer_of_levels(
+    layer, h_V, own, counted, edge_rows, edge_nodes, here, table, table_size, edges, edges_size,
+    reads, valid, DA, b1, W2, b2,
+    LAYERS: tl.constexpr, H: tl.constexpr, K: tl.constexpr, KB: tl.constexpr, R: tl.constexpr,
+    EXACT: tl.constexpr, WHOLE: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """`summed_messages` of a layer of `decode_levels`, which writes D h_V into its table first."""
+    layer_table = table + layer * table_size
+    known, of_node = decoded_and_node(h_V, DA + layer * 2 * H * H, b1 + layer * H, LAYERS, H, EXACT)
+    tl.store(layer_table + own, known.to(table.dtype.element_ty), mask=counted[:, None])
+    return summed_messages(
+        of_node, edge_rows, edge_nodes, here, layer_table, edges + layer * edges_size, reads, valid,
+        W2 + layer * H * H, b2 + layer * H, LAYERS, H, K, KB, R, EXACT, WHOLE, STAGES,
+    )  # fmt: skip
+
+
 @triton.jit(do_not_specialize=["M", "N", "MEMBERS"])
 def decode_levels(
     order, bounds, depth, counters, MEMBERS,
-    nodes_of, encoded, here, table, edges, reads, valid, degree, M, N,
+    nodes_of, encoded, here, table, edges, messages, reads, valid, degree, M, N,
     DA, b1, W2, b2, W3, b3, norm1, bias1, W_in, b_in, W_out, b_out, norm2, bias2,
     residues, W_letters, b_letters,
     temperature, bias, omit, uniform, designed, tokens, logits, probabilities,
     MOST_LEVELS,
     LAYERS: tl.constexpr, H: tl.constexpr, K: tl.constexpr, KB: tl.constexpr, R: tl.constexpr,
     EXACT: tl.constexpr, WHOLE: tl.constexpr, STAGES: tl.constexpr, WIDTH: tl.constexpr,
-    WIDE_STAGES: tl.constexpr, ALONE: tl.constexpr,
+    WIDE_STAGES: tl.constexpr, ALONE: tl.constexpr, KNOWN: tl.constexpr,
 ):  # fmt: skip
     """All levels of all sequences: states, logits, residues, tables.
+
+    KNOWN: `messages` holds those of the first layer, whose table is neither written nor read.
 
     Program p is member p // teams of team p % teams. order (M,) holds the rows by team and level,
     bounds (teams, MOST_LEVELS + 1) where each level starts in it, depth (teams,) their number.
@@ -282,20 +388,30 @@ def decode_levels(
             own = (N + node_rows)[:, None] * H + h[None, :]  # their rows of a table
             h_V = tl.load(encoded + nodes[:, None] * H + h[None, :])
             for layer in range(LAYERS):
-                layer_table = table + layer * table_size
-                known, of_node = decoded_and_node(
-                    h_V, DA + layer * 2 * H * H, b1 + layer * H, LAYERS, H, EXACT
-                )
-                tl.store(layer_table + own, known.to(table.dtype.element_ty), mask=counted[:, None])
-                h_V = decoder_layer(
-                    h_V, of_node, node_rows, nodes, edge_rows, edge_nodes,
-                    here, layer_table, edges + layer * edges_size, reads, valid, degree,
-                    W2 + layer * H * H, b2 + layer * H,
+                if KNOWN:
+                    if layer == 0:
+                        summed = known_messages(
+                            edge_rows, edge_nodes, messages, reads, tokens, N, H, K, KB, R, STAGES
+                        )
+                    else:
+                        summed = layer_of_levels(
+                            layer, h_V, own, counted, edge_rows, edge_nodes, here, table,
+                            table_size, edges, edges_size, reads, valid, DA, b1, W2, b2,
+                            LAYERS, H, K, KB, R, EXACT, WHOLE, STAGES,
+                        )  # fmt: skip
+                else:
+                    summed = layer_of_levels(
+                        layer, h_V, own, counted, edge_rows, edge_nodes, here, table,
+                        table_size, edges, edges_size, reads, valid, DA, b1, W2, b2,
+                        LAYERS, H, K, KB, R, EXACT, WHOLE, STAGES,
+                    )  # fmt: skip
+                h_V = node_update(
+                    h_V, summed, nodes, degree,
                     W3 + layer * H * H, b3 + layer * H, norm1 + layer * H, bias1 + layer * H,
                     W_in + layer * 4 * H * H, b_in + layer * 4 * H,
                     W_out + layer * 4 * H * H, b_out + layer * H, norm2 + layer * H,
                     bias2 + layer * H,
-                    LAYERS, H, K, KB, R, EXACT, WHOLE, STAGES, WIDTH, WIDE_STAGES,
+                    LAYERS, H, EXACT, WIDTH, WIDE_STAGES,
                 )  # fmt: skip
             x = product(h_V, W_letters, h, letter, H, COLUMNS * H, EXACT)
             x += tl.load(b_letters + letter)[None, :]
@@ -320,7 +436,7 @@ def decode_levels(
             token = tl.where(chosen, drawn, tl.load(tokens + node_rows).to(tl.int32))
             tl.store(tokens + node_rows, token.to(tokens.dtype.element_ty), mask=chosen)
             tl.debug_barrier()  # D h has been stored
-            for layer in range(LAYERS):
+            for layer in range(1 if KNOWN else 0, LAYERS):
                 layer_table = table + layer * table_size
                 mine = residues + layer * (H * LETTERS)
                 known = tl.load(layer_table + own).to(tl.float32)
@@ -333,6 +449,117 @@ def decode_levels(
             while arrived < MEMBERS * (level + 1):
                 arrived = tl.atomic_add(counters + team, 0, sem="acq_rel", scope="gpu")
             tl.debug_barrier()
+
+
+@triton.jit(do_not_specialize=["E", "N"])
+def edge_features(
+    features, atoms, first, second, neighbours, index, chain, offsets, centres, W_rbf, W_e, b_e,
+    weight, bias, E, N,
+    SCALE: tl.constexpr, PAIRS: tl.constexpr, GAUSSIANS: tl.constexpr, MAX_OFFSET: tl.constexpr,
+    H: tl.constexpr, K: tl.constexpr, EDGES: tl.constexpr, EXACT: tl.constexpr,
+):  # fmt: skip
+    """W_e of the embedded, normalised features of EDGES edges: features (E, H).
+
+    atoms (5, 3, N) float32, Å; first and second (PAIRS,) are the atoms of a pair; offsets (66, H)
+    what a class of residue offsets adds to the embedding, the last one another chain's.
+    """
+    h = tl.arange(0, H)
+    g = tl.arange(0, GAUSSIANS)
+    m = tl.program_id(0).to(tl.int64) * EDGES + tl.arange(0, EDGES)
+    real = m < E
+    node = tl.where(real, m // K, 0)
+    there = tl.load(neighbours + m, mask=real, other=0)
+    centre = tl.load(centres + g)[None, :]
+    embedded = tl.zeros((EDGES, H), tl.float32)
+    for pair in range(PAIRS):
+        a = atoms + tl.load(first + pair) * 3 * N
+        b = atoms + tl.load(second + pair) * 3 * N
+        x = tl.load(a + node) - tl.load(b + there)
+        y = tl.load(a + N + node) - tl.load(b + N + there)
+        z = tl.load(a + 2 * N + node) - tl.load(b + 2 * N + there)
+        distance = tl.sqrt_rn(x * x + y * y + z * z + 1e-6)
+        scaled = (distance[:, None] - centre) * SCALE
+        rbf = tl.exp(-scaled * scaled)
+        WIDTH: tl.constexpr = PAIRS * GAUSSIANS
+        embedded += product(rbf, W_rbf + pair * GAUSSIANS, g, h, WIDTH, H * WIDTH, EXACT)
+    offset = tl.load(index + node) - tl.load(index + there) + MAX_OFFSET
+    offset = tl.minimum(tl.maximum(offset, 0), 2 * MAX_OFFSET)
+    same = tl.load(chain + node) == tl.load(chain + there)
+    offset = tl.where(same, offset, 2 * MAX_OFFSET + 1)
+    embedded += tl.load(offsets + offset[:, None] * H + h[None, :])
+    x = product(norm(embedded, weight, bias, h, H), W_e, h, h, H, H * H, EXACT)
+    x += tl.load(b_e + h)[None, :]
+    at = features + m[:, None] * H + h[None, :]
+    tl.store(at, x.to(features.dtype.element_ty), mask=real[:, None])
+
+
+@triton.jit
+def edge_input(x, here, there, B, node, other, h, H: tl.constexpr, EXACT: tl.constexpr):
+    """W1 [h_i, h_ij, h_j] + b: B h_ij, and what was computed per node, A h_i + b and C h_j."""
+    x = product(x, B, h, h, H, H * H, EXACT)
+    x += tl.load(here + node[:, None] * 2 * H + h[None, :]).to(tl.float32)
+    return x + tl.load(there + other[:, None] * 2 * H + h[None, :]).to(tl.float32)
+
+
+@triton.jit(do_not_specialize=["N"])
+def encoder_nodes(
+    states, next_states, of_nodes, h_E, neighbours, valid, degree,
+    B, W2, b2, W3, b3, norm1, bias1, W_in, b_in, W_out, b_out, norm2, bias2, N,
+    H: tl.constexpr, K: tl.constexpr, KB: tl.constexpr, R: tl.constexpr, EXACT: tl.constexpr,
+    WIDTH: tl.constexpr, WIDE_STAGES: tl.constexpr,
+):  # fmt: skip
+    """The messages and the node update of an encoder layer: states (N, H) -> next_states.
+
+    of_nodes (N, 2 H) are A h_i + b and C h_i. GELU is the erf form in both tiers.
+    """
+    h = tl.arange(0, H)
+    n = tl.arange(0, NODE_ROWS if R < NODE_ROWS else R)
+    m = tl.arange(0, KB * R)
+    first = tl.program_id(0) * R
+    nodes = tl.minimum(first + n % R, N - 1).to(tl.int64)
+    edge_nodes = tl.minimum(first + row_of_edge(m, R), N - 1).to(tl.int64)
+    slot = slot_of_edge(m, R)
+    total = tl.zeros((KB * R // 16, 8, H), tl.float32)
+    for k in tl.range(0, K, KB):
+        inside = k + slot < K
+        edge = edge_nodes * K + k + slot
+        x = tl.load(h_E + edge[:, None] * H + h[None, :], mask=inside[:, None], other=0)
+        other = tl.load(neighbours + edge, mask=inside, other=0)
+        x = edge_input(x, of_nodes, of_nodes + H, B, edge_nodes, other, h, H, EXACT)
+        x = product(gelu(x, True, False), W2, h, h, H, H * H, EXACT)
+        x = gelu(x + tl.load(b2 + h)[None, :], True, False)
+        counted = tl.load(valid + edge, mask=inside, other=0) != 0
+        x = tl.where(counted[:, None], x, 0.0)
+        total += tl.sum(tl.reshape(x, (KB * R // 16, 2, 8, H)), 1)
+    summed = tl.sum(tl.reshape(total, (KB // 2, R, H)), 0)
+    h_V = tl.load(states + nodes[:, None] * H + h[None, :])
+    h_V = node_update(
+        h_V, summed, nodes, degree, W3, b3, norm1, bias1, W_in, b_in, W_out, b_out, norm2, bias2,
+        1, H, EXACT, WIDTH, WIDE_STAGES,
+    )  # fmt: skip
+    counted = (n < R) & (first + n < N)
+    tl.store(next_states + nodes[:, None] * H + h[None, :], h_V, mask=counted[:, None])
+
+
+@triton.jit(do_not_specialize=["E"])
+def encoder_edges(
+    h_E, of_nodes, neighbours, B, W12, b12, W13, b13, norm3, bias3, E,
+    H: tl.constexpr, K: tl.constexpr, EDGES: tl.constexpr, EXACT: tl.constexpr,
+):  # fmt: skip
+    """The edge update of an encoder layer, in place: h_E (E, H)."""
+    h = tl.arange(0, H)
+    m = tl.program_id(0).to(tl.int64) * EDGES + tl.arange(0, EDGES)
+    real = m < E
+    node = tl.where(real, m // K, 0)
+    other = tl.load(neighbours + m, mask=real, other=0)
+    at = h_E + m[:, None] * H + h[None, :]
+    before = tl.load(at, mask=real[:, None], other=0)
+    x = edge_input(before, of_nodes, of_nodes + H, B, node, other, h, H, EXACT)
+    x = product(gelu(x, True, False), W12, h, h, H, H * H, EXACT)
+    x = gelu(x + tl.load(b12 + h)[None, :], True, False)
+    x = product(x, W13, h, h, H, H * H, EXACT) + tl.load(b13 + h)[None, :]
+    x = norm(before.to(tl.float32) + x, norm3, bias3, h, H)
+    tl.store(at, x.to(h_E.dtype.element_ty), mask=real[:, None])
 
 
 @triton.jit(do_not_specialize=["N"])
