@@ -117,6 +117,19 @@ def test_exact_samples_are_the_plain_networks_however_work_is_dealt(case: Case, 
 
 
 @needs_triton
+@pytest.mark.parametrize("precision", ["exact", "fast"])
+def test_messages_read_from_a_table_are_those_computed(case: Case, precision, monkeypatch) -> None:
+    backend = cuda.CudaBackend(case.network, precision)
+    backend.multiprocessors = 3
+    monkeypatch.setattr(cuda, "KNOWN_FROM", 1)
+    known = case.sampled(backend)
+    monkeypatch.setattr(cuda, "MOST_MESSAGE_BYTES", 0)
+    computed = case.sampled(backend)
+    assert torch.equal(known.tokens, computed.tokens)
+    assert difference(known.logits, computed.logits) < (EXACT if precision == "exact" else 0.05)
+
+
+@needs_triton
 def test_levels_are_the_fewest(case: Case) -> None:
     backend = cuda.CudaBackend(case.network)
     backend.multiprocessors = 1

@@ -24,7 +24,7 @@ def gpu(not_exercised) -> None:
 
 def forward(copies: int = 1, network: torch.nn.Module | None = None) -> Callable[[], torch.Tensor]:
     """The original's forward() of copies of 5L33, in order, on the GPU."""
-    network = (network or original.load()).to("cuda")
+    network = (original.load() if network is None else network).to("cuda")
     given = original.inputs(protein("5L33"), copies).to(torch.device("cuda"))
     order = torch.arange(given.S.shape[1], device="cuda")[None].repeat(copies, 1)
 

@@ -42,7 +42,9 @@ POSITIONS = 128  # of a block that draws random numbers
 LEVELS_EXPECTED = 70  # of any long protein; only speed depends on it
 STATES = 1 + LETTERS  # of a neighbour in the first decoder layer: no residue, or a letter
 # Messages of the first decoder layer are computed for every state of every edge where there are
-# more rows than states of nodes; for so few nodes always, since it takes less time than a level.
+# more rows than states of nodes; in the exact tier for so few nodes always, since there it is less
+# than what the levels of one sequence save.
+KNOWN_FROM = STATES  # sequences of a structure
 MOST_ALWAYS_KNOWN = 1024
 MOST_MESSAGE_BYTES = 2 << 30
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
@@ -61,6 +63,7 @@ class Tuning:
     stages : tiles of edges in flight; each takes shared memory
     width : columns of the feed-forward network's hidden layer at a time
     wide_stages : of those in flight
+    known_stages : tiles in flight of the first layer's messages, where they are known
     """
 
     edges: int
@@ -70,6 +73,7 @@ class Tuning:
     stages: int = 1
     width: int = 64
     wide_stages: int = 1
+    known_stages: int = 3
 
 
 # With at least one sequence for every multiprocessor, and with fewer: the best of some twenty
@@ -304,16 +308,19 @@ class CudaBackend(Backend):
         if plan.members > 1:
             options["launch_cooperative_grid"] = True
         messages = self.first_messages(encoding, M)
+        slots = _power_of_two(plan.reads.shape[1])
+        places = torch.empty(blocks, slots * plan.rows, dtype=torch.int32, device=tokens.device)
         kernels.decode_levels[(blocks,)](
             plan.order, plan.bounds, plan.depth, counters, plan.members,
             plan.nodes, encoding.h_V, here, table, encoding.edges,
-            table if messages is None else messages, plan.reads, valid, degree, M, N,
+            table if messages is None else messages, places, plan.reads, valid, degree, M, N,
             *w.decoder, w.residues, w.W_letters, w.b_letters,
             distribution.temperature.float().contiguous(), distribution.bias.float().contiguous(),
             distribution.omit.to(torch.uint8), uniform.double().contiguous(),
             designed.to(torch.uint8), tokens, logits, probabilities,
             plan.bounds.shape[1] - 1,
-            ALONE=plan.members == 1, KNOWN=messages is not None, **options,
+            ALONE=plan.members == 1, KNOWN=messages is not None, SLOTS=slots,
+            KNOWN_STAGES=plan.tuning.known_stages, **options,
         )  # fmt: skip
         return Samples(tokens, logits, probabilities)
 
@@ -327,7 +334,8 @@ class CudaBackend(Backend):
         w = self.weights
         (N, K), H = encoding.graph.neighbours.shape, encoding.h_V.shape[1]
         needed = N * K * STATES * H * encoding.edges.element_size()
-        if (rows < STATES * N and N > MOST_ALWAYS_KNOWN) or needed > MOST_MESSAGE_BYTES:
+        always = self.precision == "exact" and N <= MOST_ALWAYS_KNOWN
+        if (rows < KNOWN_FROM * N and not always) or needed > MOST_MESSAGE_BYTES:
             return None
         messages = encoding.edges.new_empty(N, K, STATES, H)
         tiles = -(-N * K // self.many.edges)

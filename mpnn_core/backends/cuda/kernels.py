@@ -205,31 +205,34 @@ def summed_messages(
 
 @triton.jit
 def known_messages(
-    edge_rows, edge_nodes, messages, reads, tokens, N,
-    H: tl.constexpr, K: tl.constexpr, KB: tl.constexpr, R: tl.constexpr, STAGES: tl.constexpr,
+    order, first, end, nodes_of, places, messages, reads, tokens, N,
+    H: tl.constexpr, K: tl.constexpr, SLOTS: tl.constexpr, KB: tl.constexpr, R: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
-    """`summed_messages` of the first layer, each one read from the table of `first_messages`."""
+    """`summed_messages` of the first layer, each one read from the table of `first_messages`.
+
+    `places` is this block's scratch, (SLOTS, R), of SLOTS >= K: found beforehand, all at once, so
+    that several tiles of messages can be in flight.
+    """
     h = tl.arange(0, H)
-    slot = slot_of_edge(tl.arange(0, KB * R), R)
-    reads_of = reads + edge_rows * K + slot
-    first = (edge_nodes * K + slot) * STATES
+    m = tl.arange(0, KB * R)
+    s = tl.arange(0, SLOTS * R)
+    inside = s // R < K
+    rows = tl.load(order + tl.minimum(first + s % R, end - 1)).to(tl.int64)
+    edge = tl.load(nodes_of + rows) * K + s // R
+    row = tl.load(reads + rows * K + s // R, mask=inside, other=0) - N
+    # No residue is 0, letters count from 1 on.
+    state = 1 + tl.load(tokens + row, mask=inside & (row >= 0), other=-1)
+    tl.store(places + s, edge * STATES + state.to(tl.int32))
+    tl.debug_barrier()
+    places += slot_of_edge(m, R) * R + row_of_edge(m, R)
     total = tl.zeros((KB * R, H), tl.float32)
-    state = state_of(reads_of, slot < K, tokens, N)
     for k in tl.range(0, K, KB, num_stages=STAGES):
-        at = messages + (first + k * STATES + state)[:, None] * H + h[None, :]
-        x = tl.load(at, mask=(k + slot < K)[:, None], other=0)
-        # The next tile's, before this tile's sum.
-        state = state_of(reads_of + k + KB, k + KB + slot < K, tokens, N)
-        total += x.to(tl.float32)
+        at = tl.load(places + k * R).to(tl.int64)[:, None] * H + h[None, :]
+        counted = k + slot_of_edge(m, R) < K
+        total += tl.load(messages + at, mask=counted[:, None], other=0).to(tl.float32)
     total = tl.sum(tl.reshape(total, (KB * R // 16, 2, 8, H)), 1)
     return tl.sum(tl.reshape(total, (KB // 2, R, H)), 0)
-
-
-@triton.jit
-def state_of(reads, inside, tokens, N):
-    """0 for a row that is not decoded, and a letter's place from 1 on for one that is."""
-    row = tl.load(reads, mask=inside, other=0) - N
-    return 1 + tl.load(tokens + row, mask=row >= 0, other=-1)
 
 
 @triton.jit(do_not_specialize=["E"])
@@ -349,7 +352,7 @@ def layer_of_levels(
 @triton.jit(do_not_specialize=["M", "N", "MEMBERS"])
 def decode_levels(
     order, bounds, depth, counters, MEMBERS,
-    nodes_of, encoded, here, table, edges, messages, reads, valid, degree, M, N,
+    nodes_of, encoded, here, table, edges, messages, places, reads, valid, degree, M, N,
     DA, b1, W2, b2, W3, b3, norm1, bias1, W_in, b_in, W_out, b_out, norm2, bias2,
     residues, W_letters, b_letters,
     temperature, bias, omit, uniform, designed, tokens, logits, probabilities,
@@ -357,6 +360,7 @@ def decode_levels(
     LAYERS: tl.constexpr, H: tl.constexpr, K: tl.constexpr, KB: tl.constexpr, R: tl.constexpr,
     EXACT: tl.constexpr, WHOLE: tl.constexpr, STAGES: tl.constexpr, WIDTH: tl.constexpr,
     WIDE_STAGES: tl.constexpr, ALONE: tl.constexpr, KNOWN: tl.constexpr,
+    SLOTS: tl.constexpr, KNOWN_STAGES: tl.constexpr,
 ):  # fmt: skip
     """All levels of all sequences: states, logits, residues, tables.
 
@@ -373,6 +377,7 @@ def decode_levels(
     m = tl.arange(0, KB * R)
     letter = tl.arange(0, COLUMNS)
     here += tl.program_id(0) * R * H
+    places += tl.program_id(0) * R * SLOTS
     table_size = (N + M).to(tl.int64) * H
     edges_size = N.to(tl.int64) * K * H
     levels = tl.load(depth + team)
@@ -391,8 +396,9 @@ def decode_levels(
                 if KNOWN:
                     if layer == 0:
                         summed = known_messages(
-                            edge_rows, edge_nodes, messages, reads, tokens, N, H, K, KB, R, STAGES
-                        )
+                            order, first, end, nodes_of, places, messages, reads, tokens, N,
+                            H, K, SLOTS, KB, R, KNOWN_STAGES,
+                        )  # fmt: skip
                     else:
                         summed = layer_of_levels(
                             layer, h_V, own, counted, edge_rows, edge_nodes, here, table,
