@@ -76,16 +76,20 @@ class Tuning:
     known_stages: int = 3
 
 
-# With at least one sequence for every multiprocessor, and with fewer: the best of some twenty
-# each on an H100 (docs/cuda.md).
+NARROW = 8  # rows that a level has on each multiprocessor
+
+# With at least one sequence for every multiprocessor, with fewer, and with as many whose levels
+# are NARROW: the best of some twenty each on an H100 (docs/cuda.md).
 TUNINGS = {
     "exact": (
         Tuning(edges=128, warps=8, rows=32, wide_stages=2),
         Tuning(edges=64, warps=8, rows=4, wide_stages=2),
+        Tuning(edges=128, warps=8, rows=32, wide_stages=2),
     ),
     "fast": (
         Tuning(edges=64, warps=4, blocks_per_multiprocessor=2, stages=2, width=128, wide_stages=2),
         Tuning(edges=64, warps=4, rows=4, wide_stages=3),
+        Tuning(edges=64, warps=8, stages=2, wide_stages=3),
     ),
 }
 
@@ -114,7 +118,7 @@ class CudaBackend(Backend):
         self.precision = precision
         self.name = f"cuda-{precision}"
         self.dtype = torch.float32 if precision == "exact" else torch.float16
-        self.many, self.few = (tuning, tuning) if tuning else TUNINGS[precision]
+        self.many, self.few, self.narrow = (tuning,) * 3 if tuning else TUNINGS[precision]
         self.weights = Weights(network, self.dtype)
         self.device = network.W_out.weight.device
         self.replays = Replays()
@@ -378,6 +382,8 @@ class CudaBackend(Backend):
 
         device = rank.device
         tuning = self.many if len(copies.starts) > self.multiprocessors else self.few
+        if tuning is self.many and len(rank) < NARROW * LEVELS_EXPECTED * self.multiprocessors:
+            tuning = self.narrow
         dealt = (self.multiprocessors, tuning)
         if dealt not in copies.derived:
             copies.derived[dealt] = Deal.of(copies, *dealt)

@@ -1,0 +1,127 @@
+"""Measure what docs/cuda.md states of one or two GPUs, and write it down: rates and latencies.
+
+    python perf_tests/cuda_figures.py fixtures/cuda-h100.json
+
+Through `Model.design` and `design_stream`, from parsed structures to sequences and scores, T = 0.1,
+an own decoding order for each sequence. What is compiled and recorded has been before the clock
+starts.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from itertools import chain, cycle, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "fixtures"))
+from proteins import TS50, protein, rows_of
+
+import mpnn_core as mpnn
+
+BACKENDS = {"fast": "cuda-fast", "exact": "cuda"}
+WORKLOADS = [("5L33", n) for n in (1, 8, 512, 1024)] + [("3HTN", n) for n in (1, 256, 512)]
+MANY, EACH = 1000, 8  # structures of 60 to 500 residues, sequences of each
+
+
+def many_structures(count: int, seed: int = 0) -> list[mpnn.Structure]:
+    """Pieces of TS50's chains and 3HTN, 60 to 500 residues long."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for name in islice(cycle((*TS50, "3HTN")), count):
+        whole = protein(name)
+        length = int(rng.integers(60, 501))
+        if length >= len(whole):
+            found.append(whole)
+        else:
+            start = int(rng.integers(0, len(whole) - length))
+            found.append(rows_of(whole, slice(start, start + length)))
+    return found
+
+
+def timed(call: Callable[[], Any], rounds: int) -> dict[str, Any]:
+    """Milliseconds of a call that has ended by itself."""
+    for _ in range(3):  # compiled, recorded, replayed
+        call()
+    taken = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        call()
+        taken.append(1e3 * (time.perf_counter() - start))
+    low, high = np.quantile(taken, [0.1, 0.9])
+    median = statistics.median(taken)
+    return {"ms": round(median, 3), "of": [round(low, 3), round(high, 3)], "rounds": rounds}
+
+
+def of_one_gpu(precision: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    model = mpnn.load_model(device="cuda:0", backend=BACKENDS[precision])
+    for name, n in WORKLOADS:
+        found = timed(lambda: model.design(protein(name), n, 0.1, 1), 9 if n > 8 else 25)  # noqa: B023
+        yield f"{name} x {n}", {**found, "per second": round(1e3 * n / found["ms"])}
+    structure, order = protein("5L33"), np.arange(len(protein("5L33")))
+    yield "log_probs of 5L33", timed(lambda: model.log_probs(structure, None, order), 25)
+    structures = many_structures(MANY)
+    residues = np.mean([len(s) for s in structures])
+    found = timed(lambda: model.design(structures, EACH, 0.1, 1), 3)
+    rate = round(1e3 * MANY * EACH / found["ms"])
+    name = f"{MANY} structures x {EACH}"
+    yield name, {**found, "per second": rate, "residues": round(float(residues), 1)}
+
+
+def of_stream(devices: list[str], batches: int = 48, batch: int = 64) -> dict[str, Any]:
+    """Designs a second of a stream once every worker has done its first batches."""
+    warm = 6 * len(devices) * batch
+    given = many_structures(batches * batch)
+    structures = chain(islice(cycle(given), warm), given)
+    found = mpnn.design_stream(structures, devices, EACH, backend="cuda-fast", batch_size=batch)
+    lost = sum(isinstance(d, mpnn.Lost) for d in islice(found, warm))
+    start = time.perf_counter()
+    lost += sum(isinstance(d, mpnn.Lost) for d in found)
+    seconds = time.perf_counter() - start
+    rate = round(len(given) * EACH / seconds)
+    return {"structures": len(given), "lost": lost, "s": round(seconds, 3), "per second": rate}
+
+
+def machine() -> dict[str, Any]:
+    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    name, driver = subprocess.check_output(query, text=True).splitlines()[0].split(", ")
+    import triton
+
+    return {
+        "gpu": name, "driver": driver, "torch": torch.__version__, "triton": triton.__version__,
+        "python": platform.python_version(), "cores": torch.get_num_threads(),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+    }  # fmt: skip
+
+
+def main(path: str) -> None:
+    figures: dict[str, Any] = {"machine": machine()}
+
+    def write() -> None:
+        Path(path).write_text(json.dumps(figures, indent=1) + "\n")
+
+    for precision in BACKENDS:
+        figures[precision] = {}
+        for name, found in of_one_gpu(precision):
+            figures[precision][name] = found
+            print(precision, name, found, flush=True)
+            write()
+    figures["stream, fast"] = {}
+    for count in range(1, torch.cuda.device_count() + 1):
+        found = of_stream([f"cuda:{i}" for i in range(count)])
+        figures["stream, fast"][f"{count} GPU"] = found
+        print("stream", count, found, flush=True)
+        write()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
