@@ -76,10 +76,10 @@ class Case:
             self.distribution, self.uniform, self.tokens, self.designed,
         )  # fmt: skip
 
-    def sampled(self, backend: cuda.CudaBackend):
+    def sampled(self, backend: cuda.CudaBackend, designed: torch.Tensor | None = None):
         return backend.sample(
             backend.encode(self.backbones), self.copies, self.rank, self.distribution,
-            self.uniform, self.tokens, self.designed,
+            self.uniform, self.tokens, self.designed if designed is None else designed,
         )  # fmt: skip
 
 
@@ -122,11 +122,15 @@ def test_messages_read_from_a_table_are_those_computed(case: Case, precision, mo
     backend = cuda.CudaBackend(case.network, precision)
     backend.multiprocessors = 3
     monkeypatch.setattr(cuda, "KNOWN_FROM", 1)
-    known = case.sampled(backend)
+    # No residue is drawn: in float16 a difference of rounding can draw another one.
+    known = case.sampled(backend, case.designed & False)
     monkeypatch.setattr(cuda, "MOST_MESSAGE_BYTES", 0)
-    computed = case.sampled(backend)
-    assert torch.equal(known.tokens, computed.tokens)
-    assert difference(known.logits, computed.logits) < (EXACT if precision == "exact" else 0.05)
+    computed = case.sampled(backend, case.designed & False)
+    p, q = computed.logits.log_softmax(-1), known.logits.log_softmax(-1)
+    if precision == "exact":
+        assert (p - q).abs().max() < EXACT
+    else:
+        assert (p.exp() * (p - q)).sum(-1).mean() < KL
 
 
 @needs_triton

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from itertools import chain, cycle, islice
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,11 @@ def timed(call: Callable[[], Any], rounds: int) -> dict[str, Any]:
         taken.append(1e3 * (time.perf_counter() - start))
     low, high = np.quantile(taken, [0.1, 0.9])
     median = statistics.median(taken)
-    return {"ms": round(median, 3), "of": [round(low, 3), round(high, 3)], "rounds": rounds}
+    return {
+        "ms": round(median, 3),
+        "of": [round(float(low), 3), round(float(high), 3)],
+        "rounds": rounds,
+    }
 
 
 def of_one_gpu(precision: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -78,15 +82,23 @@ def of_one_gpu(precision: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def of_stream(devices: list[str], batches: int = 48, batch: int = 64) -> dict[str, Any]:
-    """Designs a second of a stream once every worker has done its first batches."""
-    warm = 6 * len(devices) * batch
+    """Designs a second of a stream once every worker has done its first batches.
+
+    The clock runs while the stream takes structures: as many wait at the workers when it starts
+    as when it stops.
+    """
     given = many_structures(batches * batch)
-    structures = chain(islice(cycle(given), warm), given)
-    found = mpnn.design_stream(structures, devices, EACH, backend="cuda-fast", batch_size=batch)
-    lost = sum(isinstance(d, mpnn.Lost) for d in islice(found, warm))
-    start = time.perf_counter()
-    lost += sum(isinstance(d, mpnn.Lost) for d in found)
-    seconds = time.perf_counter() - start
+    asked: list[float] = []
+
+    def structures() -> Iterator[mpnn.Structure]:
+        yield from islice(cycle(given), 12 * len(devices) * batch)
+        asked.append(time.perf_counter())
+        yield from given
+        asked.append(time.perf_counter())
+
+    found = mpnn.design_stream(structures(), devices, EACH, backend="cuda-fast", batch_size=batch)
+    lost = sum(isinstance(d, mpnn.Lost) for d in found)
+    seconds = asked[1] - asked[0]
     rate = round(len(given) * EACH / seconds)
     return {"structures": len(given), "lost": lost, "s": round(seconds, 3), "per second": rate}
 
