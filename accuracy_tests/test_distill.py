@@ -20,6 +20,7 @@ import mpnn_core as mpnn
 from mpnn_core.checkpoints import (
     CheckpointError,
     build_network,
+    file_sha256,
     load_checkpoint,
     load_student,
     weights_file,
@@ -211,6 +212,9 @@ def test_a_student_goes_on_from_a_checkpoint_of_its_shape(teacher: torch.nn.Modu
     path = weights_file("v_48_020").with_name("extreme-v2.safetensors")
     student = Student("extreme-v2", Recipe(start=str(path)), teacher, CPU)
     assert all((value == shipped[name]).all() for name, value in student.averages().items())
+    assert student.before is not None  # what is known of the weights that it goes on from
+    assert student.before["sha256"] == file_sha256(path)
+    assert student.before["run"]["steps"] > 0
     with pytest.raises(CheckpointError, match="does not fit variant 'extreme-v2'"):
         Student("extreme-v2", Recipe(start="v_48_020"), teacher, CPU)
     with pytest.raises(CheckpointError, match=r"nowhere\.safetensors"):

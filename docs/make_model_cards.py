@@ -138,9 +138,20 @@ def _data(record: dict[str, Any]) -> Iterator[str]:
 
 
 def _training(record: dict[str, Any]) -> Iterator[str]:
-    yield "## Training"
+    before = record.get("before")
+    if before:
+        yield from _run("## Training, first part", before)
+        yield from _run("## Training, second part, from the weights of the first", record)
+    else:
+        yield from _run("## Training", record)
+
+
+def _run(heading: str, record: dict[str, Any]) -> Iterator[str]:
+    yield heading
     yield ""
     settings = {"seed": record["seed"]} | record["recipe"]
+    if "before" in record:
+        settings["start"] = f"weights of sha256 {record['before']['sha256']}"
     yield from table(("setting", "value"), [(key, str(v)) for key, v in settings.items()])
     yield from table(
         ("run", ""), [(key.replace("_", " "), _shown(v)) for key, v in record["run"].items()]
@@ -149,12 +160,15 @@ def _training(record: dict[str, Any]) -> Iterator[str]:
     if not curve:
         return
     picked = sorted({round(last * i / (LOOKS_OF_CURVE - 1)) for i in range(LOOKS_OF_CURVE)})
-    yield "KL from the teacher in the lessons, as it learned, in nats per residue:"
+    yield "KL from the teacher as it learned, in nats per residue:"
     yield ""
-    steps, values = zip(*((curve[i][0], curve[i][2]) for i in picked), strict=True)
-    yield from table(
-        ("step", *map(str, steps)), [("KL", *(f"{v:.3f}" for v in values))], numbers=len(picked)
-    )
+    rows = [("in lessons", *(f"{curve[i][2]:.3f}" for i in picked))]
+    looks = {look["step"]: look.get("held_out") for look in record.get("history", [])}
+    held_out = [looks.get(curve[i][0]) for i in picked]
+    if all(held_out):
+        name = record["student"]
+        rows.append(("on validation chains", *(f"{look[name]:.3f}" for look in held_out)))
+    yield from table(("step", *(str(curve[i][0]) for i in picked)), rows, numbers=len(picked))
 
 
 def _limits(record: dict[str, Any]) -> Iterator[str]:
@@ -162,9 +176,10 @@ def _limits(record: dict[str, Any]) -> Iterator[str]:
     yield ""
     for limit in (
         "It imitates its teacher, and is better than it in nothing that was measured.",
-        "It saw chains alone, and the losses above are of such. On four complexes the students "
-        "lose two to four times as much, most of it at the interfaces: the ledger's claim E20 has "
-        "each one's figure. Tied positions of homo-oligomers were not evaluated.",
+        "It saw single chains, some of them divided, and the losses above are of single chains. On "
+        "four complexes the students lose two to three times as much, most of it at the "
+        "interfaces: the ledger's claim E20 has each one's figure. Tied positions of "
+        "homo-oligomers were not evaluated.",
         f"Backbones carried noise of up to {record['recipe']['noise']} Å in training.",
         "Recovery does not say whether a sequence folds; nothing it designed was made in a "
         "laboratory.",

@@ -36,7 +36,14 @@ from safetensors.torch import save as serialise
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mpnn_core.checkpoints import Checkpoint, build_network, load_checkpoint, random_network
+from mpnn_core.checkpoints import (
+    Checkpoint,
+    build_network,
+    file_sha256,
+    load_checkpoint,
+    random_network,
+    weights_file,
+)
 from mpnn_core.corpus import Corpus
 from mpnn_core.fasta import write_atomically
 from mpnn_core.graph import CA, Backbones, Graph, nearest_of_present
@@ -109,8 +116,8 @@ class Recipe:
 Settings = TypeVar("Settings", Lessons, Recipe)
 
 RECIPES: dict[str, Recipe] = {
-    "fast": Recipe(learning_rate=4e-3),
-    "lean": Recipe(learning_rate=5e-3),
+    "fast": Recipe(learning_rate=5e-4),
+    "lean": Recipe(learning_rate=2e-3),
     "minimal": Recipe(learning_rate=1e-2),
     "minimal-fast": Recipe(learning_rate=1e-2),
     "extreme-v2": Recipe(learning_rate=1e-2),
@@ -336,12 +343,14 @@ class Student:
     def __init__(self, name: str, recipe: Recipe, teacher: MPNN, device: torch.device) -> None:
         variant = find_variant(name)
         self.name, self.recipe = name, recipe
+        self.before: dict[str, Any] | None = None
         self.network = random_network(variant, seed=0)
         if recipe.start == "teacher":
             self.network.load_state_dict(cut(teacher.state_dict(), self.network.state_dict()))
         elif recipe.start != "random":
             start = build_network(load_checkpoint(recipe.start), variant)
             self.network.load_state_dict(start.state_dict())
+            self.before = _record_beside(weights_file(recipe.start))
         self.network.to(device).train()
         hidden = self.network.W_e.weight.shape[0]
         named = list(self.network.named_parameters())
@@ -459,6 +468,14 @@ class Student:
         }
         if moments:
             self.adam.state[self.rest] = moments
+
+
+def _record_beside(weights: Path) -> dict[str, Any]:
+    """How a checkpoint was made itself, as far as the record beside it says, and its sha256."""
+    path = weights.with_suffix(".training.json")
+    record = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    kept = ("seed", "recipe", "run", "curve", "before")
+    return {"sha256": file_sha256(weights)} | {key: record[key] for key in kept if key in record}
 
 
 def _blocks(name: str, shape: torch.Size, hidden: int) -> bool:
@@ -882,6 +899,7 @@ class Run:
                 for p in self.history
             ],
             "history": self.history,
+            **({"before": student.before} if student.before else {}),
         }
 
     def resume(self, folder: Path) -> None:
