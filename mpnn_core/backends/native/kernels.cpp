@@ -527,6 +527,8 @@ std::vector<float> with_virtual_cb(const float* coords, int64_t nodes) {
 // Gaussians farther than this from a distance are under 2^-28 of their height, a sixteenth of what
 // float32 rounds off: they are left out.
 constexpr float kReach = 5.507f, kWidth = 1.25f, kFirst = 2.0f, kStep = 20.0f / 15.0f;
+static_assert(kReach * kReach > 28 * 0.693147f * kWidth * kWidth,
+              "a Gaussian is left out where it is under 2^-28 of its height, no earlier");
 
 void Network::edge_features(const Backbones& backbones, const float* atoms, const Graph& graph,
                             int64_t node, float* h_E) const {
