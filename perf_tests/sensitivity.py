@@ -3,11 +3,17 @@
 Slowdowns of known size are planted in copies of the project, and all of them run in the same
 sessions beside the unchanged project: `record` appends sessions to a file, as often as there is
 time for it, and `table` cuts them into runs of the real procedure (`compare.race`, which is fed
-what was recorded) and counts its verdicts. From the repository's root::
+what was recorded) and counts its verdicts. `run` is the procedure itself as it happens, run after
+run with restarts of its own, on an unchanged tree or on a slower copy; its verdicts are appended to
+docs/guard-runs.jsonl, and `verdicts` counts them. From the repository's root::
 
     python perf_tests/sensitivity.py record --minutes 4 --condition idle
     python perf_tests/sensitivity.py record --minutes 4 --condition busy
     python perf_tests/sensitivity.py table
+    python perf_tests/sensitivity.py run --runs 20 --condition idle
+    python perf_tests/sensitivity.py run --runs 20 --condition busy
+    python perf_tests/sensitivity.py run --runs 3 --slower 10 --restarts 22
+    python perf_tests/sensitivity.py verdicts
 """
 
 from __future__ import annotations
@@ -22,6 +28,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +38,22 @@ sys.path.insert(0, str(ROOT / "accuracy_tests"))
 from plants import copy_of_project, plant, slower  # noqa: E402
 
 from mpnn_core.gate import builds  # noqa: E402
-from mpnn_core.gate.compare import CACHE, LOOKS, THRESHOLD, Processes, race  # noqa: E402
+from mpnn_core.gate.compare import (  # noqa: E402
+    CACHE,
+    FEWEST_ROUNDS,
+    LOOKS,
+    THRESHOLD,
+    Processes,
+    race,
+)
+from mpnn_core.gate.ledger import now, this_machine  # noqa: E402
 from mpnn_core.gate.verdicts import Change  # noqa: E402
 
 BENCHMARK = "design_eight"
 SLOWDOWNS = (0, 5, 10, 30)  # percent; 0 is the same tree in a process of its own
 ROUNDS = 5
 STORE = ROOT / ".mpnn_core" / "sensitivity.jsonl"
+RUNS = ROOT / "docs" / "guard-runs.jsonl"
 DRAWN = 1000
 
 
@@ -145,6 +161,71 @@ def table() -> None:
                     print(f"  {head} %, {most} restarts: drawn {_rates(drawn, head)}")
 
 
+def run(runs: int, condition: str, percent: int = 0, restarts: int = LOOKS[0]) -> None:
+    """Race the tree against itself, or a copy slower by `percent`: append the verdict of each run.
+
+    `runs` more of `condition`; a run has `restarts` at most.
+    """
+    cache, kind = ROOT / CACHE, (condition, percent, restarts)
+    before = sum(_kind(line) == kind for line in _runs())
+    with tempfile.TemporaryDirectory() as folder:
+        copy = copy_of_project(ROOT, Path(folder) / "copy")
+        base = builds.build(copy, builds.tree_of(copy), cache)
+        plant(copy, slower(percent) if percent else None)
+        head = builds.build(copy, builds.tree_of(copy), cache)
+    sides = {"base": base, "head": head, "control": base}
+    with neighbour(condition), RUNS.open("a") as file:
+        for seed in range(before, before + runs):
+            load, began = os.getloadavg()[0], time.perf_counter()
+            (found,) = race(
+                lambda: Processes(sides, base, threads=1),
+                [BENCHMARK],
+                budget_s=1e9,
+                seed=seed,
+                rounds=FEWEST_ROUNDS,
+                most=restarts,
+            )
+            assert found.sessions >= LOOKS[0] and found.ratio and found.control, found
+            line = {
+                "condition": condition, "slower": percent, "at_most": restarts, "seed": seed,
+                "verdict": found.change, "time": found.time,
+                "would_catch": found.sensitivity(THRESHOLD), "control": asdict(found.control),
+                "restarts": found.sessions, "rounds": found.rounds, "load": load, "date": now(),
+                "seconds": time.perf_counter() - began, "tree": base.tree,
+                "processor": this_machine()["processor"],
+            }  # fmt: skip
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            print(f"{kind} {seed}: {found.change}, time {found.time}", flush=True)
+
+
+def _runs() -> list[dict[str, Any]]:
+    lines = RUNS.read_text().splitlines() if RUNS.is_file() else []
+    return [json.loads(line) for line in lines]
+
+
+def _kind(line: Mapping[str, Any]) -> tuple[str, int, int]:
+    return line["condition"], line["slower"], line["at_most"]
+
+
+def verdicts() -> None:
+    """Print, per condition, slowdown and number of restarts, how the runs came out."""
+    found = _runs()
+    for kind in dict.fromkeys(map(_kind, found)):
+        of_it = [line for line in found if _kind(line) == kind]
+        counts = ", ".join(
+            f"{n} {change}"
+            for change in Change
+            if (n := sum(line["verdict"] == change for line in of_it))
+        )
+        load, caught = (sorted(line[key] for line in of_it) for key in ("load", "would_catch"))
+        low, middle, high = (100 * (caught[i] - 1) for i in (0, len(caught) // 2, -1))
+        print(
+            f"{kind[0]}, {kind[1]} %, {kind[2]} restarts: {len(of_it)} runs: {counts}; would catch "
+            f"{low:.1f} to {high:.1f} %, median {middle:.1f}; load {load[0]:.1f} to {load[-1]:.1f}"
+        )
+
+
 def _rates(runs: Sequence[Sequence[dict[str, Any]]], head: str) -> str:
     casts = [(head, "base", "control")]
     if head == "0":  # three processes of one tree: each is the head once
@@ -164,6 +245,13 @@ def main() -> None:
     recorder.add_argument("--condition", default="idle", help="idle, busy, or another name")
     recorder.add_argument("--slowdowns", type=int, nargs="+", default=SLOWDOWNS, metavar="PERCENT")
     recorder.set_defaults(run=lambda o: record(o.minutes, o.condition, o.slowdowns))
+    runner = commands.add_parser("run")
+    runner.add_argument("--runs", type=int, default=20)
+    runner.add_argument("--condition", default="idle", help="idle, busy, or another name")
+    runner.add_argument("--slower", type=int, default=0, metavar="PERCENT")
+    runner.add_argument("--restarts", type=int, default=LOOKS[0], choices=LOOKS)
+    runner.set_defaults(run=lambda o: run(o.runs, o.condition, o.slower, o.restarts))
+    commands.add_parser("verdicts").set_defaults(run=lambda o: verdicts())
     commands.add_parser("table").set_defaults(run=lambda o: table())
     options = parser.parse_args()
     options.run(options)

@@ -51,7 +51,7 @@ class Figure:
         "count": an exact number
         "record": kept, and not judged: a time on hardware that is not here
     needs : hardware without which it cannot be measured; "" where a CPU will do
-    ungated : why nothing bounds it, where nothing does
+    ungated : why no gate stands here: nothing bounds it, or its test brings the bounds
     loss : what the speed costs: "exact", or the claim and figure with its loss, as "S4 loss"
     gates : device class -> Gate
     """
