@@ -18,7 +18,6 @@ from sklearn.svm import LinearSVC
 
 import mpnn_core as mpnn
 from mpnn_core.checkpoints import (
-    CheckpointError,
     build_network,
     file_sha256,
     load_checkpoint,
@@ -128,6 +127,7 @@ def test_noise_stays_within_its_bound(corpus: Corpus) -> None:
     moved = (noisy.backbones.coords - batch.backbones.coords)[batch.present].std()
     assert 0 < moved < 0.2
     assert (noisy.present == batch.present).all()
+    assert (noisy.backbones.chain == 3 * batch.backbones.chain).all()  # undivided, whole
 
 
 def test_divided_structures_are_two_or_three_chains_in_a_row(corpus: Corpus) -> None:
@@ -215,9 +215,9 @@ def test_a_student_goes_on_from_a_checkpoint_of_its_shape(teacher: torch.nn.Modu
     assert student.before is not None  # what is known of the weights that it goes on from
     assert student.before["sha256"] == file_sha256(path)
     assert student.before["run"]["steps"] > 0
-    with pytest.raises(CheckpointError, match="does not fit variant 'extreme-v2'"):
+    with pytest.raises(DistillError, match="does not fit variant 'extreme-v2'"):
         Student("extreme-v2", Recipe(start="v_48_020"), teacher, CPU)
-    with pytest.raises(CheckpointError, match=r"nowhere\.safetensors"):
+    with pytest.raises(DistillError, match=r"nowhere\.safetensors'; expected 'teacher', 'random'"):
         Student("extreme-v2", Recipe(start="nowhere.safetensors"), teacher, CPU)
 
 
@@ -283,6 +283,32 @@ def test_distilling_improves_a_student_within_two_minutes(
 
     before, after = divergence(untrained), divergence(trained)
     assert after < 0.75 * before, f"KL to the teacher {before:.3f} before, {after:.3f} after"
+
+
+def test_a_look_measures_what_the_models_say(corpus: Corpus) -> None:
+    """On the validation structures: recovery of teacher and student, and what lies between them."""
+    run = Run({"extreme-v2": FROM_SCRATCH}, Lessons(nodes=300), corpus, corpus)
+    recovery, divergence = run.validate()
+    sizes = run.corpus.sizes.tolist()
+    order = torch.rand(sum(sizes) + 1, generator=torch.Generator().manual_seed(0))[:-1]
+    orders = [np.argsort(o.numpy())[None] for o in order.split(sizes)]
+    chains = list(corpus.structures)
+    models = {
+        "teacher": mpnn.load_model("v_48_020"),
+        "extreme-v2": mpnn.load_model("random", "extreme-v2"),
+    }
+    said = {name: [p[0] for p in m.log_probs(chains, None, orders)] for name, m in models.items()}
+    for name, log_probs in said.items():
+        hits = [
+            (p[:, :20].argmax(-1) == c.tokens).mean()
+            for p, c in zip(log_probs, chains, strict=True)
+        ]
+        assert recovery[name] == pytest.approx(np.mean(hits), abs=2e-3)
+    between = [
+        (np.exp(p) * (p - q)).sum(-1).mean()
+        for p, q in zip(said["teacher"], said["extreme-v2"], strict=True)
+    ]
+    assert divergence == pytest.approx({"extreme-v2": np.mean(between)}, abs=1e-4)
 
 
 def test_a_resumed_run_is_the_uninterrupted_run(corpus: Corpus, tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ from torch.nn import functional as F
 
 from mpnn_core.checkpoints import (
     Checkpoint,
+    CheckpointError,
     build_network,
     file_sha256,
     load_checkpoint,
@@ -220,6 +221,11 @@ class ResidentCorpus:
             [np.flatnonzero(corpus.cluster == c) for c in np.unique(corpus.cluster)],
         )
 
+    @property
+    def structures(self) -> int:
+        """Structures, the spare row's own included."""
+        return len(self.sizes) + 1
+
     def plan(self, seed: int, block: int, steps: int, nodes: int) -> NDArray[np.int32]:
         """Rows of every step of a block: (steps, nodes), filled up with the spare row.
 
@@ -290,8 +296,8 @@ class Batch:
 
     def varied(self, lessons: Lessons, corpus: ResidentCorpus) -> Batch:
         """Noise on every backbone; some structures divided into chains, some cropped."""
-        device, structures = self.rows.device, len(corpus.sizes) + 1
-        luck = torch.rand(structures, 7, device=device)[self.structure]  # (N, 7)
+        device = self.rows.device
+        luck = torch.rand(corpus.structures, 7, device=device)[self.structure]  # (N, 7)
         noise, divided, crop, first, second, three, depth = luck.unbind(1)
         backbones = self.backbones
         scale = (lessons.noise * noise)[:, None, None]
@@ -302,9 +308,9 @@ class Batch:
         chain = 3 * backbones.chain + torch.where(divided < lessons.divide, piece, 0)
 
         # A plane across a random axis, from the centre to twice the spread: half to all is kept.
-        axis = F.normalize(torch.randn(structures, 3, device=device), dim=1)[self.structure]
+        axis = F.normalize(torch.randn(corpus.structures, 3, device=device), dim=1)[self.structure]
         height = (backbones.coords[:, CA] * axis).sum(1)  # (N,)
-        kept = (height < 2 * depth * corpus.spread[self.rows]) | (crop >= lessons.crop)
+        kept = (height <= 2 * depth * corpus.spread[self.rows]) | (crop >= lessons.crop)
         return replace(
             self,
             backbones=replace(backbones, coords=coords, chain=chain),
@@ -348,7 +354,13 @@ class Student:
         if recipe.start == "teacher":
             self.network.load_state_dict(cut(teacher.state_dict(), self.network.state_dict()))
         elif recipe.start != "random":
-            start = build_network(load_checkpoint(recipe.start), variant)
+            try:
+                start = build_network(load_checkpoint(recipe.start), variant)
+            except CheckpointError as error:
+                raise DistillError(
+                    f"{name}: start is {recipe.start!r}; expected 'teacher', 'random' or a "
+                    f"checkpoint of its shape: {error}"
+                ) from error
             self.network.load_state_dict(start.state_dict())
             self.before = _record_beside(weights_file(recipe.start))
         self.network.to(device).train()
@@ -664,8 +676,7 @@ class Run:
 
     def _lesson(self, batch: Batch, graph: Graph) -> Lesson:
         """Draws a context and an order, and asks the teacher; what it draws is kept."""
-        structures = len(self.corpus.sizes) + 1
-        luck = torch.rand(structures, 2, device=self.device)[batch.structure]  # (N, 2)
+        luck = torch.rand(self.corpus.structures, 2, device=self.device)[batch.structure]  # (N, 2)
         native = luck[:, 0] < self.lessons.native
         redrawn = ~native & (torch.rand_like(luck[:, 0]) < luck[:, 1])
         tokens = torch.where(redrawn, self.corpus.drawn[batch.rows], batch.native)

@@ -154,12 +154,9 @@ def nearest_of_present(ca: Tensor, structure: Tensor, present: Tensor, k: int) -
     k : columns; spare ones are invalid and point at the node itself
     """
     N = len(ca)
-    x, y, z = ca.unbind(1)
-    squared = (x[:, None] - x).square_()  # (N, N)
-    squared += (y[:, None] - y).square_()
-    squared += (z[:, None] - z).square_()
-    squared.masked_fill_((structure[:, None] != structure) | ~present, torch.inf)
-    nearest, found = squared.topk(min(k, N), largest=False)
+    distances = _distances(ca, ca)  # (N, N)
+    distances.masked_fill_((structure[:, None] != structure) | ~present, torch.inf)
+    nearest, found = distances.topk(min(k, N), largest=False)
     valid = nearest < torch.inf
     neighbours = torch.where(valid, found, torch.arange(N, device=ca.device)[:, None])
     return Graph(neighbours, valid)

@@ -393,18 +393,11 @@ def decode_levels(
             own = (N + node_rows)[:, None] * H + h[None, :]  # their rows of a table
             h_V = tl.load(encoded + nodes[:, None] * H + h[None, :])
             for layer in range(LAYERS):
-                if KNOWN:
-                    if layer == 0:
-                        summed = known_messages(
-                            order, first, end, nodes_of, places, messages, reads, tokens, N,
-                            H, K, SLOTS, KB, R, KNOWN_STAGES,
-                        )  # fmt: skip
-                    else:
-                        summed = layer_of_levels(
-                            layer, h_V, own, counted, edge_rows, edge_nodes, here, table,
-                            table_size, edges, edges_size, reads, valid, DA, b1, W2, b2,
-                            LAYERS, H, K, KB, R, EXACT, WHOLE, STAGES,
-                        )  # fmt: skip
+                if KNOWN and layer == 0:
+                    summed = known_messages(
+                        order, first, end, nodes_of, places, messages, reads, tokens, N,
+                        H, K, SLOTS, KB, R, KNOWN_STAGES,
+                    )  # fmt: skip
                 else:
                     summed = layer_of_levels(
                         layer, h_V, own, counted, edge_rows, edge_nodes, here, table,
