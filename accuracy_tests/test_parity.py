@@ -138,6 +138,19 @@ def test_the_originals_own_parser_with_its_gap_residues_changes_nothing(name, mo
 # ----------------------------------------------------------------------- incomplete backbones
 
 
+def test_padded_to_one_batch_the_originals_structures_are_what_they_are_alone(published) -> None:
+    """The other side of the claim about batches of different lengths."""
+    paths = [path_of(name) for name in ("5L33", "6MRR", "4GYT")]
+    together = original.featurize_together(paths)
+    orders = torch.arange(together.S.shape[1])[None].repeat(len(paths), 1)
+    found = original.log_probs(published, together, orders)
+    for path, padded in zip(paths, found, strict=True):
+        alone = original.featurize(path)
+        L = alone.S.shape[1]
+        expected = original.log_probs(published, alone, torch.arange(L)[None])[0]
+        assert (padded[:L] - expected).abs().max() < TOLERANCE
+
+
 @pytest.mark.parametrize("name", ["2XHE"])
 def test_dropping_an_incomplete_residue_is_masking_it(name, model, published):
     structure = protein(name)

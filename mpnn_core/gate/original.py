@@ -18,6 +18,7 @@ import protein_mpnn_utils as published
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from mpnn_core.constraints import PSSM
 from mpnn_core.structure import ALPHABET, Structure
@@ -91,20 +92,34 @@ def featurize(path: Path, copies: int = 1, designed: tuple[str, ...] | None = No
 
     `designed` lists the chains to design; the original lays them out before the fixed ones.
     """
-    return featurize_together([path] * copies, designed)
-
-
-def featurize_together(paths: Sequence[Path], designed: tuple[str, ...] | None = None) -> Inputs:
-    """PDB files as one batch of the original, padded to the longest."""
-    entries = [copy.deepcopy(_parsed(Path(path))) for path in paths]
-    layouts = {}
-    for entry in entries:
-        chains = [key[-1:] for key in entry if key.startswith("seq_chain_")]
-        chosen = [chain for chain in chains if designed is None or chain in designed]
-        layouts[entry["name"]] = chosen, [chain for chain in chains if chain not in chosen]
-    out = published.tied_featurize(entries, torch.device("cpu"), layouts)
+    entry = _parsed(Path(path))
+    chains = [key[-1:] for key in entry if key.startswith("seq_chain_")]
+    chosen = [chain for chain in chains if designed is None or chain in designed]
+    layout = {entry["name"]: (chosen, [chain for chain in chains if chain not in chosen])}
+    entries = [copy.deepcopy(entry) for _ in range(copies)]
+    out = published.tied_featurize(entries, torch.device("cpu"), layout)
     X, S, mask, _, chain_M, chain_encoding, *_ = out
     return Inputs(X, S, mask, chain_M, out[10], out[12], chain_encoding)
+
+
+def featurize_together(paths: Sequence[Path]) -> Inputs:
+    """PDB files as one batch, padded to the longest as the original pads.
+
+    Its featuriser looks for the chains of the last file in all, and fails on different lengths, so
+    each file goes through it alone.
+    """
+    alone = [featurize(path) for path in paths]
+    longest = max(given.S.shape[1] for given in alone)
+
+    def padded(name: str) -> Tensor:
+        value = -100 if name == "residue_idx" else 0
+        tensors = [getattr(given, name) for given in alone]
+        return torch.cat([
+            F.pad(x, (*[0, 0] * (x.ndim - 2), 0, longest - x.shape[1]), value=value)
+            for x in tensors
+        ])  # fmt: skip
+
+    return Inputs(*(padded(field) for field in Inputs.__dataclass_fields__))
 
 
 def inputs(
