@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from mpnn_core.gate.claims import load_claims
 from mpnn_core.gate.compare import Answer, Comparison, Outcome
 from mpnn_core.gate.history import load_runs, series
 from mpnn_core.gate.ledger import Ledger
-from mpnn_core.gate.report import COLOURS, Report, summary, trade_offs, write
+from mpnn_core.gate.report import COLOURS, Report, forests, summary, trade_offs, write
 from mpnn_core.gate.verdicts import Change, Interval
 
 CLAIMS = load_claims(Path(__file__).parents[1] / "claims.toml")
@@ -65,7 +66,7 @@ def page(tmp_path: Path, runs: int, comparison: Comparison | None = None) -> tup
 class Elements(HTMLParser):
     """Start tags with their attributes, and that every one is closed in order."""
 
-    VOID = frozenset({"meta", "link", "br", "use", "path"})
+    VOID = frozenset({"meta", "link", "br", "use", "path", "wbr"})
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -125,6 +126,20 @@ def test_the_page_says_what_was_measured(tmp_path) -> None:
     assert "needs Apple silicon" in text and "not exercised" in text
     assert "design_one is slower than main: time +11.1 %" in text
     assert "&lt;new&gt;" in text and "no &lt;such&gt; function" in text and "<new>" not in text
+
+
+def test_what_was_run_once_has_no_chart_of_its_history(tmp_path) -> None:
+    report, path = page(tmp_path, 1)
+    text = path.read_text("utf-8")
+    assert f"{len(report.series)} figures have one run so far" in text
+    assert "History of" not in text
+
+
+def test_charts_tell_like_figures_apart() -> None:
+    (first, *_) = [e for e in ENTRIES if e.low != e.high]
+    sides = [replace(first, workload=f"the six proteins together, {who}") for who in ("A B", "C")]
+    ((_, chart),) = forests(sides)
+    assert ": A B<" in chart and ": C<" in chart and "together" not in chart
 
 
 def test_a_hundred_runs_show_their_step(tmp_path) -> None:

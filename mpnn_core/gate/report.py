@@ -10,6 +10,7 @@ import io
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,8 @@ def write(report: Report, path: Path) -> None:
         comparison=report.comparison,
         forests=list(forests(report.measured)),
         pareto=pareto(report),
-        histories=list(histories(report.series)),
+        histories=list(histories([s for s in report.series if len(s.points) > 1])),
+        runs_once=sum(len(s.points) == 1 for s in report.series),
         verdicts=report.counts(Verdict),
         gates=report.counts(GateResult),
     )
@@ -197,8 +199,12 @@ def _ratio_axis(axis: Any, set_scale: Callable[[str], None]) -> None:
 
 def _name(entry: Entry, rows: Sequence[Entry]) -> str:
     name = f"{entry.claim} {entry.figure}"
-    alike = [e for e in rows if (e.claim, e.figure) == (entry.claim, entry.figure)]
-    return name if len(alike) == 1 else f"{name}: {entry.workload[:38]}"
+    alike = [e.workload.split() for e in rows if (e.claim, e.figure) == (entry.claim, entry.figure)]
+    if len(alike) == 1:
+        return name
+    same = takewhile(lambda words: len(set(words)) == 1, zip(*alike, strict=False))
+    telling = entry.workload.split()[len(list(same)) :]
+    return f"{name}: {' '.join(telling)[:38] or entry.device}"
 
 
 def _reported(entry: Entry) -> float | None:
