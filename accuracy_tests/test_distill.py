@@ -35,6 +35,7 @@ from mpnn_core.distill import (
     ResidentCorpus,
     Run,
     Student,
+    apart,
     cut,
     forward,
     learning_rate,
@@ -79,7 +80,7 @@ def test_a_batch_computes_what_the_model_computes(corpus: Corpus, teacher: torch
     batch = Batch.of(resident, rows)
     order = torch.rand(len(rows))
     b, g = batch.backbones, batch.graph(48)
-    logits = forward(
+    logits, states = forward(
         teacher, b.coords, b.residue_index, b.chain, g.neighbours, g.valid, batch.native, order
     )
     found = logits.log_softmax(-1)[batch.present].split(resident.sizes.tolist())
@@ -91,6 +92,9 @@ def test_a_batch_computes_what_the_model_computes(corpus: Corpus, teacher: torch
         float(np.abs(f.numpy() - e[0]).max()) for f, e in zip(found, expected, strict=True)
     )
     assert difference < 1e-4
+    last = states[:, batch.present][-1]  # the output layer reads it
+    assert (teacher.W_out(last) - logits[batch.present]).abs().max() < 1e-4
+    assert states.shape == (6, len(rows), 128)
 
 
 @given(seed=st.integers(0, 2**32 - 1), nodes=st.integers(130, 700))
@@ -123,11 +127,38 @@ def whole(corpus: Corpus) -> tuple[ResidentCorpus, Batch]:
 
 def test_noise_stays_within_its_bound(corpus: Corpus) -> None:
     resident, batch = whole(corpus)
-    noisy = batch.varied(Lessons(noise=0.2, divide=0, crop=0), resident)
+    noisy = batch.varied(Lessons(noise=0.2, divide=0, crop=0, deform=0), resident)
     moved = (noisy.backbones.coords - batch.backbones.coords)[batch.present].std()
     assert 0 < moved < 0.2
     assert (noisy.present == batch.present).all()
     assert (noisy.backbones.chain == 3 * batch.backbones.chain).all()  # undivided, whole
+
+
+def test_bent_structures_keep_their_bonds_and_shift_far_atoms(corpus: Corpus) -> None:
+    """By a few per cent, smoothly, each structure in its own way."""
+    torch.manual_seed(0)
+    resident, batch = whole(corpus)
+    apart_by = torch.cdist(*[batch.backbones.coords[:, 1]] * 2)
+    structure = batch.structure
+    alike = structure[:, None] == structure
+    near, far = alike & (apart_by > 0) & (apart_by < 4.5), alike & (apart_by > 20)
+    changes, shifts, moved = [], [], []
+    for _ in range(20):
+        bent = batch.varied(Lessons(noise=0, divide=0, crop=0, deform=0.06), resident)
+        assert (bent.present == batch.present).all()
+        before, after = batch.backbones.coords, bent.backbones.coords
+        bonds = torch.stack([(x[:, :3] - x[:, 1:]).norm(dim=-1) for x in (before, after)])
+        changes.append((bonds[1] / bonds[0] - 1)[batch.present].flatten())
+        shift = after[:, 1] - before[:, 1]
+        between = (shift[:, None] - shift).norm(dim=-1)
+        shifts.append((between[near].mean(), between[far].mean()))
+        moved.append(torch.stack([shift[structure == s].mean(0) for s in range(len(corpus))]))
+    strain = torch.cat(changes)
+    assert 0.005 < float(strain.std()) < 0.03
+    assert float(strain.abs().max()) < 0.3
+    close, distant = torch.tensor(shifts).mean(0).tolist()
+    assert distant > 3 * close > 0
+    assert float(torch.stack(moved).std(1).mean()) > 0.05  # not one field for all
 
 
 def test_divided_structures_are_two_or_three_chains_in_a_row(corpus: Corpus) -> None:
@@ -176,7 +207,7 @@ def test_a_lesson_is_the_network_on_the_structure_that_it_shows(
     lesson = batch.varied(Lessons(noise=0, divide=1, crop=1), resident)
     order = torch.rand(len(lesson.rows))
     b, g = lesson.backbones, lesson.graph(48)
-    logits = forward(
+    logits, _ = forward(
         teacher, b.coords, b.residue_index, b.chain, g.neighbours, g.valid, lesson.native, order
     )
     model = mpnn.load_model("v_48_020")
@@ -240,6 +271,45 @@ def test_muon_steps_have_singular_values_near_one(teacher: torch.nn.Module) -> N
     # The iteration's coefficients trade exactness for speed: 0.7 to 1.2, the smallest ones aside.
     assert 0.5 < float(values.median()) < 1.3
     assert float(values.max()) < 1.5
+
+
+def test_states_are_apart_in_units_of_their_own_spread() -> None:
+    generator = torch.Generator().manual_seed(0)
+    taught = torch.randn(3, 50, 8, generator=generator) * torch.tensor([0.1, 1, 7])[:, None, None]
+    present = torch.arange(50) < 40
+    assert float(apart(taught, taught, present)) == 0
+    mean = taught[:, present].mean((1, 2), keepdim=True).expand_as(taught)
+    assert float(apart(mean, taught, present)) == pytest.approx(1, abs=1e-5)
+    absent = torch.where(present[:, None], taught, 100.0)
+    assert float(apart(absent, taught, present)) == 0
+    off = taught + taught[:, present].std((1, 2), correction=0)[:, None, None] / 2
+    assert float(apart(off, taught, present)) == pytest.approx(0.25, abs=1e-5)
+
+
+def test_a_student_that_matches_comes_nearer_to_the_teachers_states(
+    corpus: Corpus, tmp_path: Path
+) -> None:
+    def distance(match: float) -> float:
+        recipe = Recipe(learning_rate=5e-4, warmup=5, match=match)
+        run = Run({"fast": recipe}, Lessons(steps=10, nodes=160), corpus)
+        run.train(tmp_path / str(match))
+        _, batch = whole(corpus)
+        b, g = batch.backbones, batch.graph(48)
+        order = torch.rand(len(batch.rows), generator=torch.Generator().manual_seed(0))
+        given = b.coords, b.residue_index, b.chain, g.neighbours, g.valid, batch.native, order
+        with torch.no_grad():
+            (_, own), (_, taught) = (
+                forward(network, *given) for network in (run.students[0].network, run.teacher)
+            )
+            return float(apart(own, taught, batch.present))
+
+    alone, matched = distance(0), distance(1)
+    assert 0 < matched < 0.97 * alone, f"{alone:.4f} without matching, {matched:.4f} with"
+
+
+def test_states_of_another_shape_do_not_match(teacher: torch.nn.Module) -> None:
+    with pytest.raises(DistillError, match=r"lean: match is 0\.5, .* \(128, 2, 2\)"):
+        Student("lean", Recipe(match=0.5), teacher, CPU)
 
 
 def test_learning_rates_rise_hold_and_fall() -> None:

@@ -4,8 +4,8 @@ A student learns the teacher's distribution over the 21 letters at every residue
 (Hinton et al., 2015, arXiv:1503.02531): the Kullback-Leibler divergence to the teacher, and a share
 of cross-entropy to the native residue. No lesson comes twice: each has fresh backbone noise, a
 random decoding order, a context that is the native sequence or a mixture of it with what the
-teacher itself drew there last, and a structure that may be cut into several chains or lack what
-lies beyond a plane. Teacher and student see the same.
+teacher itself drew there last, and a structure that is bent a little and may be cut into several
+chains or lack what lies beyond a plane. Teacher and student see the same.
 
 The corpus lives on the device as one disjoint graph. A step takes whole structures up to a fixed
 number of residues, so shapes never change: on a GPU the networks are compiled and a step, from
@@ -74,6 +74,8 @@ class Lessons:
     native : share of structures whose context is the native sequence
     divide : share of structures that are divided into two or three chains at random residues
     crop : share of structures of which only what lies on one side of a random plane is kept
+    deform : strain of the smooth waves that bend a structure, a ratio; its standard deviation is
+        uniform between 0 and this
     seed : of noise, orders, contexts and the order of structures
     """
 
@@ -84,6 +86,7 @@ class Lessons:
     native: float = 0.5
     divide: float = 0.4
     crop: float = 0.4
+    deform: float = 0.06
     seed: int = 0
 
 
@@ -101,6 +104,8 @@ class Recipe:
         like everything else if not
     weight_decay : of AdamW and of Muon
     native_weight : weight of the cross-entropy to the native residue
+    match : weight of the distance of the nodes' states to the teacher's after every layer, for
+        students of its depths and width
     average : decay of the moving average of weights, which is what ships
     """
 
@@ -111,13 +116,14 @@ class Recipe:
     orthogonal: bool = True
     weight_decay: float = 0.01
     native_weight: float = 0.2
+    match: float = 0.0
     average: float = 0.999
 
 
 Settings = TypeVar("Settings", Lessons, Recipe)
 
 RECIPES: dict[str, Recipe] = {
-    "fast": Recipe(learning_rate=5e-4),
+    "fast": Recipe(learning_rate=5e-4, match=0.3),
     "lean": Recipe(learning_rate=2e-3),
     "minimal": Recipe(learning_rate=1e-2),
     "minimal-fast": Recipe(learning_rate=1e-2),
@@ -295,13 +301,15 @@ class Batch:
         return nearest_of_present(ca, self.structure, self.present, k)
 
     def varied(self, lessons: Lessons, corpus: ResidentCorpus) -> Batch:
-        """Noise on every backbone; some structures divided into chains, some cropped."""
+        """Every backbone noisy and bent; some structures divided into chains, some cropped."""
         device = self.rows.device
         luck = torch.rand(corpus.structures, 7, device=device)[self.structure]  # (N, 7)
         noise, divided, crop, first, second, three, depth = luck.unbind(1)
         backbones = self.backbones
         scale = (lessons.noise * noise)[:, None, None]
         coords = backbones.coords + scale * torch.randn_like(backbones.coords)
+        if lessons.deform:
+            coords = coords + _waves(coords, self.structure, corpus.structures, lessons.deform)
 
         place = corpus.place[self.rows]
         piece = (place > first).long() + ((place > second) & (three < 0.5)).long()  # 0, 1 or 2
@@ -318,6 +326,23 @@ class Batch:
         )
 
 
+def _waves(coords: Tensor, structure: Tensor, structures: int, strain: float) -> Tensor:
+    """Smooth displacements of all atoms (N, 4, 3), Å, of one field per structure.
+
+    A field is four plane waves of 20 to 80 Å. What it does to a distance inside a structure is a
+    strain, so bonds and angles keep within a few per cent what they are, and far atoms shift.
+    """
+    device = coords.device
+    along, towards = F.normalize(torch.randn(2, structures, 4, 3, device=device), dim=-1)
+    wavenumber = 2 * math.pi / (20 + 60 * torch.rand(structures, 4, 1, device=device))  # per Å
+    phase = 2 * math.pi * torch.rand(structures, 4, device=device)
+    strains = strain * torch.rand(structures, 1, 1, device=device)
+    amplitude = strains * torch.randn(structures, 4, 1, device=device) / wavenumber  # Å
+    angle = torch.einsum("nax,nwx->naw", coords, (wavenumber * along)[structure])
+    angle = angle + phase[structure, None]  # (N, 4 atoms, 4 waves)
+    return torch.einsum("naw,nwx->nax", angle.sin(), (amplitude * towards)[structure])
+
+
 def forward(
     network: MPNN,
     coords: Tensor,
@@ -327,13 +352,29 @@ def forward(
     valid: Tensor,
     tokens: Tensor,
     order: Tensor,
-) -> Tensor:
-    """Logits (N, 21), float32; `order` (N,): smaller is decoded first."""
+) -> tuple[Tensor, Tensor]:
+    """Logits (N, 21) and the states after every layer (layers, N, H), float32.
+
+    `order` (N,): smaller is decoded first.
+    """
     graph = Graph(neighbours[:, : network.neighbours], valid[:, : network.neighbours])
+    states: list[Tensor] = []
     with torch.autocast(coords.device.type, torch.bfloat16, enabled=coords.is_cuda):
-        encoding = network.encode(Backbones(coords, residue_index, chain, ()), graph)
-        logits = network.decode(encoding, None, tokens, order)
-    return logits.float()
+        encoding = network.encode(Backbones(coords, residue_index, chain, ()), graph, states)
+        logits = network.decode(encoding, None, tokens, order, states)
+    return logits.float(), torch.stack(states).float()
+
+
+def apart(states: Tensor, taught: Tensor, present: Tensor) -> Tensor:
+    """How far states are from the teacher's: 0 is there, 1 as far as its mean is; a scalar.
+
+    Squared distance over variance in each layer, mean over layers; `states`, `taught`
+    (layers, N, H), of the nodes `present` (N,).
+    """
+    counted = present[:, None].float()
+    mean = (taught * counted).sum((1, 2), keepdim=True) / (counted.sum() * taught.shape[-1])
+    variance = ((taught - mean).square() * counted).sum((1, 2))  # (layers,), times the count
+    return (((states - taught).square() * counted).sum((1, 2)) / variance).mean()
 
 
 # ----------------------------------------------------------------------------- students
@@ -347,7 +388,14 @@ class Student:
     """
 
     def __init__(self, name: str, recipe: Recipe, teacher: MPNN, device: torch.device) -> None:
-        variant = find_variant(name)
+        variant, original = find_variant(name), find_variant("baseline")
+        shape = (variant.hidden, variant.encoder_layers, variant.decoder_layers)
+        taught = (original.hidden, original.encoder_layers, original.decoder_layers)
+        if recipe.match and shape != taught:
+            raise DistillError(
+                f"{name}: match is {recipe.match}, and its width and layers are {shape}; states "
+                f"are matched where they are the teacher's, {taught}. Use match=0"
+            )
         self.name, self.recipe = name, recipe
         self.before: dict[str, Any] | None = None
         self.network = random_network(variant, seed=0)
@@ -394,7 +442,9 @@ class Student:
             capturable=device.type == "cuda",
         )
 
-    def loss(self, batch: Batch, logits: Tensor, lesson: Lesson) -> tuple[Tensor, Tensor]:
+    def loss(
+        self, batch: Batch, logits: Tensor, states: Tensor, lesson: Lesson
+    ) -> tuple[Tensor, Tensor]:
         """What is minimised, and the divergence to the teacher alone, per residue."""
         log_probs = logits.log_softmax(-1)
         known = batch.present.sum()
@@ -403,6 +453,8 @@ class Student:
         graded = batch.present & lesson.native & (batch.native != UNKNOWN)
         nll = -log_probs.gather(-1, batch.native[:, None])[:, 0]
         loss = kl + self.recipe.native_weight * (nll * graded).sum() / known
+        if self.recipe.match:
+            loss = loss + self.recipe.match * apart(states, lesson.states, batch.present)
         return loss, kl.detach()
 
     @torch.no_grad()
@@ -571,12 +623,14 @@ class Lesson:
     order : (N,) float32, smaller is decoded first
     native : (N,) bool, the context of this residue's chain is the native sequence
     log_probs : (N, 21) float32
+    states : (layers, N, H) float32, after every layer
     """
 
     tokens: Tensor
     order: Tensor
     native: Tensor
     log_probs: Tensor
+    states: Tensor
 
 
 @dataclass
@@ -659,10 +713,10 @@ class Run:
 
     def _forward(
         self, network: MPNN, batch: Batch, graph: Graph, tokens: Tensor, order: Tensor
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         b = batch.backbones
         assert graph.valid is not None
-        found: Tensor = self.forwards[id(network)](
+        found: tuple[Tensor, Tensor] = self.forwards[id(network)](
             network,
             b.coords,
             b.residue_index,
@@ -682,13 +736,14 @@ class Run:
         tokens = torch.where(redrawn, self.corpus.drawn[batch.rows], batch.native)
         order = torch.rand_like(luck[:, 0])
         # Grad mode is left on: nothing of the teacher needs a gradient, and tiles are for no_grad.
-        log_probs = self._forward(self.teacher, batch, graph, tokens, order).log_softmax(-1)
+        logits, states = self._forward(self.teacher, batch, graph, tokens, order)
+        log_probs = logits.log_softmax(-1)
         gumbel = -torch.empty_like(log_probs[:, :UNKNOWN]).exponential_().log()
         drawn = (log_probs[:, :UNKNOWN] + gumbel).argmax(-1)
         self.corpus.drawn[batch.rows] = torch.where(
             batch.present, drawn, self.corpus.drawn[batch.rows]
         )
-        return Lesson(tokens, order, native, log_probs)
+        return Lesson(tokens, order, native, log_probs, states)
 
     def _one_step(self) -> None:
         rows = self.rows.index_select(0, self.cursor)[0].long()
@@ -697,8 +752,8 @@ class Run:
         lesson = self._lesson(batch, graph)
         for i, student in enumerate(self.students):
             student.rate.copy_(self.rates[i].index_select(0, self.cursor)[0])
-            logits = self._forward(student.network, batch, graph, lesson.tokens, lesson.order)
-            loss, divergence = student.loss(batch, logits, lesson)
+            said = self._forward(student.network, batch, graph, lesson.tokens, lesson.order)
+            loss, divergence = student.loss(batch, *said, lesson)
             loss.backward()
             student.update(self.count)
             self.losses[i].index_copy_(0, self.cursor, divergence[None])
@@ -838,7 +893,9 @@ class Run:
             taught = None
             for name, network in networks:
                 with torch.enable_grad():  # the compiled networks know this mode
-                    logits = self._forward(network, batch, graph, batch.native, order[batch.rows])
+                    logits, _ = self._forward(
+                        network, batch, graph, batch.native, order[batch.rows]
+                    )
                 log_probs = logits.log_softmax(-1)
                 taught = log_probs if taught is None else taught
                 found[name][batch.rows] = torch.stack(

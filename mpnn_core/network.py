@@ -249,11 +249,16 @@ class MPNN(nn.Module):
     def decoders(self) -> list[DecoderLayer]:
         return cast("list[DecoderLayer]", list(self.decoder_layers))
 
-    def encode(self, backbones: Backbones, graph: Graph | None = None) -> Encoding:
+    def encode(
+        self,
+        backbones: Backbones,
+        graph: Graph | None = None,
+        states: list[Tensor] | None = None,
+    ) -> Encoding:
         """Features and encoder, for any number of structures at once.
 
         `graph` is given by who knows it already, for instance in a fixed shape with spare slots;
-        otherwise it is the k-NN graph.
+        otherwise it is the k-NN graph. `states` gets the nodes' states (N, H) after every layer.
         """
         graph = graph or nearest_neighbours(backbones, self.neighbours)
         h_E = torch.cat(
@@ -265,6 +270,8 @@ class MPNN(nn.Module):
         h_V = torch.zeros_like(h_E[:, 0])  # (N, H)
         for layer in self.encoder_layers:
             h_V, h_E = layer(h_V, h_E, graph)
+            if states is not None:
+                states.append(h_V)
         blocks = [layer.blocks() for layer in self.decoders]
         return Encoding(
             graph,
@@ -274,7 +281,12 @@ class MPNN(nn.Module):
         )
 
     def decode(
-        self, encoding: Encoding, copies: Copies | None, tokens: Tensor, rank: Tensor
+        self,
+        encoding: Encoding,
+        copies: Copies | None,
+        tokens: Tensor,
+        rank: Tensor,
+        states: list[Tensor] | None = None,
     ) -> Tensor:
         """Logits of given sequences, every position seeing those decoded before it.
 
@@ -284,6 +296,7 @@ class MPNN(nn.Module):
         tokens, rank : (M,) int64
             Residue of every row, and when it is decoded; only the order of ranks within a
             sequence counts, and rows of equal rank do not see each other.
+        states : gets the states (M, H) after every layer
 
         Returns
         -------
@@ -299,6 +312,8 @@ class MPNN(nn.Module):
             decoded = F.linear(self.W_s.weight, C)[tokens] + F.linear(h_V, D)  # (M, H)
             table = torch.cat([undecoded, decoded]).to(C.dtype)  # (N + M, H)
             h_V = layer(h_V, edges, table, rows, nodes, encoding.graph)
+            if states is not None:
+                states.append(h_V)
         return self.W_out(h_V)
 
     @staticmethod
