@@ -113,14 +113,33 @@ class Batch:
         return upload(here, self.wide)[nodes] + self.position_starts[sequence]
 
     @cached_property
+    def structure_position(self) -> Tensor:
+        """Of every position, which of the group's structures' positions it is: (P,) int64."""
+        first = np.cumsum([0, *(len(self.structures[s]) for s in self.group)])
+        of_sequence = first[[s - self.group[0] for s, _ in self.jobs]]
+        shift = upload(of_sequence, self.wide) - self.position_starts[:-1]
+        sequence = self.sequence_of_position
+        return torch.arange(len(sequence), device=self.wide) + shift[sequence]
+
+    @cached_property
+    def row_starts(self) -> list[int]:
+        """Where each sequence starts among the rows of all, and M."""
+        of_structure = dict(zip(self.group, np.diff(self.offsets).tolist(), strict=True))
+        return np.cumsum([0, *(of_structure[s] for s, _ in self.jobs)]).tolist()
+
+    @cached_property
     def rows_of_sequences(self) -> Tensor:
         """(sequences,) int64."""
-        return upload(np.diff(self._places[2]), self.wide)
+        return upload(np.diff(self.row_starts), self.wide)
 
     def of_nodes(self, per_structure: Sequence[NDArray[Any]]) -> Tensor:
         """An array (L, ...) per structure of the caller's list -> (N, ...) over the nodes."""
         parts = [per_structure[s][self.structures[s].mask] for s in self.group]
         return upload(np.concatenate(parts), self.device)
+
+    def of_positions(self, per_structure: Sequence[NDArray[Any]]) -> Tensor:
+        """An array (L, ...) per structure of the caller's list -> over the group's positions."""
+        return upload(np.concatenate([per_structure[s] for s in self.group]), self.wide)
 
     def of_rows(self, per_sequence: Iterable[NDArray[Any]]) -> Tensor:
         """An array (L, ...) per sequence -> (M, ...) over the rows."""
@@ -144,8 +163,7 @@ class Batch:
             found = np.concatenate([np.argsort(part, kind="stable") for part in parts])
             return torch.from_numpy(found)
         sequence = self.sequence_of_position
-        by_key = key.argsort(stable=True)
-        order = by_key[sequence[by_key].argsort(stable=True)]
+        order = sorted_within(key, sequence, np.cumsum([0, *self.lengths]).tolist())
         return order - self.position_starts[sequence]
 
     def rank(self, order: Tensor) -> Tensor:
@@ -163,7 +181,21 @@ class Batch:
 
     def parts(self, rows: NDArray[Any]) -> Iterator[NDArray[Any]]:
         """(M, ...) over the rows -> per sequence its part, over the complete residues."""
-        return (rows[first:last] for first, last in pairwise(self._places[2]))
+        return (rows[first:last] for first, last in pairwise(self.row_starts))
+
+
+def sorted_within(key: Tensor, sequence: Tensor, starts: Sequence[int]) -> Tensor:
+    """Indices that sort `key` (n,) stably within each sequence, one sequence after the other.
+
+    sequence (n,) int64 numbers the sequence of each entry; starts are where each starts, and n.
+    """
+    lengths = np.diff(starts)
+    if (lengths == lengths[0]).all():  # side by side, which takes a single pass
+        by_key = key.view(len(lengths), -1).argsort(dim=1, stable=True)
+        first = torch.arange(0, len(key), lengths[0], device=key.device)
+        return (by_key + first[:, None]).view(-1)
+    by_key = key.argsort(stable=True)
+    return by_key[sequence[by_key].argsort(stable=True)]
 
 
 def within(budget: int, sizes: Sequence[int]) -> Iterator[list[int]]:

@@ -61,7 +61,7 @@ Temperature = float | Sequence[float] | NDArray[np.floating]
 # Temperature 0: logits that differ in their last bit differ by a factor of e^50 in probability.
 _COLDEST = np.float32(1e-8)
 
-_CODES = np.frombuffer(ALPHABET.encode(), np.uint8)
+_CODES = np.frombuffer(bytearray(ALPHABET.encode()), np.uint8)
 
 # Work is cut to keep the large tensors under about this size each, with the same results.
 MEMORY_BUDGET_BYTES = 1 << 30
@@ -181,14 +181,14 @@ class Sampled(NamedTuple):
 
     Attributes
     ----------
-    tokens : (M,) uint8
+    letters : (M,) uint8, ASCII
     sums : (sequences, 3) float64, over the rows: negative log-probabilities where designed,
         and everywhere; designed residues that are the native ones
     log_probs, probabilities : (M, 21) float32
     order : (P,) int64, the positions of every sequence as decoded
     """
 
-    tokens: Tensor
+    letters: Tensor
     sums: Tensor
     log_probs: Tensor
     probabilities: Tensor
@@ -319,17 +319,18 @@ class Model:
                     batch, resolved, orders, given_temperature, num_sequences, seed
                 ),
                 record=plain,
+                fetched=2,
             )
         ]
-        tokens: list[list[NDArray[np.uint8]]] = [[] for _ in items]
+        letters: list[list[NDArray[np.uint8]]] = [[] for _ in items]
         sums: list[list[NDArray[np.float64]]] = [[] for _ in items]
         parts: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in items]
         for batch, sampled in found:
-            rows, totals = sampled.tokens.cpu().numpy(), sampled.sums.cpu().numpy()
+            rows, totals = sampled.letters.cpu().numpy(), sampled.sums.cpu().numpy()
             row = position = sequence = 0
             for s, _, count in batch.runs:
                 m, p = count * int(items[s].mask.sum()), count * len(items[s])
-                tokens[s].append(rows[row : row + m].reshape(count, -1))
+                letters[s].append(rows[row : row + m].reshape(count, -1))
                 sums[s].append(totals[sequence : sequence + count])
                 parts[s].append((
                     sampled.log_probs[row : row + m], sampled.probabilities[row : row + m],
@@ -347,7 +348,7 @@ class Model:
                 temperature=temperature,
                 model_name=self.name,
                 design_chains=resolved[s].design_chains,
-                sequences=_letters(structure, np.concatenate(tokens[s])),
+                sequences=_sequences(structure, np.concatenate(letters[s])),
                 scores=(nll / designed.sum()).astype(np.float32),
                 global_scores=(global_nll / structure.mask.sum()).astype(np.float32),
                 recovery=(recovered / designed.sum()).astype(np.float32),
@@ -366,9 +367,9 @@ class Model:
         seed: int,
     ) -> tuple[Any, ...]:
         """What `_sampled` is given, on the device."""
-        keys = upload(np.array([seed, *(i for _, i in batch.jobs)]), batch.wide)
-        positions = np.concatenate([resolved[s].designed for s, _ in batch.jobs])
-        designed = upload(positions, batch.wide)
+        numbers = [np.arange(first, first + count) for _, first, count in batch.runs]
+        keys = upload(np.concatenate([[seed], *numbers]), batch.wide)
+        designed = batch.of_positions([r.designed for r in resolved])
         asked = (
             keys,
             batch.of_nodes([s.tokens for s in batch.structures]),
@@ -381,7 +382,8 @@ class Model:
         if all(given[s] is None and not resolved[s].groups for s in batch.group):
             order = None
         else:
-            order = self._changed(batch, resolved, given, self._order(batch, keys, designed))
+            drawn = self._order(batch, keys, designed)
+            order = self._changed(batch, resolved, given, drawn)
         profile = _profile(batch, resolved)
         group, weight = _ties(batch, resolved)
         unusual = (order, profile, group, weight)
@@ -409,7 +411,7 @@ class Model:
         ----------
         keys : (1 + sequences,) int64, the seed and the number of every sequence
         tokens, designed, biases, omitted : over the nodes
-        designed_positions : (P,) bool
+        designed_positions : over the positions of the group's structures, bool
         temperature : () or (M,) float32
         order, profile, group, weight : None, or over the positions, nodes and rows
         """
@@ -439,7 +441,7 @@ class Model:
         nll = -log_probs.gather(1, samples.tokens[:, None])[:, 0]
         totals = [nll * chosen, nll, chosen & (samples.tokens == native)]
         return Sampled(
-            samples.tokens.to(torch.uint8),
+            self._codes[samples.tokens],
             batch.sums(torch.stack(totals, 1)),
             log_probs,
             samples.probabilities,
@@ -447,10 +449,14 @@ class Model:
         )
 
     def _order(self, batch: Batch, keys: Tensor, designed: Tensor) -> Tensor:
-        """The positions of every sequence as decoded, drawn as the original draws them: (P,)."""
+        """The positions of every sequence as decoded, drawn as the original draws them: (P,).
+
+        designed : over the positions of the group's structures, bool
+        """
         drawn = self.backend.uniforms(keys, ORDER, batch.lengths, batch.position_starts)
         noise = half_normal(drawn.to(batch.wide))
-        return batch.order((designed.double() + FIXED_WEIGHT) * noise)
+        weight = (designed.double() + FIXED_WEIGHT)[batch.structure_position]
+        return batch.order(weight * noise)
 
     def _changed(
         self,
@@ -550,7 +556,8 @@ class Model:
             return (self.backend.decode(encoding, copies, tokens, rank).log_softmax(-1),)
 
         results = [np.tile(self._blank, (n, len(s), 1)) for n, s in zip(counts, items, strict=True)]
-        for batch, (found,) in self._computed(decoded, items, counts, given, record=True):
+        computed = self._computed(decoded, items, counts, given, record=True, fetched=1)
+        for batch, (found,) in computed:
             parts = batch.parts(found.cpu().numpy())
             for (s, i), lp in zip(batch.jobs, parts, strict=True):
                 results[s][i, items[s].mask] = lp
@@ -587,21 +594,29 @@ class Model:
         counts: Sequence[int],
         given: Callable[[Batch], tuple[Any, ...]],
         record: bool,
+        fetched: int,
     ) -> Iterator[tuple[Batch, tuple[Tensor, ...]]]:
         """A function of every batch, its encoding and what it is given.
 
         record : what is given are tensors, and what the function does depends on their shapes and
             the batch's alone, so that a backend may record and replay it
+        fetched : so many of the results may already be on the host
         """
-        for backbones, batches in self._batches(structures, counts):
-            tensors = (backbones.coords, backbones.residue_index, backbones.chain)
-            if record and len(batches) == 1 and batches[0].recordable:
+        for group, batches in self._batches(structures, counts):
+            chosen = [structures[s] for s in group]
+            replays = self.backend.replays if record else None
+            if replays and len(batches) == 1 and batches[0].recordable:
                 whole = partial(self._encoded_too, function, batches[0])
                 key = (function.__name__, *batches[0].key)
+                host = torch.device("cpu")
+                b = Backbones.from_structures(chosen, host)
+                asked = given(replace(batches[0], device=host))
+                tensors = (b.coords, b.residue_index, b.chain, *asked)
                 with self._computing():
-                    outputs = self.backend.replayed(key, whole, *tensors, *given(batches[0]))
+                    outputs = replays(key, whole, tensors, fetched)
                 yield batches[0], outputs
                 continue
+            backbones = Backbones.from_structures(chosen, self.device)
             with self._computing():
                 encoding = self.backend.encode(backbones)
             for batch in batches:
@@ -645,17 +660,15 @@ class Model:
 
     def _batches(
         self, structures: list[Structure], counts: Sequence[int]
-    ) -> Iterator[tuple[Backbones, list[Batch]]]:
-        """Every structure is encoded once; its `counts` sequences are decoded in few batches."""
+    ) -> Iterator[tuple[list[int], list[Batch]]]:
+        """Structures that are encoded together, and the few batches in which their `counts`
+        sequences are decoded."""
         lengths = [int(s.mask.sum()) for s in structures]
         budget = _memory_budget(self.device)
         for group in within(budget // self._encoding_bytes(), lengths):
             runs = [(s, 0, counts[s]) for s in group]
             parts = cut(budget // self._row_bytes(), runs, lengths)
-            yield (
-                Backbones.from_structures([structures[s] for s in group], self.device),
-                [Batch(structures, group, part, self.device) for part in parts],
-            )
+            yield group, [Batch(structures, group, part, self.device) for part in parts]
 
     def _encoding_bytes(self) -> int:
         """Bytes that one residue's encoding takes: h_E and a term per decoder layer and edge."""
@@ -668,6 +681,11 @@ class Model:
         return _FLOAT_BYTES * (v.hidden * 3 * (1 + v.decoder_layers) + 4 * LETTERS) + (
             2 * 8 * v.neighbours
         )
+
+    @cached_property
+    def _codes(self) -> Tensor:
+        """The letters in ASCII, by token: (21,) uint8."""
+        return upload(_CODES, self.device)
 
     @cached_property
     def _blank(self) -> NDArray[np.float32]:
@@ -869,13 +887,14 @@ def _orders(structure: Structure, given: ArrayLike, n: int) -> NDArray[np.int64]
     return orders.astype(np.int64)
 
 
-def _letters(structure: Structure, rows: NDArray[np.uint8]) -> list[str]:
-    """Tokens (n, complete residues) -> n strings of L letters; the others keep theirs."""
-    tokens, L = rows, len(structure)
+def _sequences(structure: Structure, letters: NDArray[np.uint8]) -> list[str]:
+    """ASCII (n, complete residues) -> n strings of L letters; the others keep theirs."""
+    L = len(structure)
     if not structure.mask.all():
-        tokens = np.tile(structure.tokens.astype(np.uint8), (len(rows), 1))
-        tokens[:, structure.mask] = rows
-    text = _CODES[tokens].tobytes().decode()
+        whole = np.tile(_CODES[structure.tokens], (len(letters), 1))
+        whole[:, structure.mask] = letters
+        letters = whole
+    text = letters.tobytes().decode("ascii")
     return [text[start : start + L] for start in range(0, len(text), L)]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -99,6 +100,15 @@ class Graph:
         if self.valid is None:
             return torch.full((N, 1), K, device=self.neighbours.device)
         return self.valid.sum(1, keepdim=True)
+
+    @cached_property
+    def for_kernels(self) -> tuple[Tensor, Tensor]:
+        """`valid` as (N, K) uint8, and `degree` as (N,) float32."""
+        (N, K), device = self.neighbours.shape, self.neighbours.device
+        if self.valid is None:
+            valid = torch.ones(N, K, dtype=torch.uint8, device=device)
+            return valid, torch.full((N,), float(K), device=device)
+        return self.valid.to(torch.uint8), self.degree[:, 0].float()
 
     def valid_of(self, nodes: Tensor | slice) -> Tensor | None:
         """`valid` of some nodes: (n, K) or None."""

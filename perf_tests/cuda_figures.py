@@ -1,4 +1,6 @@
-"""Measure what docs/cuda.md states of one or two GPUs, and write it down: rates and latencies.
+"""Measure what docs/cuda.md states of one or two GPUs, and write it down.
+
+Rates, latencies, and how near the tiers are to plain torch::
 
     python perf_tests/cuda_figures.py fixtures/cuda-h100.json
 
@@ -14,7 +16,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -60,8 +62,7 @@ def timed(call: Callable[[], Any], rounds: int) -> dict[str, Any]:
     return {"ms": median, "of": [low, high], "rounds": rounds}
 
 
-def of_one_gpu(precision: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    model = mpnn.load_model(device="cuda:0", backend=BACKENDS[precision])
+def of_one_gpu(model: mpnn.Model) -> Iterator[tuple[str, dict[str, Any]]]:
     for name, n in WORKLOADS:
         found = timed(lambda: model.design(protein(name), n, 0.1, 1), 9 if n > 8 else 25)  # noqa: B023
         yield f"{name} x {n}", {**found, "per second": round(1e3 * n / found["ms"])}
@@ -75,11 +76,32 @@ def of_one_gpu(precision: str) -> Iterator[tuple[str, dict[str, Any]]]:
     yield name, {**found, "per second": rate, "residues": round(float(residues), 1)}
 
 
+def accuracy(models: Mapping[str, mpnn.Model], orders: int = 8) -> dict[str, Any]:
+    """Each tier against plain torch on the same device; designed recovery on TS50 of both."""
+    plain = mpnn.load_model(device=models["exact"].device, backend="torch")
+    found: dict[str, Any] = {}
+    for precision, model in models.items():
+        own = found[precision] = {}
+        for name in ("5L33", "3HTN"):
+            structure, rng = protein(name), np.random.default_rng(0)
+            order = np.stack([rng.permutation(len(structure)) for _ in range(orders)])
+            native = np.repeat(structure.tokens[None], orders, 0)
+            p, q = (m.log_probs(structure, native, order) for m in (plain, model))
+            own[name] = {
+                "kl": float((np.exp(p) * (p - q)).sum(-1).mean()),
+                "argmax": float((p.argmax(-1) == q.argmax(-1)).mean()),
+                "largest": float(np.abs(p - q).max()),
+            }
+        designs = model.design([protein(name) for name in TS50], EACH, 0.1, 1)
+        own["TS50 recovery"] = float(np.mean([d.recovery.mean() for d in designs]))
+    return found
+
+
 def of_stream(devices: list[str], batches: int = 48, batch: int = 64) -> dict[str, Any]:
     """Designs a second of a stream once every worker has done its first batches.
 
     The clock runs while the stream takes structures: as many wait at the workers when it starts
-    as when it stops.
+    as when it stops. Kernels that no process has compiled before would be compiled meanwhile.
     """
     given = many_structures(batches * batch)
     asked: list[float] = []
@@ -115,13 +137,17 @@ def main(path: str) -> None:
     def write() -> None:
         Path(path).write_text(json.dumps(figures, indent=1) + "\n")
 
-    for precision in BACKENDS:
+    models = {p: mpnn.load_model(device="cuda:0", backend=b) for p, b in BACKENDS.items()}
+    for precision, model in models.items():
         figures[precision] = {}
-        for name, found in of_one_gpu(precision):
+        for name, found in of_one_gpu(model):
             figures[precision][name] = found
             print(precision, name, found, flush=True)
             write()
+    figures["accuracy"] = accuracy(models)
+    print(figures["accuracy"], flush=True)
     figures["stream, fast"] = {}
+    of_stream(["cuda:0"])  # compiles
     for count in range(1, torch.cuda.device_count() + 1):
         found = of_stream([f"cuda:{i}" for i in range(count)])
         figures["stream, fast"][f"{count} GPU"] = found

@@ -22,6 +22,22 @@ class Encoded(Protocol):
     def graph(self) -> Graph: ...
 
 
+class Replay(Protocol):
+    """Calls a function on a device, or replays what it recorded of an earlier call."""
+
+    def __call__(
+        self,
+        key: tuple[Any, ...],
+        function: Callable[..., tuple[Tensor, ...]],
+        given: Sequence[Tensor],
+        fetched: int,
+    ) -> tuple[Tensor, ...]:
+        """`function` of what is given on the host; its first `fetched` results come back to it.
+
+        Functions of equal keys are interchangeable.
+        """
+
+
 class Backend(Protocol):
     """The network's three computations, on rows and graphs as `network.py` defines them.
 
@@ -30,6 +46,7 @@ class Backend(Protocol):
     """
 
     name: str
+    replays: Replay | None = None
 
     def encode(self, backbones: Backbones, graph: Graph | None = None) -> Encoded:
         """Features and encoder of any number of structures; `graph` as in `MPNN.encode`."""
@@ -56,15 +73,6 @@ class Backend(Protocol):
         """
         seed, *sequences = keys.tolist()
         return torch.from_numpy(uniforms(seed, stream, sequences, lengths))
-
-    def replayed(
-        self,
-        key: tuple[Any, ...],
-        function: Callable[..., tuple[Tensor, ...]],
-        *given: Tensor,
-    ) -> tuple[Tensor, ...]:
-        """`function(*given)`, or a recording of it; functions of equal keys are interchangeable."""
-        return function(*given)
 
 
 class TorchBackend(Backend):

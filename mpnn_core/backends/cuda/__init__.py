@@ -12,7 +12,7 @@ Where Triton is missing, plain torch computes the same.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from mpnn_core.backends import Backend
 from mpnn_core.backends.cuda.replays import Replays
+from mpnn_core.batches import sorted_within
 from mpnn_core.features import offset_classes, with_virtual_cb
 from mpnn_core.graph import Backbones, Graph, nearest_neighbours
 from mpnn_core.network import MPNN, Copies, EncoderLayer, Encoding
@@ -38,7 +39,7 @@ COLUMNS = 32  # letters, up to a power of two
 MOST_ROWS = 16  # rows of a block at a time
 NODE_ROWS = 16  # of a product on the matrix units, at least
 ENCODER_EDGES = 64  # of one tile of the encoder's kernels
-POSITIONS = 128  # of a block that draws random numbers
+POSITIONS = 128  # of a block that draws random numbers, or finds atoms
 LEVELS_EXPECTED = 70  # of any long protein; only speed depends on it
 STATES = 1 + LETTERS  # of a neighbour in the first decoder layer: no residue, or a letter
 # Messages of the first decoder layer are computed for every state of every edge where there are
@@ -121,7 +122,6 @@ class CudaBackend(Backend):
         self.many, self.few, self.narrow = (tuning,) * 3 if tuning else TUNINGS[precision]
         self.weights = Weights(network, self.dtype)
         self.device = network.W_out.weight.device
-        self.replays = Replays()
         hidden = network.W_out.in_features
         # Block sizes of Triton are powers of two, and a matrix unit takes no fewer than 16.
         power_of_two = hidden >= 16 and hidden & (hidden - 1) == 0
@@ -129,6 +129,7 @@ class CudaBackend(Backend):
         if self.device.type == "cuda":
             properties = torch.cuda.get_device_properties(self.device)
             self.multiprocessors = properties.multi_processor_count
+            self.replays = Replays(self.device) if self.triton else None
         else:
             self.triton &= INTERPRETED
             self.multiprocessors = 1
@@ -151,8 +152,8 @@ class CudaBackend(Backend):
         return Encoding(
             graph,
             h_V,
-            edges=torch.stack([F.linear(h_E, B) for B in w.B]),
-            undecoded=torch.stack([F.linear(h_V.to(self.dtype), D) for D in w.table_D]),
+            edges=torch.matmul(h_E.view(N * K, -1), w.B.mT).view(-1, N, K, h_E.shape[-1]),
+            undecoded=torch.matmul(h_V.to(self.dtype), w.D.mT),
         )
 
     def _encoded(self, backbones: Backbones, graph: Graph) -> Encoding:
@@ -161,10 +162,11 @@ class CudaBackend(Backend):
 
         w, dtype, exact = self.weights, self.dtype, self.precision == "exact"
         (N, K), H = graph.neighbours.shape, w.b_e.shape[0]
-        neighbours, (valid, degree) = graph.neighbours, _validity(graph)
+        neighbours, (valid, degree) = graph.neighbours, graph.for_kernels
         shape: dict[str, Any] = {"H": H, "K": K, "EXACT": exact, "num_warps": 8 if exact else 4}
         tiles = (-(-N * K // ENCODER_EDGES),)
-        atoms = with_virtual_cb(backbones.coords).permute(1, 2, 0).contiguous()  # (5, 3, N)
+        atoms = torch.empty(5, 3, N, device=neighbours.device)
+        kernels.five_atoms[(-(-N // POSITIONS),)](atoms, backbones.coords, N, BLOCK=POSITIONS)
         norm = self.network.features.norm_edges
         h_E = torch.empty(N, K, H, dtype=dtype, device=atoms.device)
         kernels.edge_features[tiles](
@@ -190,11 +192,8 @@ class CudaBackend(Backend):
             kernels.encoder_edges[tiles](
                 h_E, known, neighbours, *edges, N * K, EDGES=ENCODER_EDGES, **shape
             )
-        found = h_E.new_empty(len(w.B), N, K, H)
-        for own, B in zip(found, w.B, strict=True):
-            torch.mm(h_E.view(-1, H), B.T, out=own.view(-1, H))
-        undecoded = torch.stack([F.linear(h_V.to(dtype), D) for D in w.table_D])
-        return Encoding(graph, h_V, found, undecoded)
+        found = torch.matmul(h_E.view(-1, H), w.B.mT).view(-1, N, K, H)
+        return Encoding(graph, h_V, found, undecoded=torch.matmul(h_V.to(dtype), w.D.mT))
 
     def _features(self, backbones: Backbones, atoms: Tensor, graph: Graph, part: slice) -> Tensor:
         """W_e of the embedded, normalised features of some nodes' edges: (n, K, H)."""
@@ -260,10 +259,10 @@ class CudaBackend(Backend):
         R = tuning.rows
         blocks = -(-M // R)
         here = torch.empty(blocks * R, h_V.shape[1], dtype=self.dtype, device=h_V.device)
-        nodes, valid, degree = copies.nodes.int(), *_validity(encoding.graph)
-        for i, residues in enumerate(w.residues):
-            decoded = residues[tokens] + F.linear(h_V.to(self.dtype), w.table_D[i])
-            table = torch.cat([encoding.undecoded[i], decoded.to(self.dtype)])  # (N + M, H)
+        nodes, valid, degree = copies.nodes.int(), *encoding.graph.for_kernels
+        tables = torch.cat([encoding.undecoded, w.residues[:, tokens].to(self.dtype)], 1)
+        for i, table in enumerate(tables):  # (N + M, H)
+            table[N:] += F.linear(h_V.to(self.dtype), w.D[i])
             next_states = torch.empty_like(h_V)
             kernels.layer_of_rows[(blocks,)](
                 h_V, next_states, nodes, M, N,
@@ -307,7 +306,7 @@ class CudaBackend(Backend):
         blocks = plan.teams * plan.members
         here = table.new_empty(blocks * plan.rows, H)
         counters = torch.zeros(plan.teams, dtype=torch.int32, device=tokens.device)
-        valid, degree = _validity(encoding.graph)
+        valid, degree = encoding.graph.for_kernels
         options: dict[str, Any] = self._shape(encoding, plan.tuning, plan.rows)
         if plan.members > 1:
             options["launch_cooperative_grid"] = True
@@ -344,7 +343,7 @@ class CudaBackend(Backend):
         messages = encoding.edges.new_empty(N, K, STATES, H)
         tiles = -(-N * K // self.many.edges)
         parts = max(1, min(STATES, 8 * self.multiprocessors // tiles))
-        valid, _ = _validity(encoding.graph)
+        valid, _ = encoding.graph.for_kernels
         kernels.first_messages[(tiles, parts)](
             messages, F.linear(encoding.h_V, *w.first_node), encoding.undecoded[0], w.residues[0],
             encoding.edges[0], encoding.graph.neighbours, valid,
@@ -365,17 +364,6 @@ class CudaBackend(Backend):
         kernels.uniforms[(len(lengths), blocks)](drawn, keys, starts, stream, BLOCK=POSITIONS)
         return drawn
 
-    def replayed(
-        self,
-        key: tuple[Any, ...],
-        function: Callable[..., tuple[Tensor, ...]],
-        *given: Tensor,
-    ) -> tuple[Tensor, ...]:
-        """`function(*given)`, as a CUDA graph once it is asked for again."""
-        if not self.triton or self.device.type != "cuda":
-            return super().replayed(key, function, *given)
-        return self.replays(key, function, *given)
-
     def plan(self, encoding: Encoding, copies: Copies, rank: Tensor) -> Plan:
         """Who decodes which rows when; nothing waits for the device."""
         from mpnn_core.backends.cuda import kernels
@@ -391,9 +379,7 @@ class CudaBackend(Backend):
         M, (N, K) = len(rank), encoding.graph.neighbours.shape
         teams, longest, sequence = deal.teams, deal.longest, copies.sequence
         sequences = len(copies.starts) - 1
-        # Ranks are below the length as a rule, but any int64 will do: sort by rank, then sequence.
-        by_rank = rank.argsort(stable=True)
-        by_rank = by_rank[sequence[by_rank].argsort(stable=True)].int()
+        by_rank = sorted_within(rank, sequence, copies.starts).int()
         reads = torch.empty(M, K, dtype=torch.int32, device=device)
         level = torch.empty(M, dtype=torch.int32, device=device)
         nodes = copies.nodes.int()
@@ -401,9 +387,9 @@ class CudaBackend(Backend):
             by_rank, deal.starts, rank, encoding.graph.neighbours, nodes,
             reads, level, N, K=K, SLOTS=_power_of_two(K), ROWS=32, num_warps=8,
         )  # fmt: skip
-        key = deal.team[sequence] * longest + level  # (M,)
+        key = (deal.team[sequence] * longest + level).int()  # (M,)
         key, order = key.sort(stable=True)
-        edges = torch.arange(teams * longest + 1, device=device)
+        edges = torch.arange(teams * longest + 1, dtype=torch.int32, device=device)
         found = torch.searchsorted(key, edges, out_int32=True)
         at = torch.arange(teams, device=device)[:, None] * longest
         bounds = found[at + torch.arange(longest + 1, device=device)].contiguous()
@@ -548,7 +534,7 @@ class Weights:
         def cast(*parts: Tensor) -> tuple[Tensor, ...]:
             return tuple(x.detach().to(dtype).contiguous() for x in parts)
 
-        self.B, self.table_D = cast(*B), cast(*D)
+        self.B, self.D = cast(torch.stack(B), torch.stack(D))  # (l, H, H)
         self.encoder_blocks = [
             (
                 cast(*x.W1.weight.chunk(3, 1), x.W1.bias, x.W2.weight, x.W2.bias),
@@ -600,14 +586,6 @@ def _plain(distribution: Distribution) -> bool:
     """Whether there is nothing but temperature, bias and omissions."""
     known = {"temperature", "bias", "omit"}
     return all(value is None for name, value in vars(distribution).items() if name not in known)
-
-
-def _validity(graph: Graph) -> tuple[Tensor, Tensor]:
-    """valid (N, K) uint8 and degree (N,) float32, as the kernels take them."""
-    valid = graph.valid
-    if valid is None:
-        valid = torch.ones(graph.neighbours.shape, dtype=torch.bool, device=graph.neighbours.device)
-    return valid.to(torch.uint8), graph.degree[:, 0].float()
 
 
 def _float32(encoding: Encoding) -> Encoding:

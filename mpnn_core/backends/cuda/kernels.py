@@ -450,6 +450,31 @@ def decode_levels(
             tl.debug_barrier()
 
 
+@triton.jit(do_not_specialize=["N"])
+def five_atoms(atoms, coords, N, BLOCK: tl.constexpr):
+    """N, CA, C, O and the CB of an idealised residue, as `features.with_virtual_cb`.
+
+    coords (N, 4, 3) -> atoms (5, 3, N), both float32, Å.
+    """
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    real = i < N
+    at = coords + i * 12
+    for k in range(12):
+        tl.store(atoms + k * N + i, tl.load(at + k, mask=real), mask=real)
+    bx = tl.load(at + 3, mask=real) - tl.load(at, mask=real)
+    by = tl.load(at + 4, mask=real) - tl.load(at + 1, mask=real)
+    bz = tl.load(at + 5, mask=real) - tl.load(at + 2, mask=real)
+    cx = tl.load(at + 6, mask=real) - tl.load(at + 3, mask=real)
+    cy = tl.load(at + 7, mask=real) - tl.load(at + 4, mask=real)
+    cz = tl.load(at + 8, mask=real) - tl.load(at + 5, mask=real)
+    x = -0.58273431 * (by * cz - bz * cy) + 0.56802827 * bx - 0.54067466 * cx
+    y = -0.58273431 * (bz * cx - bx * cz) + 0.56802827 * by - 0.54067466 * cy
+    z = -0.58273431 * (bx * cy - by * cx) + 0.56802827 * bz - 0.54067466 * cz
+    tl.store(atoms + 12 * N + i, x + tl.load(at + 3, mask=real), mask=real)
+    tl.store(atoms + 13 * N + i, y + tl.load(at + 4, mask=real), mask=real)
+    tl.store(atoms + 14 * N + i, z + tl.load(at + 5, mask=real), mask=real)
+
+
 @triton.jit(do_not_specialize=["E", "N"])
 def edge_features(
     features, atoms, first, second, neighbours, index, chain, offsets, centres, W_rbf, W_e, b_e,
