@@ -152,8 +152,8 @@ class CudaBackend(Backend):
         return Encoding(
             graph,
             h_V,
-            edges=torch.matmul(h_E.view(N * K, -1), w.B.mT).view(-1, N, K, h_E.shape[-1]),
-            undecoded=torch.matmul(h_V.to(self.dtype), w.D.mT),
+            edges=_of_layers(h_E.view(N * K, -1), w.B).view(-1, N, K, h_E.shape[-1]),
+            undecoded=_of_layers(h_V.to(self.dtype), w.D),
         )
 
     def _encoded(self, backbones: Backbones, graph: Graph) -> Encoding:
@@ -192,8 +192,8 @@ class CudaBackend(Backend):
             kernels.encoder_edges[tiles](
                 h_E, known, neighbours, *edges, N * K, EDGES=ENCODER_EDGES, **shape
             )
-        found = torch.matmul(h_E.view(-1, H), w.B.mT).view(-1, N, K, H)
-        return Encoding(graph, h_V, found, undecoded=torch.matmul(h_V.to(dtype), w.D.mT))
+        found = _of_layers(h_E.view(-1, H), w.B).view(-1, N, K, H)
+        return Encoding(graph, h_V, found, undecoded=_of_layers(h_V.to(dtype), w.D))
 
     def _features(self, backbones: Backbones, atoms: Tensor, graph: Graph, part: slice) -> Tensor:
         """W_e of the embedded, normalised features of some nodes' edges: (n, K, H)."""
@@ -586,6 +586,11 @@ def _plain(distribution: Distribution) -> bool:
     """Whether there is nothing but temperature, bias and omissions."""
     known = {"temperature", "bias", "omit"}
     return all(value is None for name, value in vars(distribution).items() if name not in known)
+
+
+def _of_layers(x: Tensor, weights: Tensor) -> Tensor:
+    """x (n, H) times the matrix of each layer, (l, H, H) row-major by outputs: (l, n, H)."""
+    return torch.bmm(x.expand(len(weights), -1, -1), weights.mT)
 
 
 def _float32(encoding: Encoding) -> Encoding:
