@@ -22,6 +22,7 @@ from mpnn_core.gate.report import COLOURS, Report, forests, summary, trade_offs,
 from mpnn_core.gate.verdicts import Change, Interval
 
 CLAIMS = load_claims(Path(__file__).parents[1] / "claims.toml")
+LEDGERS = Path(__file__).parents[1] / "fixtures" / "ledgers"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 ENTRIES = [
     entry(CLAIMS["S1"], "time", 138.0),
@@ -57,7 +58,8 @@ def page(tmp_path: Path, runs: int, comparison: Comparison | None = None) -> tup
         store(tmp_path / "storage", number, measured)
     found = ledger(ENTRIES) if runs else Ledger([])
     history = series(load_runs(tmp_path / "storage"))
-    report = Report(CLAIMS, found.completed(CLAIMS), history, comparison, "..")
+    elsewhere = [Ledger.load(path) for path in sorted(LEDGERS.glob("*.json"))] if runs else []
+    report = Report(CLAIMS, found.completed(CLAIMS), history, comparison, "..", elsewhere)
     path = tmp_path / "report.html"
     write(report, path)
     return report, path
@@ -108,7 +110,7 @@ def test_the_page_is_one_sound_file(tmp_path, runs) -> None:
     assert not [colour for colour in COLOURS if colour in text], "every colour is the page's own"
     ids = [str(a["id"]) for _, a in elements.found if "id" in a]
     assert {a.removeprefix("#") for a in addresses if a.startswith("#")} <= set(ids)
-    sections = {"ledger", "trade-off", "comparison", "history", "absent", "machine"}
+    sections = {"ledger", "trade-off", "comparison", "history", "elsewhere", "absent", "machine"}
     assert sections <= set(ids)
     assert all(a.get("aria-label") for a in all_of(elements, "svg"))
     regions = [a for a in all_of(elements, "div") if a.get("role") == "region"]
@@ -126,6 +128,17 @@ def test_the_page_says_what_was_measured(tmp_path) -> None:
     assert "needs Apple silicon" in text and "not exercised" in text
     assert "design_one is slower than main: time +11.1 %" in text
     assert "&lt;new&gt;" in text and "no &lt;such&gt; function" in text and "<new>" not in text
+
+
+def test_what_other_machines_recorded_is_shown_with_the_machine(tmp_path) -> None:
+    report, path = page(tmp_path, 1)
+    text = path.read_text("utf-8")
+    (other,) = report.elsewhere
+    assert other.machine["gpu"] in text and other.date in text
+    assert {"many-fast", "log-probs"} <= {e.figure for e in other.measured}
+    for e in other.measured:
+        assert e.figure in CLAIMS[e.claim].figures, "a claim of today's"
+        assert e.measured in text
 
 
 def test_what_was_run_once_has_no_chart_of_its_history(tmp_path) -> None:

@@ -12,6 +12,7 @@ from mpnn_core.gate.budget import seconds
 
 LEDGER = Path(".mpnn_core") / "ledger.json"
 STORAGE = Path(".benchmarks")
+ELSEWHERE = Path("fixtures") / "ledgers"
 
 
 def add_commands(commands: Any) -> None:
@@ -59,6 +60,10 @@ def add_commands(commands: Any) -> None:
     report.add_argument(
         "--source", metavar="URL",
         help="where the tests' files are, for links (default: the current folder)",
+    )  # fmt: skip
+    report.add_argument(
+        "--elsewhere", type=Path, default=ELSEWHERE, metavar="DIR",
+        help=f"ledgers of other machines, shown as well (default: {ELSEWHERE})",
     )  # fmt: skip
     report.add_argument(
         "--summary", type=Path, metavar="FILE", help="append a summary in Markdown to this file"
@@ -134,6 +139,7 @@ def run_report(options: argparse.Namespace) -> int:
         history.series(history.load_runs(options.storage)),
         compare.Comparison.load(compare.RESULT),
         options.source or report.relative_source(options.out),
+        [Ledger.load(path) for path in sorted(options.elsewhere.glob("*.json"))],
     )
     report.write(content, options.out)
     print(options.out)

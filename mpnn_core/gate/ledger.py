@@ -101,6 +101,10 @@ class Ledger:
     date: str = ""
     mode: str = "default"
 
+    @property
+    def measured(self) -> list[Entry]:
+        return [e for e in self.entries if e.value is not None]
+
     def to_json(self) -> dict[str, Any]:
         """Built-in types only, as `from_json` takes them."""
         return {"schema": SCHEMA, **asdict(self), "entries": [e.to_json() for e in self.entries]}

@@ -50,17 +50,22 @@ LABEL_PT = 80.0, 9.5
 
 @dataclass(frozen=True)
 class Report:
-    """What the page shows; `source` is the address that the tests' files are under."""
+    """What the page shows.
+
+    `source` is the address that the tests' files are under; `elsewhere` has ledgers that were
+    recorded on other machines.
+    """
 
     claims: Mapping[str, Claim]
     ledger: Ledger
     series: Sequence[Series]
     comparison: Comparison | None
     source: str
+    elsewhere: Sequence[Ledger] = ()
 
     @property
     def measured(self) -> list[Entry]:
-        return [e for e in self.ledger.entries if e.value is not None]
+        return self.ledger.measured
 
     @property
     def absent(self) -> list[Entry]:
