@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mpnn_core.graph import Graph, upload
+from mpnn_core.graph import Graph, run_of_each, upload
 from mpnn_core.network import Copies
 from mpnn_core.structure import Structure
 
@@ -99,9 +99,7 @@ class Batch:
     @cached_property
     def sequence_of_position(self) -> Tensor:
         """(P,) int64."""
-        counts = self.position_starts.diff()
-        sequences = torch.arange(len(counts), device=self.wide)
-        return torch.repeat_interleave(sequences, counts, output_size=sum(self.lengths))
+        return run_of_each(np.array(self.lengths), self.wide)
 
     @cached_property
     def position(self) -> Tensor:

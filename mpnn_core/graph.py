@@ -34,6 +34,15 @@ def upload(values: NDArray[Any], device: torch.device, dtype: torch.dtype | None
     )
 
 
+def run_of_each(counts: NDArray[np.int64], device: torch.device) -> Tensor:
+    """0 counts[0] times, 1 counts[1] times, and so on: (sum of counts,) int64."""
+    if device.type == "cpu":  # for which torch would start its threads, however short it is
+        return torch.from_numpy(np.repeat(np.arange(len(counts)), counts))
+    runs = torch.arange(len(counts), device=device)
+    there = upload(counts, device)
+    return torch.repeat_interleave(runs, there, output_size=int(counts.sum()))
+
+
 @dataclass(frozen=True, eq=False)
 class Backbones:
     """The complete residues of one or more structures, end to end.

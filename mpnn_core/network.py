@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mpnn_core.features import EdgeFeatures
-from mpnn_core.graph import Backbones, Graph, nearest_neighbours, upload
+from mpnn_core.graph import Backbones, Graph, nearest_neighbours, run_of_each, upload
 from mpnn_core.reference import LETTERS, MESSAGE_SCALE
 
 TILE_EDGES = 2304  # edges per tile: 48 nodes of 48 neighbours, 1.2 MB at H = 128 in float32
@@ -205,12 +205,8 @@ class Copies:
         chosen = np.asarray(structures)
         starts = np.concatenate([[0], np.diff(offsets)[chosen].cumsum()])
         shift = np.asarray(offsets)[chosen] - starts[:-1]  # from a row to its node
-        counts, shifts = upload(np.stack([np.diff(starts), shift]), device)
-        M = int(starts[-1])
-        sequence = torch.repeat_interleave(
-            torch.arange(len(chosen), device=device), counts, output_size=M
-        )
-        nodes = torch.arange(M, device=device) + shifts[sequence]
+        sequence = run_of_each(np.diff(starts), device)  # (M,)
+        nodes = torch.arange(len(sequence), device=device) + upload(shift, device)[sequence]
         return nodes, sequence, tuple(starts.tolist()), {}
 
     @cached_property
