@@ -665,7 +665,8 @@ class Model:
         sequences are decoded."""
         lengths = [int(s.mask.sum()) for s in structures]
         budget = _memory_budget(self.device)
-        for group in within(budget // self._encoding_bytes(), lengths):
+        together = min(budget, self.backend.best_encoded_bytes or budget)
+        for group in within(together // self._encoding_bytes(), lengths):
             runs = [(s, 0, counts[s]) for s in group]
             parts = cut(budget // self._row_bytes(), runs, lengths)
             yield group, [Batch(structures, group, part, self.device) for part in parts]

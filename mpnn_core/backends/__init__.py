@@ -48,6 +48,11 @@ class Backend(Protocol):
     name: str
     replays: Replay | None = None
 
+    @property
+    def best_encoded_bytes(self) -> int | None:
+        """How large encodings of structures computed together should be at most; None: any."""
+        return None
+
     def encode(self, backbones: Backbones, graph: Graph | None = None) -> Encoded:
         """Features and encoder of any number of structures; `graph` as in `MPNN.encode`."""
 
