@@ -30,7 +30,7 @@ _IMPORTED_IN = os.getpid()
 INSTRUCTION_SETS = ("avx512", "avx2", "generic")
 # The kernels work on whole blocks of columns, 64 of them on the widest processors.
 WIDTH = 64
-# Of the encodings that are computed together, per thread: those of some 270 residues. TS50 x 8 takes
+# Of the encodings computed together, per thread: those of some 270 residues. TS50 x 8 takes
 # 1.6 s with 8 to 32 MiB on two threads, 1.8 with 64, 2.1 all at once.
 CACHED_BYTES = 32 << 20
 
