@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from proteins import protein, random_order, rows_of, without_backbone
 
 from mpnn_core import ALPHABET, ConstraintError, Constraints, Designs, load_model
 from mpnn_core import design as design_module
+from mpnn_core.batches import sorted_within
+from mpnn_core.graph import run_of_each
 
 # The same numbers by another batching, hence in another blocking of float32 sums.
 REBATCHED = 5e-5
@@ -61,6 +64,16 @@ def test_nor_on_how_the_work_is_cut(budget, alone, model, monkeypatch):
     found = model.design([protein("6MRR"), protein("1A8O")], 6, 1.0, seed=37)[0]
     assert found.sequences == alone.sequences
     assert np.abs(found.log_probs - alone.log_probs).max() <= REBATCHED
+
+
+@pytest.mark.parametrize("lengths", [[7], [5, 5, 5], [4, 1, 6, 4]])
+def test_sequences_are_sorted_each_by_itself(lengths):
+    """Side by side where they are equally long, and otherwise; of equal keys the first is first."""
+    starts = np.cumsum([0, *lengths]).tolist()
+    key = torch.from_numpy(np.random.default_rng(0).integers(0, 3, starts[-1]))
+    found = sorted_within(key, run_of_each(np.array(lengths), torch.device("cpu")), starts)
+    parts = [a + np.argsort(key[a:b].numpy(), kind="stable") for a, b in pairwise(starts)]
+    assert found.tolist() == np.concatenate(parts).tolist()
 
 
 @pytest.mark.parametrize("n", [1, 2])

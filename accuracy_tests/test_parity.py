@@ -135,9 +135,6 @@ def test_the_originals_own_parser_with_its_gap_residues_changes_nothing(name, mo
     assert _farthest(ours, theirs) <= TOLERANCE
 
 
-# ----------------------------------------------------------------------- incomplete backbones
-
-
 def test_padded_to_one_batch_the_originals_structures_are_what_they_are_alone(published) -> None:
     """The other side of the claim about batches of different lengths."""
     paths = [path_of(name) for name in ("5L33", "6MRR", "4GYT")]
@@ -149,6 +146,9 @@ def test_padded_to_one_batch_the_originals_structures_are_what_they_are_alone(pu
         L = alone.S.shape[1]
         expected = original.log_probs(published, alone, torch.arange(L)[None])[0]
         assert (padded[:L] - expected).abs().max() < TOLERANCE
+
+
+# ----------------------------------------------------------------------- incomplete backbones
 
 
 @pytest.mark.parametrize("name", ["2XHE"])
