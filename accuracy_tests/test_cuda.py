@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from importlib.util import find_spec
 
 import numpy as np
@@ -12,17 +13,22 @@ from proteins import protein, rows_of, without_backbone
 
 import mpnn_core as mpnn
 from mpnn_core import graph
+from mpnn_core.checkpoints import random_network
 from mpnn_core.graph import Backbones
 from mpnn_core.network import Copies
 from mpnn_core.sampler import ORDER, RESIDUE, Distribution, TorchLevels, sample, uniforms
 from mpnn_core.schedule import wavefront
+from mpnn_core.variants import find_variant
 
 GPU = torch.cuda.is_available()
 if not GPU:
     # Read when the kernels are first imported: without a GPU, numpy runs them.
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-from mpnn_core.backends import cuda  # noqa: E402  after the line above
+import cuda_shim  # noqa: E402  after the line above
+
+from mpnn_core.backends import cuda  # noqa: E402
+from mpnn_core.backends.cuda import compiled  # noqa: E402
 
 EXACT = 1e-4  # nats, of any log-probability
 KL = 1e-3  # nats, mean over residues, of the fast tier
@@ -116,10 +122,91 @@ def test_exact_samples_are_the_plain_networks_however_work_is_dealt(case: Case, 
     assert (found.probabilities - case.samples.probabilities).abs().max() < EXACT
 
 
+def compiled_levels(backend: cuda.CudaBackend) -> cuda.CudaBackend:
+    """With `decode_levels.cu`: compiled for the GPU, or as C++ where there is none."""
+    if not GPU:
+        if cuda_shim.COMPILER is None:
+            pytest.skip("needs a C++ compiler")
+        backend.launch = cuda_shim.launch
+    if backend.launch is None:
+        pytest.skip("needs a GPU of compute capability 9.0 or later, and NVRTC")
+    return backend
+
+
+@needs_triton
+@pytest.mark.parametrize("known", [False, True])
+def test_compiled_levels_are_near_the_plain_networks(case: Case, known, monkeypatch) -> None:
+    backend = compiled_levels(cuda.CudaBackend(case.network, "fast"))
+    backend.multiprocessors = 3
+    monkeypatch.setattr(cuda, "KNOWN_FROM", 1 if known else 10**9)
+    found = case.sampled(backend, case.designed & False)
+    assert torch.equal(found.tokens, case.tokens)
+    assert not found.probabilities.any()
+    p, q = case.logits.log_softmax(-1), found.logits.log_softmax(-1)
+    assert (p.exp() * (p - q)).sum(-1).mean() < KL
+    drawn = case.sampled(backend)
+    assert torch.equal(drawn.tokens[~case.designed], case.tokens[~case.designed])
+    # A difference of rounding can draw another residue, and all that follow.
+    assert (drawn.tokens == case.samples.tokens).float().mean() > 0.9
+    again = case.sampled(backend)
+    for name, value in vars(drawn).items():
+        assert torch.equal(value, getattr(again, name)), name
+
+
+@needs_triton
+def test_compiled_levels_of_many_rows_take_several_batches(monkeypatch) -> None:
+    """Of up to 32 rows, of all sequences, in one block."""
+    with torch.inference_mode():
+        many = Case(copies=300 if GPU else 20)
+    backend = compiled_levels(cuda.CudaBackend(many.network, "fast"))
+    backend.multiprocessors = 1
+    monkeypatch.setattr(cuda, "LEVELS_EXPECTED", 8)
+    plan = backend.plan(backend.encode(many.backbones), many.copies, many.rank)
+    assert plan.rows == compiled.MOST_ROWS
+    assert plan.bounds.diff().max() > compiled.MOST_ROWS
+    found = many.sampled(backend, many.designed & False)
+    p, q = many.logits.log_softmax(-1), found.logits.log_softmax(-1)
+    assert (p.exp() * (p - q)).sum(-1).mean() < KL
+
+
+@needs_triton
+@pytest.mark.parametrize("neighbours", [16, 30])
+def test_compiled_levels_of_other_shapes(case: Case, neighbours) -> None:
+    shape = replace(find_variant("baseline"), neighbours=neighbours, decoder_layers=2)
+    network = random_network(shape).to(DEVICE)
+    backend = compiled_levels(cuda.CudaBackend(network, "fast"))
+    structure = rows_of(protein("5L33"), slice(0, RESIDUES))
+    backbones = Backbones.from_structures([structure], DEVICE)
+    encoding = network.encode(backbones)
+    copies = Copies.of(encoding.graph, backbones.offsets, [0])
+    rank = torch.arange(RESIDUES, device=DEVICE)
+    tokens = rank % 20
+    logits = network.decode(encoding, copies, tokens, rank)
+    n = RESIDUES
+    free = Distribution(
+        torch.ones(n, device=DEVICE), torch.zeros(n, 21, device=DEVICE),
+        torch.zeros(n, 21, dtype=torch.bool, device=DEVICE),
+    )  # fmt: skip
+    uniform = torch.full((n,), 0.5, device=DEVICE)
+    found = backend.sample(
+        backend.encode(backbones), copies, rank, free, uniform, tokens, tokens < 0
+    )
+    p, q = logits.log_softmax(-1), found.logits.log_softmax(-1)
+    assert (p.exp() * (p - q)).sum(-1).mean() < KL
+
+
+def test_what_the_compiled_levels_are_not_for_is_left_to_triton(case: Case) -> None:
+    assert cuda.CudaBackend(case.network, "exact").launch is None
+    for changed in ({"hidden": 64}, {"neighbours": 64}):
+        network = random_network(replace(find_variant("baseline"), **changed)).to(DEVICE)
+        assert cuda.CudaBackend(network, "fast").launch is None
+
+
 @needs_triton
 @pytest.mark.parametrize("precision", ["exact", "fast"])
 def test_messages_read_from_a_table_are_those_computed(case: Case, precision, monkeypatch) -> None:
     backend = cuda.CudaBackend(case.network, precision)
+    backend.launch = None
     backend.multiprocessors = 3
     monkeypatch.setattr(cuda, "KNOWN_FROM", 1)
     # No residue is drawn: in float16 a difference of rounding can draw another one.

@@ -1,6 +1,7 @@
 """The network on a CUDA device: all levels of all sequences in one launch.
 
-`kernels.py` holds the kernels; docs/cuda.md counts their bytes and operations. Two tiers:
+`kernels.py` holds the kernels, in Triton; the fast tier's levels are CUDA C++ where that can be
+compiled, in `decode_levels.cu`. docs/cuda.md counts their bytes and operations. Two tiers:
 
 - exact: float32; each product as three of float16 parts on the matrix units, which keeps its
   accuracy
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mpnn_core.backends import Backend
+from mpnn_core.backends.cuda import compiled
 from mpnn_core.backends.cuda.replays import Replays
 from mpnn_core.batches import sorted_within
 from mpnn_core.features import offset_classes, with_virtual_cb
@@ -65,6 +67,8 @@ class Tuning:
     width : columns of the feed-forward network's hidden layer at a time
     wide_stages : of those in flight
     known_stages : tiles in flight of the first layer's messages, where they are known
+    fewest_rows : of a block at a time
+    alone : a block never shares a sequence with another
     """
 
     edges: int
@@ -75,8 +79,18 @@ class Tuning:
     width: int = 64
     wide_stages: int = 1
     known_stages: int = 3
+    fewest_rows: int = 1
+    alone: bool = False
 
 
+# Of `decode_levels.cu`.
+COMPILED = Tuning(
+    edges=compiled.EDGE_TILE,
+    warps=compiled.THREADS // 32,
+    rows=compiled.MOST_ROWS,
+    fewest_rows=compiled.ROW_TILE,
+    alone=True,
+)
 NARROW = 8  # rows that a level has on each multiprocessor
 
 # With at least one sequence for every multiprocessor, with fewer, and with as many whose levels
@@ -103,6 +117,11 @@ class CudaBackend(Backend):
     network : whose weights are copied; on a CUDA device
     precision : "exact", float32, or "fast", float16 with float32 sums
     tuning : how the work is cut; None takes what was measured best
+
+    Attributes
+    ----------
+    launch : launches the levels of the fast tier as `decode_levels.cu`; None where that cannot be
+        compiled or does not fit the network, and Triton's serve
 
     Raises
     ------
@@ -133,6 +152,9 @@ class CudaBackend(Backend):
         else:
             self.triton &= INTERPRETED
             self.multiprocessors = 1
+        self.launch: compiled.Launch | None = None
+        if self.weights.packed and self.triton and compiled.available(self.device):
+            self.launch = compiled.launch
 
     @torch.inference_mode()
     def encode(self, backbones: Backbones, graph: Graph | None = None) -> Encoding:
@@ -303,14 +325,34 @@ class CudaBackend(Backend):
         tokens = tokens.clone()
         logits = torch.empty(M, LETTERS, device=tokens.device)
         probabilities = torch.zeros_like(logits)
+        valid, degree = encoding.graph.for_kernels
+        messages = self.first_messages(encoding, M)
+        temperature = distribution.temperature.float().contiguous()
+        bias, omit = distribution.bias.float().contiguous(), distribution.omit.to(torch.uint8)
+        uniform, drawn = uniform.double().contiguous(), designed.to(torch.uint8)
+        if self.launch and w.packed and plan.tuning is COMPILED:
+            known, whole = messages is not None, encoding.graph.valid is None
+            self.launch(
+                plan.teams,
+                compiled.Arguments.of(
+                    order=plan.order, bounds=plan.bounds, depth=plan.depth, nodes=plan.nodes,
+                    reads=plan.reads, encoded=encoding.h_V, table=table, edges=encoding.edges,
+                    messages=table if messages is None else messages, valid=valid, degree=degree,
+                    weights=w.packed.weights, vectors=w.packed.vectors, residues=w.residues,
+                    b_letters=w.b_letters, temperature=temperature, bias=bias, omit=omit,
+                    uniform=uniform, designed=drawn, tokens=tokens, logits=logits,
+                    probabilities=probabilities, M=M, N=N, levels=plan.bounds.shape[1] - 1,
+                ),
+                compiled.Constants.of(layers, plan.reads.shape[1], plan.rows, known, whole),
+                self.device,
+            )  # fmt: skip
+            return Samples(tokens, logits, probabilities)
         blocks = plan.teams * plan.members
         here = table.new_empty(blocks * plan.rows, H)
         counters = torch.zeros(plan.teams, dtype=torch.int32, device=tokens.device)
-        valid, degree = encoding.graph.for_kernels
         options: dict[str, Any] = self._shape(encoding, plan.tuning, plan.rows)
         if plan.members > 1:
             options["launch_cooperative_grid"] = True
-        messages = self.first_messages(encoding, M)
         slots = _power_of_two(plan.reads.shape[1])
         places = torch.empty(blocks, slots * plan.rows, dtype=torch.int32, device=tokens.device)
         kernels.decode_levels[(blocks,)](
@@ -318,9 +360,7 @@ class CudaBackend(Backend):
             plan.nodes, encoding.h_V, here, table, encoding.edges,
             table if messages is None else messages, places, plan.reads, valid, degree, M, N,
             *w.decoder, w.residues, w.W_letters, w.b_letters,
-            distribution.temperature.float().contiguous(), distribution.bias.float().contiguous(),
-            distribution.omit.to(torch.uint8), uniform.double().contiguous(),
-            designed.to(torch.uint8), tokens, logits, probabilities,
+            temperature, bias, omit, uniform, drawn, tokens, logits, probabilities,
             plan.bounds.shape[1] - 1,
             ALONE=plan.members == 1, KNOWN=messages is not None, SLOTS=slots,
             KNOWN_STAGES=plan.tuning.known_stages, **options,
@@ -372,6 +412,8 @@ class CudaBackend(Backend):
         tuning = self.many if len(copies.starts) > self.multiprocessors else self.few
         if tuning is self.many and len(rank) < NARROW * LEVELS_EXPECTED * self.multiprocessors:
             tuning = self.narrow
+        if self.launch:
+            tuning = COMPILED
         dealt = (self.multiprocessors, tuning)
         if dealt not in copies.derived:
             copies.derived[dealt] = Deal.of(copies, *dealt)
@@ -441,9 +483,12 @@ class Deal:
         teams = min(len(lengths), blocks)
         # How many rows a level of a team has, and so how they are shared among its members.
         width = starts[-1] / teams / LEVELS_EXPECTED
-        members = max(1, min(blocks // teams, round(2 * width)))
-        rows = 1
-        while rows < tuning.rows and rows * members < width:
+        members = 1 if tuning.alone else max(1, min(blocks // teams, round(2 * width)))
+        # Half of the levels are wider than the mean. What a block has alone that does not fit into
+        # a batch takes another one, with all weights.
+        expected = 2 * width if tuning.alone else width
+        rows = tuning.fewest_rows
+        while rows < tuning.rows and rows * members < expected:
             rows *= 2
         # Long sequences first, back and forth over the teams, so that teams have equal work.
         dealt = np.arange(len(lengths))
@@ -522,6 +567,8 @@ class Weights:
             *linear("W2"), *linear("W3"), *norm("norm1"),
             *linear("dense.W_in"), *linear("dense.W_out"), *norm("norm2"),
         )  # fmt: skip
+        fits = dtype == torch.float16 and compiled.fits(network)
+        self.packed = compiled.Packed(network) if fits else None
         self.first_node = (A[0].detach().contiguous(), decoders[0].W1.bias.detach())
         emb = network.W_s.weight.detach()
         self.residues = torch.stack([emb @ c.detach().T for c in C]).contiguous()  # (l, 21, H)
