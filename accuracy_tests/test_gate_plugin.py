@@ -413,12 +413,33 @@ def test_time_that_a_test_did_not_need_goes_to_the_others() -> None:
     assert budget.share() == 40
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"schema": 0}', '{"schema": 1, "entries": [{}]}'])
-def test_what_is_no_ledger_is_named(tmp_path, content) -> None:
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"", "it is not JSON in UTF-8: Expecting value"),
+        (b"\xff", "it is not JSON in UTF-8: 'utf-8' codec can't decode"),
+        (b"[]", "it holds a list"),
+        (b"{}", 'its "schema" is null'),
+        (b'{"schema": 0}', 'its "schema" is 0'),
+        (b'{"schema": 1}', "reading its entries gives KeyError('entries')"),
+        (b'{"schema": 1, "entries": [{}]}', "reading its entries gives KeyError('verdict')"),
+        (b'{"schema": 1, "entries": [], "more": 1}', "unexpected keyword argument 'more'"),
+    ],
+)
+def test_what_is_no_ledger_is_told_with_what_to_do(tmp_path, content, found) -> None:
     path = tmp_path / "ledger.json"
-    path.write_text(content)
-    with pytest.raises(LedgerError, match=r"ledger\.json"):
+    path.write_bytes(content)
+    with pytest.raises(LedgerError) as error:
         Ledger.load(path)
+    assert str(error.value).startswith(f"{path} is not a ledger of this version: ")
+    assert found in str(error.value)
+    assert str(error.value).endswith(
+        'expected a JSON object with "schema": 1 and "entries", one object per figure of a claim; '
+        "`pytest` in the repository writes one"
+    )
+
+
+def test_a_ledger_that_is_not_there_is_told_with_what_to_do(tmp_path) -> None:
     with pytest.raises(LedgerError, match="there is no ledger"):
         Ledger.load(tmp_path / "absent.json")
 

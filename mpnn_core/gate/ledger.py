@@ -42,6 +42,14 @@ class LedgerError(GateError):
     """A ledger that is not there, or is none."""
 
 
+def _no_ledger(source: str, found: str) -> LedgerError:
+    return LedgerError(
+        f"{source} is not a ledger of this version: {found}; expected a JSON object with "
+        f'"schema": {SCHEMA} and "entries", one object per figure of a claim; '
+        "`pytest` in the repository writes one"
+    )
+
+
 @dataclass(frozen=True)
 class Entry:
     """One figure of one claim, measured on one workload and device, or not.
@@ -111,16 +119,17 @@ class Ledger:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], source: str) -> Ledger:
-        """The ledger that `to_json` gave; LedgerError names `source` if it is none."""
+        """The ledger that `to_json` gave; LedgerError tells what `source` is instead."""
+        if not isinstance(content, Mapping):
+            raise _no_ledger(source, f"it holds a {type(content).__name__}")
+        rest = dict(content)
+        schema = rest.pop("schema", None)
+        if schema != SCHEMA:
+            raise _no_ledger(source, f'its "schema" is {json.dumps(schema)}')
         try:
-            rest = dict(content)
-            if rest.pop("schema") != SCHEMA:
-                raise LedgerError(f"{source} is of another version; run the suite again")
             return cls([Entry.from_json(entry) for entry in rest.pop("entries")], **rest)
-        except LedgerError:
-            raise
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise LedgerError(f"{source} is not a ledger: {error!r}") from None
+            raise _no_ledger(source, f"reading its entries gives {error!r}") from None
 
     def save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -138,7 +147,7 @@ class Ledger:
                 f"there is no ledger at {path}; `pytest` in the repository writes one"
             ) from None
         except ValueError as error:
-            raise LedgerError(f"{path} is not a ledger: {error!r}") from None
+            raise _no_ledger(str(path), f"it is not JSON in UTF-8: {error}") from None
         return cls.from_json(content, str(path))
 
     def completed(self, claims: Mapping[str, Claim]) -> Ledger:
