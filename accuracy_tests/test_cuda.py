@@ -28,7 +28,7 @@ if not GPU:
 import cuda_shim  # noqa: E402  after the line above
 
 from mpnn_core.backends import cuda  # noqa: E402
-from mpnn_core.backends.cuda import compiled  # noqa: E402
+from mpnn_core.backends.cuda import compiled, replays  # noqa: E402
 
 EXACT = 1e-4  # nats, of any log-probability
 KL = 1e-3  # nats, mean over residues, of the fast tier
@@ -293,6 +293,18 @@ def test_designs_are_the_plain_networks(case: Case) -> None:
                 assert np.abs(a - b).max() < EXACT
         if not GPU:
             break  # the interpreter takes half a minute for each
+
+
+@needs_gpu
+@needs_triton
+def test_recordings_that_have_all_been_dropped_are_made_again(monkeypatch) -> None:
+    monkeypatch.setattr(replays, "RECORDINGS", 1)
+    model = mpnn.load_model("v_48_020", device="cuda", backend="cuda")
+    first, second = (rows_of(protein("5L33"), slice(0, n)) for n in (60, 70))
+    for structure in (first, first, second, first, first, first):
+        found = model.log_probs(structure)
+        alone = mpnn.load_model("v_48_020", device="cuda", backend="cuda").log_probs(structure)
+        assert np.array_equal(found, alone)
 
 
 def test_plain_torch_serves_where_triton_is_missing(case: Case, monkeypatch) -> None:

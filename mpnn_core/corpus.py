@@ -85,7 +85,7 @@ class Corpus:
         found = hashlib.sha256()
         for s in self.structures:
             found.update(f"{s.name}\n{s.sequence}\n".encode())
-            chain = np.unique(s.chain_ids, return_inverse=True)[1]
+            chain = s.chain_numbers
             for numbers in (chain, s.residue_index - s.residue_index[0]):
                 found.update(numbers.astype("<i8").tobytes())
             found.update(s.coords.astype("<f4").tobytes())

@@ -510,7 +510,7 @@ class Model:
             for s, given in zip(items, _per_structure(structures, sequences), strict=True)
         ]
         orders = [
-            _orders(s, _drawn_orders(seed, len(t), s.mask) if order is None else order, len(t))
+            _drawn_orders(seed, len(t), s.mask) if order is None else _orders(s, order, len(t))
             for s, t, order in zip(
                 items, tokens, _per_structure(structures, decoding_order), strict=True
             )

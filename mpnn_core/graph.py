@@ -72,9 +72,8 @@ class Backbones:
         for structure in structures:
             coords.append(structure.coords[structure.mask])
             residue_index.append(structure.residue_index[structure.mask])
-            labels, numbers = np.unique(structure.chain_ids, return_inverse=True)
-            chain.append(numbers[structure.mask] + chains)
-            chains += len(labels)
+            chain.append(structure.chain_numbers[structure.mask] + chains)
+            chains += int(structure.chain_numbers.max()) + 1
             offsets.append(offsets[-1] + len(coords[-1]))
         place = torch.device(device)
         return cls(

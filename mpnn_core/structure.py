@@ -156,6 +156,13 @@ class Structure:
                 f"missing: {', '.join(missing)}"
             )
 
+    @cached_property
+    def chain_numbers(self) -> NDArray[np.int64]:
+        """(L,) int64: the chain of each residue, numbered from 0 in the order of the ids."""
+        numbers = np.unique(self.chain_ids, return_inverse=True)[1]
+        numbers.flags.writeable = False
+        return numbers
+
     @classmethod
     def from_backbone(
         cls,

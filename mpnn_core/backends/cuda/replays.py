@@ -43,8 +43,10 @@ class Replays:
             recording = self._recorded.get(key)
             if key in self._recorded:
                 if recording is None:
-                    # They are replayed one after another, so they can share their memory.
-                    self._pool = self._pool or torch.cuda.graph_pool_handle()
+                    # They are replayed one after another, so they can share their memory, which
+                    # goes with the last of them.
+                    if not any(self._recorded.values()):
+                        self._pool = torch.cuda.graph_pool_handle()
                     recording = _Recording(function, given, self.device, self._pool)
                 self._recorded[key] = recording
                 self._recorded.move_to_end(key)
@@ -65,9 +67,10 @@ class Replays:
         there = [torch.empty_like(x, device="cpu", pin_memory=True) for x in found[:fetched]]
         for own, x in zip(there, found, strict=False):
             own.copy_(x, non_blocking=True)
-        arrived = torch.cuda.current_stream(self.device).record_event()
+        stream = torch.cuda.current_stream(self.device)
+        arrived = stream.record_event()
         kept = [x.clone() for x in found[fetched:]]
-        self._done = torch.cuda.current_stream(self.device).record_event()
+        self._done = stream.record_event()
         arrived.synchronize()
         return (*there, *kept)
 
