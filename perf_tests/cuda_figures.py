@@ -76,6 +76,15 @@ def of_one_gpu(model: mpnn.Model) -> Iterator[tuple[str, dict[str, Any]]]:
     yield name, {**found, "per second": rate, "residues": round(float(residues), 1)}
 
 
+def differences(p: np.ndarray, q: np.ndarray) -> dict[str, float]:
+    """Of log-probabilities q from those of plain torch, p: (n, L, 21)."""
+    return {
+        "kl": float((np.exp(p) * (p - q)).sum(-1).mean()),
+        "argmax": float((p.argmax(-1) == q.argmax(-1)).mean()),
+        "largest": float(np.abs(p - q).max()),
+    }
+
+
 def accuracy(models: Mapping[str, mpnn.Model], orders: int = 8) -> dict[str, Any]:
     """Each tier against plain torch on the same device; designed recovery on TS50 of both."""
     plain = mpnn.load_model(device=models["exact"].device, backend="torch")
@@ -87,11 +96,11 @@ def accuracy(models: Mapping[str, mpnn.Model], orders: int = 8) -> dict[str, Any
             order = np.stack([rng.permutation(len(structure)) for _ in range(orders)])
             native = np.repeat(structure.tokens[None], orders, 0)
             p, q = (m.log_probs(structure, native, order) for m in (plain, model))
-            own[name] = {
-                "kl": float((np.exp(p) * (p - q)).sum(-1).mean()),
-                "argmax": float((p.argmax(-1) == q.argmax(-1)).mean()),
-                "largest": float(np.abs(p - q).max()),
-            }
+            own[name] = differences(p, q)
+            # Designing takes other kernels than scoring.
+            d = model.design(structure, orders, 0.1, 1)
+            p = plain.log_probs(structure, d.sequences, d.decoding_order)
+            own[f"designing {name}"] = differences(p, d.log_probs)
         designs = model.design([protein(name) for name in TS50], EACH, 0.1, 1)
         own["TS50 recovery"] = float(np.mean([d.recovery.mean() for d in designs]))
     return found
