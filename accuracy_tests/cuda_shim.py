@@ -1,9 +1,10 @@
 """`decode_levels.cu` compiled as C++, where there is no GPU.
 
 CUDA is C++ with threads, barriers, shuffles and matrix products of a warp. Here the threads of a
-block are fibers in turn, which a barrier or an exchange among the lanes of a warp switches; blocks
-run one after the other; shared memory starts out as NaNs. That checks the arithmetic, the indices,
-the barriers and the exchanges; it says nothing about NVIDIA's compiler or what a GPU does at once.
+block are fibers, which a barrier or an exchange among the lanes of a warp switches; whose turn it is
+then can be left to chance. Blocks run one after the other; shared memory starts out as NaNs. That
+checks the arithmetic, the indices, the exchanges, and that there are barriers enough; it says nothing
+about NVIDIA's compiler, or the order in which a GPU's memory shows what was written.
 """
 
 from __future__ import annotations
@@ -46,11 +47,20 @@ static Fiber fibers[THREADS];
 static int current, block;
 static void* shared;
 static ucontext_t scheduler;
+static unsigned long long chance;  // 0: all in turn
+
+// Whose turn it may be next: of all threads, or mostly of the same warp, until another one has luck.
+static int next_thread() {
+  if (!chance) return (current + 1) % THREADS;
+  chance ^= chance << 13, chance ^= chance >> 7, chance ^= chance << 17;
+  const int warp = chance % 24 ? current / 32 : chance / 24 % (THREADS / 32);
+  return 32 * warp + (current + 1) % 32;
+}
 
 __attribute__((noinline)) static void yield() {
-  const int from = current;
-  for (int i = 1; i <= THREADS; i++) {
-    const int to = (from + i) % THREADS;
+  const int from = current, first = next_thread();
+  for (int i = 0; i < THREADS; i++) {
+    const int to = (first + i) % THREADS;
     if (fibers[to].ended) continue;
     if (to == from) return;
     current = to;
@@ -185,8 +195,9 @@ static void body() {
   setcontext(&scheduler);  // the last one
 }
 
-extern "C" void run(int blocks, const Args* args) {
+extern "C" void run(int blocks, const Args* args, unsigned long long seed) {
   given = args;
+  chance = seed;
   shared = std::aligned_alloc(128, (sizeof(Shared) + 127) / 128 * 128);
   constexpr int STACK = 256 << 10;
   for (Fiber& f : fibers) f.stack = (char*)std::malloc(STACK);
@@ -232,9 +243,14 @@ def launch(
     arguments: compiled.Arguments,
     constants: compiled.Constants,
     device: torch.device,
+    seed: int = 0,
 ) -> None:
-    """What `compiled.launch` does, on the CPU."""
+    """What `compiled.launch` does, on the CPU.
+
+    seed : of whose turn it is; warps get far ahead of each other, where nothing holds them. With 0
+        all threads have turns.
+    """
     library = built(constants)
     spare = constants.shared_bytes - library.shared_bytes()
     assert 0 <= spare <= 64, spare
-    library.run(blocks, ctypes.byref(arguments))
+    library.run(blocks, ctypes.byref(arguments), ctypes.c_ulonglong(seed))

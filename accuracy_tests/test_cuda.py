@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 
 import numpy as np
@@ -32,6 +33,7 @@ from mpnn_core.backends.cuda import compiled, replays  # noqa: E402
 
 EXACT = 1e-4  # nats, of any log-probability
 KL = 1e-3  # nats, mean over residues, of the fast tier
+ROUNDING_KL = 6e-5  # what float16 makes of it: 2e-5 here and on a GPU; edges too many make 2e-4
 RESIDUES = 106 if GPU else 9  # the interpreter takes seconds for what a GPU does at once
 
 pytestmark = [
@@ -143,7 +145,7 @@ def test_compiled_levels_are_near_the_plain_networks(case: Case, known, monkeypa
     assert torch.equal(found.tokens, case.tokens)
     assert not found.probabilities.any()
     p, q = case.logits.log_softmax(-1), found.logits.log_softmax(-1)
-    assert (p.exp() * (p - q)).sum(-1).mean() < KL
+    assert (p.exp() * (p - q)).sum(-1).mean() < ROUNDING_KL
     drawn = case.sampled(backend)
     assert torch.equal(drawn.tokens[~case.designed], case.tokens[~case.designed])
     # A difference of rounding can draw another residue, and all that follow.
@@ -151,6 +153,20 @@ def test_compiled_levels_are_near_the_plain_networks(case: Case, known, monkeypa
     again = case.sampled(backend)
     for name, value in vars(drawn).items():
         assert torch.equal(value, getattr(again, name)), name
+
+
+@needs_triton
+@pytest.mark.skipif(GPU, reason="a GPU's warps have no turns")
+@pytest.mark.parametrize("known", [False, True])
+def test_compiled_levels_do_not_depend_on_which_warp_is_ahead(case, known, monkeypatch) -> None:
+    backend = compiled_levels(cuda.CudaBackend(case.network, "fast"))
+    backend.multiprocessors = 3
+    monkeypatch.setattr(cuda, "KNOWN_FROM", 1 if known else 10**9)
+    expected = case.sampled(backend)
+    for seed in (1, 2, 3):
+        backend.launch = partial(cuda_shim.launch, seed=seed)
+        for name, value in vars(case.sampled(backend)).items():
+            assert torch.equal(value, getattr(expected, name)), name
 
 
 @needs_triton
@@ -166,7 +182,7 @@ def test_compiled_levels_of_many_rows_take_several_batches(monkeypatch) -> None:
     assert plan.bounds.diff().max() > compiled.MOST_ROWS
     found = many.sampled(backend, many.designed & False)
     p, q = many.logits.log_softmax(-1), found.logits.log_softmax(-1)
-    assert (p.exp() * (p - q)).sum(-1).mean() < KL
+    assert (p.exp() * (p - q)).sum(-1).mean() < ROUNDING_KL
 
 
 @needs_triton
@@ -192,7 +208,7 @@ def test_compiled_levels_of_other_shapes(case: Case, neighbours) -> None:
         backend.encode(backbones), copies, rank, free, uniform, tokens, tokens < 0
     )
     p, q = logits.log_softmax(-1), found.logits.log_softmax(-1)
-    assert (p.exp() * (p - q)).sum(-1).mean() < KL
+    assert (p - q).abs().max() < 0.02  # 0.003, the weights being random
 
 
 def test_what_the_compiled_levels_are_not_for_is_left_to_triton(case: Case) -> None:
