@@ -1,10 +1,10 @@
 """`decode_levels.cu` compiled as C++, where there is no GPU.
 
 CUDA is C++ with threads, barriers, shuffles and matrix products of a warp. Here the threads of a
-block are fibers, which a barrier or an exchange among the lanes of a warp switches; whose turn it is
-then can be left to chance. Blocks run one after the other; shared memory starts out as NaNs. That
-checks the arithmetic, the indices, the exchanges, and that there are barriers enough; it says nothing
-about NVIDIA's compiler, or the order in which a GPU's memory shows what was written.
+block are fibers, which a barrier or an exchange among the lanes of a warp switches; whose turn it
+is then can be left to chance. Blocks run one after the other; shared memory starts out as NaNs.
+That checks the arithmetic, the indices, the exchanges, and that there are barriers enough. It says
+nothing about NVIDIA's compiler, or the order in which a GPU's memory shows what was written.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ static void* shared;
 static ucontext_t scheduler;
 static unsigned long long chance;  // 0: all in turn
 
-// Whose turn it may be next: of all threads, or mostly of the same warp, until another one has luck.
+// Whose turn it may be next: in order, or mostly the same warp's, until another one has luck.
 static int next_thread() {
   if (!chance) return (current + 1) % THREADS;
   chance ^= chance << 13, chance ^= chance >> 7, chance ^= chance << 17;
