@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+import re
+import shutil
+import subprocess
+from dataclasses import asdict, replace
 from functools import partial
 from importlib.util import find_spec
 
@@ -22,6 +25,7 @@ from mpnn_core.schedule import wavefront
 from mpnn_core.variants import find_variant
 
 GPU = torch.cuda.is_available()
+NVCC = shutil.which("nvcc")
 if not GPU:
     # Read when the kernels are first imported: without a GPU, numpy runs them.
     os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -209,6 +213,26 @@ def test_compiled_levels_of_other_shapes(case: Case, neighbours) -> None:
     )
     p, q = logits.log_softmax(-1), found.logits.log_softmax(-1)
     assert (p - q).abs().max() < 0.02  # 0.003, the weights being random
+
+
+@pytest.mark.skipif(NVCC is None, reason="needs nvcc")
+@pytest.mark.parametrize("rows, known", [(8, False), (16, True), (32, True)])
+def test_levels_compile_for_a_gpu(rows, known, tmp_path) -> None:
+    """By NVIDIA's compiler, without a warning; 16 warps have 128 registers a thread."""
+    constants = compiled.Constants.of(3, 48, rows, known, whole=True)
+    file = tmp_path / "decode_levels.cu"
+    file.write_text(compiled.source())
+    built = subprocess.run(
+        [NVCC, "-arch=sm_90", "-cubin", "-std=c++17", "-Werror", "all-warnings", "-Xptxas", "-v",
+         *(f"-D{k}={v}" for k, v in asdict(constants).items()), str(file),
+         "-o", str(tmp_path / "levels.cubin")],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert built.returncode == 0, built.stderr
+    [registers] = re.findall(r"Used (\d+) registers", built.stderr)
+    [spilled] = re.findall(r"(\d+) bytes spill stores", built.stderr)
+    assert int(registers) <= 128
+    assert int(spilled) <= 200, "what is spilled goes through the L1 cache, as gathers do"
 
 
 def test_what_the_compiled_levels_are_not_for_is_left_to_triton(case: Case) -> None:

@@ -138,6 +138,12 @@ class Packed:
         self.vectors = torch.stack(vectors).detach().float().view(-1, VECTORS, H)
 
 
+def source() -> str:
+    """The kernel, after what it takes of the device."""
+    here = Path(__file__).parent
+    return "".join((here / name).read_text() for name in ("ptx.cuh", "decode_levels.cu"))
+
+
 def fits(network: MPNN) -> bool:
     """Whether the network has the shape that the kernel is for."""
     layers, neighbours = len(network.decoders), network.neighbours
@@ -204,9 +210,8 @@ def _image(target: str, constants: Constants) -> bytes:
     """The kernel in machine code."""
     from cuda.bindings import nvrtc
 
-    here = Path(__file__).parent
-    source = "".join((here / name).read_text() for name in ("ptx.cuh", "decode_levels.cu"))
-    program = _checked(nvrtc.nvrtcCreateProgram(source.encode(), b"decode_levels.cu", 0, [], []))
+    name = b"decode_levels.cu"
+    program = _checked(nvrtc.nvrtcCreateProgram(source().encode(), name, 0, [], []))
     options = [f"--gpu-architecture={target}", "--std=c++17"]
     options += [f"-D{name}={value}" for name, value in asdict(constants).items()]
     [status] = nvrtc.nvrtcCompileProgram(program, len(options), [x.encode() for x in options])
