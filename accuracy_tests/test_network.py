@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from proteins import protein, random_order, rows_of
 from strategies import Layout, layouts
@@ -24,8 +24,9 @@ from mpnn_core.schedule import ranks
 
 # In float64 nothing but the order of sums is left between two forms of the same function.
 SAME = {torch.float32: 1e-4, torch.float64: 1e-10}
-# In float32 sums are blocked by shape, and what that moves has been seen to reach 1.6e-5.
-ALONE_OR_TOGETHER = 5e-5
+# In float32 sums are blocked by shape: alone and together, what is below has been seen 3.0e-5 and
+# 2.5e-5 from float64, on either side of it. That nothing leaks is shown in float64.
+ALONE_OR_TOGETHER = 1e-4
 MOVED = {torch.float32: 1e-3, torch.float64: 1e-9}  # coordinates are rounded again
 
 
@@ -111,6 +112,7 @@ def test_the_network_of_any_shape_is_the_reference_of_that_shape(hidden, encoder
 
 @settings(max_examples=15, deadline=None)
 @given(st.lists(layouts(max_length=90), min_size=2, max_size=4))
+@example([Layout(9), Layout(8, chain_starts=(1, 2, 3))])
 def test_structures_together_are_as_each_alone(model, several):
     structures = [layout.build() for layout in several]
     together = model.log_probs(structures)
