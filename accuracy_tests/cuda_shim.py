@@ -13,7 +13,6 @@ import ctypes
 import shutil
 import subprocess
 import tempfile
-from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
@@ -141,7 +140,7 @@ static float infinity() { return INFINITY; }
 static float exponential(float x) { return std::exp(x); }
 static float maximum(float x, float y) { return std::fmax(x, y); }
 static float inverse_root(float x) { return 1 / std::sqrt(x); }
-static int count(unsigned bits) { return std::popcount(bits); }
+static int ones(unsigned bits) { return std::popcount(bits); }
 static int leading_zeros(unsigned bits) { return std::countl_zero(bits); }
 static float low_half(unsigned pair) { return of_half(pair & 0xffff); }
 static float high_half(unsigned pair) { return of_half(pair >> 16); }
@@ -231,7 +230,7 @@ def built(constants: compiled.Constants) -> ctypes.CDLL:
         library = file.with_suffix(".so")
         subprocess.run(
             [str(COMPILER), "-std=c++20", "-O2", "-march=native", "-U_FORTIFY_SOURCE", "-w",
-             "-shared", "-fPIC", *(f"-D{k}={v}" for k, v in asdict(constants).items()),
+             "-shared", "-fPIC", *constants.definitions,
              str(file), "-o", str(library)],
             check=True,
         )  # fmt: skip

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import subprocess
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 
@@ -182,8 +182,8 @@ def test_compiled_levels_of_many_rows_take_several_batches(monkeypatch) -> None:
     backend.multiprocessors = 1
     monkeypatch.setattr(cuda, "LEVELS_EXPECTED", 8)
     plan = backend.plan(backend.encode(many.backbones), many.copies, many.rank)
-    assert plan.rows == compiled.MOST_ROWS
-    assert plan.bounds.diff().max() > compiled.MOST_ROWS
+    assert plan.rows == compiled.BATCH_ROWS
+    assert plan.bounds.diff().max() > compiled.BATCH_ROWS
     found = many.sampled(backend, many.designed & False)
     p, q = many.logits.log_softmax(-1), found.logits.log_softmax(-1)
     assert (p.exp() * (p - q)).sum(-1).mean() < ROUNDING_KL
@@ -224,7 +224,7 @@ def test_levels_compile_for_a_gpu(rows, known, tmp_path) -> None:
     file.write_text(compiled.source())
     built = subprocess.run(
         [NVCC, "-arch=sm_90", "-cubin", "-std=c++17", "-Werror", "all-warnings", "-Xptxas", "-v",
-         *(f"-D{k}={v}" for k, v in asdict(constants).items()), str(file),
+         *constants.definitions, str(file),
          "-o", str(tmp_path / "levels.cubin")],
         capture_output=True, text=True,
     )  # fmt: skip
@@ -240,6 +240,21 @@ def test_what_the_compiled_levels_are_not_for_is_left_to_triton(case: Case) -> N
     for changed in ({"hidden": 64}, {"neighbours": 64}):
         network = random_network(replace(find_variant("baseline"), **changed)).to(DEVICE)
         assert cuda.CudaBackend(network, "fast").launch is None
+
+
+@needs_triton
+def test_levels_that_cannot_be_compiled_are_left_to_triton(case: Case, monkeypatch) -> None:
+    monkeypatch.setattr(compiled, "_suitable", lambda device: True)
+    monkeypatch.setattr(compiled, "load", lambda device, constants: None)
+    assert cuda.CudaBackend(case.network, "fast").launch is compiled.launch
+    assert cuda.CudaBackend(case.network, "fast", cuda.TUNINGS["fast"][0]).launch is None
+
+    def refused(device, constants):
+        raise RuntimeError("decode_levels.cu does not compile for sm_90: no such target")
+
+    monkeypatch.setattr(compiled, "load", refused)
+    with pytest.warns(UserWarning, match="left to Triton.*no such target"):
+        assert cuda.CudaBackend(case.network, "fast").launch is None
 
 
 @needs_triton

@@ -83,18 +83,18 @@ class Tuning:
     alone: bool = False
 
 
-# Of `decode_levels.cu`.
+# Of `decode_levels.cu`, where edges and warps are as they are.
 COMPILED = Tuning(
     edges=compiled.EDGE_TILE,
     warps=compiled.THREADS // 32,
-    rows=compiled.MOST_ROWS,
+    rows=compiled.BATCH_ROWS,
     fewest_rows=compiled.ROW_TILE,
     alone=True,
 )
 NARROW = 8  # rows that a level has on each multiprocessor
 
 # With at least one sequence for every multiprocessor, with fewer, and with as many whose levels
-# are NARROW: the best of some twenty each on an H100 (docs/cuda.md).
+# are NARROW: the best of some twenty each on an H100 (docs/cuda.md), of Triton's kernels.
 TUNINGS = {
     "exact": (
         Tuning(edges=128, warps=8, rows=32, wide_stages=2),
@@ -116,7 +116,8 @@ class CudaBackend(Backend):
     ----------
     network : whose weights are copied; on a CUDA device
     precision : "exact", float32, or "fast", float16 with float32 sums
-    tuning : how the work is cut; None takes what was measured best
+    tuning : how Triton's kernels are cut; None takes what was measured best, and what is compiled
+        from CUDA C++ where it can be
 
     Attributes
     ----------
@@ -153,7 +154,8 @@ class CudaBackend(Backend):
             self.triton &= INTERPRETED
             self.multiprocessors = 1
         self.launch: compiled.Launch | None = None
-        if self.weights.packed and self.triton and compiled.available(self.device):
+        wanted = self.weights.packed and self.triton and tuning is None
+        if wanted and compiled.available(self.device, network):
             self.launch = compiled.launch
 
     @torch.inference_mode()
@@ -328,9 +330,12 @@ class CudaBackend(Backend):
         valid, degree = encoding.graph.for_kernels
         messages = self.first_messages(encoding, M)
         temperature = distribution.temperature.float().contiguous()
-        bias, omit = distribution.bias.float().contiguous(), distribution.omit.to(torch.uint8)
+        bias, omit = (
+            distribution.bias.float().contiguous(),
+            distribution.omit.to(torch.uint8).contiguous(),
+        )
         uniform, drawn = uniform.double().contiguous(), designed.to(torch.uint8)
-        if self.launch and w.packed and plan.tuning is COMPILED:
+        if self.launch and w.packed:
             known, whole = messages is not None, encoding.graph.valid is None
             self.launch(
                 plan.teams,

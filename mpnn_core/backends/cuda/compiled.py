@@ -1,12 +1,13 @@
 """`decode_levels.cu`: compiled for the device at hand, packed for, and launched.
 
-Compiled by NVRTC, in a second or two, when it is first needed. PyTorch's CUDA wheels bring it, and
-its Python bindings, which launch what it makes.
+Compiled by NVRTC, in a second or two for each shape, when it is first needed. PyTorch's CUDA wheels
+bring it, and from 2.10 on the package `cuda-bindings`, which calls it and launches what it makes.
 """
 
 from __future__ import annotations
 
 import ctypes
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -25,7 +26,7 @@ BLOCK = H * H  # float16 of a block of weights
 VECTORS = 12  # of a layer
 EDGE_TILE, ROW_TILE = 16, 8  # edges and rows that a product takes
 MOST_NEIGHBOURS = 48
-MOST_ROWS = 32  # of a batch
+BATCH_ROWS = 32  # at most
 THREADS = 512
 FIRST_CAPABILITY = (9, 0)  # that copies in bulk
 MOST_SHARED = 227 * 1024  # bytes of shared memory that a block can have
@@ -51,6 +52,7 @@ class Arguments(ctypes.Structure):
     @classmethod
     def of(cls, **given: Tensor | int) -> Arguments:
         """Of contiguous tensors on the device, by name, and of integers."""
+        assert all(isinstance(x, int) or x.is_contiguous() for x in given.values())
         return cls(**{k: x if isinstance(x, int) else x.data_ptr() for k, x in given.items()})
 
 
@@ -75,7 +77,7 @@ class Constants:
             TILES=-(-neighbours // EDGE_TILE),
             ROW_TILES=-(-rows // ROW_TILE),
             # What the ring leaves of an SM's memory is its L1 cache, which gathers need as well.
-            STAGES=3 if rows < MOST_ROWS else 2,
+            STAGES=3 if rows < BATCH_ROWS else 2,
             KNOWN=int(known),
             WHOLE=int(whole and neighbours % EDGE_TILE == 0),
         )
@@ -85,11 +87,18 @@ class Constants:
         """What `Shared` takes, or a little more."""
         rows = self.ROW_TILES * ROW_TILE
         partial = self.TILES * H * 4 + 32
-        hidden = 4 * H * 2 + 8 * 8 + 32 * 4
+        moments, logits = 8 * 8, 32 * 4
+        hidden = 4 * H * 2 + moments + logits
         known = (1 + self.LAYERS - self.KNOWN) * (H + 8) * 2
         looked_up = 2 * (2 + self.K) * 4
         of_rows = rows * (H * 2 + max(partial, hidden) + known + looked_up)
         return of_rows + self.LAYERS * VECTORS * H * 4 + self.STAGES * (2 * BLOCK + 16) + 32
+
+    @property
+    def definitions(self) -> list[str]:
+        """As a compiler takes them."""
+        given = asdict(self) | {"SHARED_BYTES": self.shared_bytes}
+        return [f"-D{name}={value}" for name, value in given.items()]
 
 
 Launch = Callable[[int, Arguments, Constants, torch.device], None]
@@ -112,7 +121,7 @@ def fragments(weight: Tensor, by_eights: bool = False) -> Tensor:
 
 
 class Packed:
-    """A decoder's weights as the kernel takes them.
+    """A decoder's weights, (128, 128), (512, 128) and (128, 512), as the kernel takes them.
 
     Attributes
     ----------
@@ -147,13 +156,27 @@ def source() -> str:
 def fits(network: MPNN) -> bool:
     """Whether the network has the shape that the kernel is for."""
     layers, neighbours = len(network.decoders), network.neighbours
-    if network.W_out.in_features != H or not layers or neighbours > MOST_NEIGHBOURS:
+    if network.W_out.in_features != H or layers < 2 or neighbours > MOST_NEIGHBOURS:
         return False
-    return Constants.of(layers, neighbours, MOST_ROWS, False, True).shared_bytes <= MOST_SHARED
+    return Constants.of(layers, neighbours, BATCH_ROWS, False, True).shared_bytes <= MOST_SHARED
 
 
-def available(device: torch.device) -> bool:
-    """Whether the kernel can be compiled and launched there."""
+def available(device: torch.device, network: MPNN) -> bool:
+    """Whether the kernel can be launched there: it has been compiled for one shape and loaded.
+
+    Warns if the device is one for it, and that fails.
+    """
+    if not _suitable(device):
+        return False
+    try:
+        load(device, Constants.of(len(network.decoders), network.neighbours, ROW_TILE, False, True))
+    except (RuntimeError, ImportError, OSError) as error:
+        warnings.warn(f"levels are left to Triton, which is slower: {error}", stacklevel=3)
+        return False
+    return True
+
+
+def _suitable(device: torch.device) -> bool:
     if device.type != "cuda" or torch.cuda.get_device_capability(device) < FIRST_CAPABILITY:
         return False
     properties = torch.cuda.get_device_properties(device)
@@ -175,7 +198,7 @@ def launch(blocks: int, arguments: Arguments, constants: Constants, device: torc
     """
     from cuda.bindings import driver
 
-    function = _function(device.index or 0, constants)
+    function = load(device, constants)
     pointers = (ctypes.c_void_p * 1)(ctypes.addressof(arguments))
     stream = torch.cuda.current_stream(device).cuda_stream
     _checked(
@@ -187,8 +210,8 @@ def launch(blocks: int, arguments: Arguments, constants: Constants, device: torc
 
 
 @cache
-def _function(device: int, constants: Constants) -> Any:
-    """The kernel, loaded on a device."""
+def load(device: torch.device, constants: Constants) -> Any:
+    """The kernel as a function on a device."""
     from cuda.bindings import driver
 
     major, minor = torch.cuda.get_device_capability(device)
@@ -213,7 +236,7 @@ def _image(target: str, constants: Constants) -> bytes:
     name = b"decode_levels.cu"
     program = _checked(nvrtc.nvrtcCreateProgram(source().encode(), name, 0, [], []))
     options = [f"--gpu-architecture={target}", "--std=c++17"]
-    options += [f"-D{name}={value}" for name, value in asdict(constants).items()]
+    options += constants.definitions
     [status] = nvrtc.nvrtcCompileProgram(program, len(options), [x.encode() for x in options])
     if status.value:
         log = b" " * _checked(nvrtc.nvrtcGetProgramLogSize(program))
@@ -221,6 +244,7 @@ def _image(target: str, constants: Constants) -> bytes:
         raise RuntimeError(f"decode_levels.cu does not compile for {target}: {log.decode()}")
     image = b" " * _checked(nvrtc.nvrtcGetCUBINSize(program))
     _checked(nvrtc.nvrtcGetCUBIN(program, image))
+    _checked(nvrtc.nvrtcDestroyProgram(program))
     return image
 
 

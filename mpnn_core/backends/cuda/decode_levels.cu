@@ -13,7 +13,7 @@
 //
 // The functions of one instruction each come from ptx.cuh. Constants of a compilation: LAYERS, K, TILES
 // (of 16 edges, of a row), ROW_TILES (of 8 rows, of a batch), STAGES (of the ring), KNOWN (messages of
-// the first layer come from a table), WHOLE (all edges are valid).
+// the first layer come from a table), WHOLE (all edges are valid), SHARED_BYTES (given to a block).
 
 constexpr int H = 128, LANES = 32;
 constexpr int WORKERS = 15, NODE_WARPS = 8, SEARCHERS = WORKERS - NODE_WARPS;  // warps
@@ -72,6 +72,7 @@ struct Shared {
   Rows batch[2];                             // this one, and the next
   barrier full[STAGES], empty[STAGES];
 };
+static_assert(sizeof(Shared) <= SHARED_BYTES);
 
 // The ring as a warp sees it that takes blocks from it, or lets others do so.
 struct Ring {
@@ -308,7 +309,7 @@ DEVICE void norm(
 #pragma unroll
   for (int j = 0; j < ROW_TILES; j++)
     if (j < tiles) {
-float sum[2] = {}, squares[2] = {};
+      float sum[2] = {}, squares[2] = {};
 #pragma unroll
       for (int i = 0; i < NODE_WARPS; i++) {
         const float4 two = *(const float4*)&s.moments[i][8 * j + 2 * t];
@@ -395,7 +396,7 @@ DEVICE void draw(Shared& s, const Args& a, const Draw& d, int r, int lane) {
     if (lane >= i) cumulative += before;
   }
   const double mark = d.uniform * shuffle(cumulative, LANES - 1);
-  const int passed = count(vote(letter && cumulative <= mark));
+  const int passed = ones(vote(letter && cumulative <= mark));
   const int last_possible = 31 - leading_zeros(vote(p > 0) | 1);
   const int token = d.chosen ? (passed < last_possible ? passed : last_possible) : d.given;
   if (d.chosen) {
@@ -564,7 +565,7 @@ struct Block {
         ring.skip(known ? 9 : 10);
       }
     }
-    Draw first(a, batch, warp < count ? warp : 0, lane);
+    Draw own(a, batch, warp < count ? warp : 0, lane);
     if (of_nodes) {
       const uint4* W_letters = ring.next();
       if (warp < COLUMNS / 16) {
@@ -582,7 +583,7 @@ struct Block {
       ring.skip();
     }
     sync();
-    if (warp < count) draw(s, a, first, warp, lane);
+    if (warp < count) draw(s, a, own, warp, lane);
 #pragma unroll 1
     for (int r = warp + WORKERS; r < count; r += WORKERS) draw(s, a, Draw(a, batch, r, lane), r, lane);
     sync();
@@ -595,7 +596,7 @@ struct Block {
       (&s.vectors[0][0][0])[i] = a.vectors[i];
     Batches batches(a.bounds + block_index() * (a.levels + 1), uniform(a.depth[block_index()]));
     int count = batches.next(), turn = 0;
-    if (warp >= NODE_WARPS && warp < WORKERS)
+    if (count && warp >= NODE_WARPS && warp < WORKERS)
       batches.find(s.batch[0], a, count, warp - NODE_WARPS, lane);
     sync_all();
     if (warp == WORKERS) {

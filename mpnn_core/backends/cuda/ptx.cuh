@@ -16,7 +16,7 @@ DEVICE void* shared_memory() { return dynamic_shared_memory; }
 DEVICE float exponential(float x) { return expf(x); }
 DEVICE float maximum(float x, float y) { return fmaxf(x, y); }
 DEVICE float inverse_root(float x) { return rsqrtf(x); }
-DEVICE int count(unsigned bits) { return __popc(bits); }
+DEVICE int ones(unsigned bits) { return __popc(bits); }
 DEVICE int leading_zeros(unsigned bits) { return __clz(bits); }
 
 template <typename T>
