@@ -10,7 +10,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from proteins import TS50, protein, random_order, rows_of
-from strategies import Layout, layouts
+from strategies import CAUGHT, NOISE, Layout, layouts
 
 from mpnn_core import Model, Structure, Variant, load_model
 from mpnn_core.backends import find_backend
@@ -21,7 +21,6 @@ from mpnn_core.graph import Backbones, Graph, nearest_neighbours
 from mpnn_core.schedule import ranks
 
 TOLERANCE = 1e-4
-CAUGHT = 1e-2  # what a leak of padding moves, and more
 K = 48
 
 
@@ -68,7 +67,7 @@ def check(structure: Structure, model: Model, plain: Model) -> None:
     assert padded.backbones.coords.shape == (bucket, 4, 3)
     assert padded.graph.neighbours.shape == (bucket, min(K, bucket))
     farthest = np.abs(padded_log_probs(model, structure, padded) - unpadded(plain, structure)).max()
-    assert farthest <= TOLERANCE, f"{farthest:.1e}"
+    assert farthest <= NOISE, f"{farthest:.1e}"
 
 
 @settings(max_examples=25, deadline=None)
