@@ -30,9 +30,7 @@ BATCH_ROWS = 32  # at most
 THREADS = 512
 FIRST_CAPABILITY = (9, 0)  # that copies in bulk
 MOST_SHARED = 227 * 1024  # bytes of shared memory that a block can have
-UNIFIED = (
-    MOST_SHARED + 1024
-)  # bytes of it that a multiprocessor can have, at the L1 cache's expense
+UNIFIED = MOST_SHARED + 1024  # that a multiprocessor can give, at its L1 cache's expense
 
 POINTERS = (
     "order", "bounds", "depth", "nodes", "reads", "encoded", "table", "edges", "messages", "valid",
