@@ -29,7 +29,6 @@ PRELUDE = r"""
 #include <cstdlib>
 #include <cstring>
 #include <ucontext.h>
-#include <vector>
 
 #define DEVICE inline
 #define KERNEL static void

@@ -15,7 +15,9 @@ JITTER = 0.05  # Å, standard deviation: no two layouts share a distance
 # Nats that float32 may move a log-probability of a layout by. Seen: 1.2e-4 where sums are blocked
 # by another shape, 1.6e-4 between backends. The least that one neighbour slot of another structure
 # was seen to move is 1.7e-2.
-NOISE, CAUGHT = 1e-3, 1e-2
+NOISE, CAUGHT = 5e-4, 1e-2
+# The same of real proteins computed together with others, which are better conditioned.
+ALONE_OR_TOGETHER = 5e-5
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from proteins import protein, random_order, rows_of
-from strategies import CAUGHT, NOISE, Layout, layouts
+from strategies import ALONE_OR_TOGETHER, CAUGHT, NOISE, Layout, layouts
 
 from mpnn_core import Model, Structure
 from mpnn_core import graph as graph_module
@@ -176,7 +176,7 @@ def test_the_order_of_structures_does_not_count(model):
     there = model.log_probs(structures)
     back = model.log_probs(structures[::-1])[::-1]
     for structure, a, b in zip(structures, there, back, strict=True):
-        assert np.abs(a - b).max() <= NOISE, structure.name
+        assert np.abs(a - b).max() <= ALONE_OR_TOGETHER, structure.name
 
 
 def test_neighbours_are_the_nearest_of_the_same_structure():

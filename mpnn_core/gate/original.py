@@ -132,7 +132,8 @@ def inputs(
 
     Tokens (copies, L) or (L,) replace the native sequence; `designed` (L,) is what to design.
     """
-    chains = structure.chain_numbers + 1
+    # Not `chain_numbers`: a mistake in what both sides are given would show on neither.
+    chains = np.unique(structure.chain_ids, return_inverse=True)[1] + 1
 
     def repeated(values: NDArray[Any], dtype: torch.dtype) -> Tensor:
         tensor = torch.tensor(values, dtype=dtype)

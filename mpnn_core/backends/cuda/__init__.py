@@ -330,10 +330,8 @@ class CudaBackend(Backend):
         valid, degree = encoding.graph.for_kernels
         messages = self.first_messages(encoding, M)
         temperature = distribution.temperature.float().contiguous()
-        bias, omit = (
-            distribution.bias.float().contiguous(),
-            distribution.omit.to(torch.uint8).contiguous(),
-        )
+        bias = distribution.bias.float().contiguous()
+        omit = distribution.omit.to(torch.uint8).contiguous()
         uniform, drawn = uniform.double().contiguous(), designed.to(torch.uint8)
         if self.launch and w.packed:
             known, whole = messages is not None, encoding.graph.valid is None
