@@ -10,8 +10,8 @@ import pytest
 from proteins import TS50, path_of, protein
 
 from mpnn_core import StructureError
+from mpnn_core.constants import ALPHABET
 from mpnn_core.corpus import Corpus, CorpusError, corpus_of, read_corpus
-from mpnn_core.structure import ALPHABET
 
 OWN_ALPHABET = ALPHABET[::-1]
 

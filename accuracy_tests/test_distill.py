@@ -25,6 +25,7 @@ from mpnn_core.checkpoints import (
     weights_file,
 )
 from mpnn_core.cli import main
+from mpnn_core.constants import ALPHABET
 from mpnn_core.corpus import Corpus, corpus_of
 from mpnn_core.distill import (
     RECIPES,
@@ -41,7 +42,6 @@ from mpnn_core.distill import (
     learning_rate,
     with_values,
 )
-from mpnn_core.structure import ALPHABET
 from mpnn_core.variants import VARIANTS, find_variant
 
 CPU = torch.device("cpu")

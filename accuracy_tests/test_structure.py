@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from mpnn_core.structure import ALPHABET, BACKBONE, Structure, StructureError, read_structure
+from mpnn_core.constants import ALPHABET, BACKBONE
+from mpnn_core.structure import Structure, StructureError, read_structure
 
 STRUCTURES = Path(__file__).parents[1] / "fixtures" / "structures"
 

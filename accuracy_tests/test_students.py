@@ -14,7 +14,7 @@ from proteins import TS50, protein
 import mpnn_core as mpnn
 from mpnn_core import evaluate, variants
 from mpnn_core.checkpoints import PACKAGED_SHA256, file_sha256, load_student
-from mpnn_core.structure import ALPHABET
+from mpnn_core.constants import ALPHABET
 
 DOCS = Path(__file__).parents[1] / "docs"
 STUDENTS = [v for v in mpnn.VARIANTS.values() if v.evaluation and v.student == v.name]

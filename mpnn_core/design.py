@@ -27,10 +27,10 @@ from mpnn_core.checkpoints import (
     load_student,
     random_network,
 )
+from mpnn_core.constants import ALPHABET, LETTERS
 from mpnn_core.constraints import Constraints, Resolved
 from mpnn_core.graph import Backbones, nearest_neighbours, upload
 from mpnn_core.network import MPNN
-from mpnn_core.reference import LETTERS
 from mpnn_core.sampler import (
     COLOUR,
     ORDER,
@@ -49,7 +49,7 @@ from mpnn_core.schedule import (
     ranks,
     visit_groups,
 )
-from mpnn_core.structure import ALPHABET, Structure
+from mpnn_core.structure import Structure
 from mpnn_core.variants import Variant, find_variant
 
 RANDOM = "random"

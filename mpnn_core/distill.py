@@ -45,11 +45,11 @@ from mpnn_core.checkpoints import (
     random_network,
     weights_file,
 )
+from mpnn_core.constants import ALPHABET, CA
 from mpnn_core.corpus import Corpus
 from mpnn_core.fasta import write_atomically
-from mpnn_core.graph import CA, Backbones, Graph, nearest_of_present
+from mpnn_core.graph import Backbones, Graph, nearest_of_present
 from mpnn_core.network import MPNN
-from mpnn_core.structure import ALPHABET
 from mpnn_core.variants import find_variant
 
 UNKNOWN = ALPHABET.index("X")

@@ -22,14 +22,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mpnn_core.constants import ALPHABET, CA, CB
 from mpnn_core.corpus import Corpus, CorpusError, batches, read_corpus
 from mpnn_core.design import Model
 from mpnn_core.features import with_virtual_cb
 from mpnn_core.gate.verdicts import ERROR, Interval, paired_mean
-from mpnn_core.reference import CA, CB
 from mpnn_core.sampler import order_noise
 from mpnn_core.schedule import draw_order
-from mpnn_core.structure import ALPHABET, Structure
+from mpnn_core.structure import Structure
 
 SCHEMA = 1
 # A model that recovers less than this of TS50 has no trained weights; it is no reference.

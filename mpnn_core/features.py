@@ -6,13 +6,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mpnn_core.constants import (
+    ATOM_PAIRS,
+    CA,
+    FIRST_CENTRE,
+    GAUSSIANS,
+    LAST_CENTRE,
+    MAX_OFFSET,
+    OFFSET_WIDTH,
+    OTHER_CHAIN,
+    SIGMA,
+    VIRTUAL_CB,
+    C,
+    N,
+)
 from mpnn_core.graph import Backbones, Graph
-from mpnn_core.reference import ATOM_PAIRS, CA, MAX_OFFSET, C, N
-
-GAUSSIANS = 16
-FIRST_CENTRE, LAST_CENTRE, SIGMA = 2.0, 22.0, 1.25  # Å
-OTHER_CHAIN = 2 * MAX_OFFSET + 1
-OFFSET_WIDTH = 16
 
 
 class OffsetEmbedding(nn.Module):
@@ -55,8 +63,8 @@ class EdgeFeatures(nn.Module):
 def with_virtual_cb(coords: Tensor) -> Tensor:
     """N, CA, C, O (N, 4, 3) and the CB of an idealised residue: (N, 5, 3), Å."""
     b, c = coords[:, CA] - coords[:, N], coords[:, C] - coords[:, CA]
-    a = torch.linalg.cross(b, c)
-    cb = -0.58273431 * a + 0.56802827 * b - 0.54067466 * c + coords[:, CA]
+    along_a, along_b, along_c = VIRTUAL_CB
+    cb = along_a * torch.linalg.cross(b, c) + along_b * b + along_c * c + coords[:, CA]
     return torch.cat([coords, cb[:, None]], 1)
 
 

@@ -18,9 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mpnn_core.constants import CA
 from mpnn_core.structure import Structure
 
-CA = 1
 # Pairwise distances are built in blocks of rows of at most this size, so memory stays O(L).
 DISTANCE_BLOCK_BYTES = 64 << 20
 # From so many residues on, not every distance is computed, and runs of so many are searched for.

@@ -24,17 +24,10 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-ALPHABET = "ACDEFGHIKLMNPQRSTVWYX"
-"""The letters of a sequence, in the order of the network's 21 outputs; X is unknown."""
+from mpnn_core.constants import ALPHABET, BACKBONE, CHAIN_GAP
 
 _TOKENS = np.zeros(128, np.int64)  # by the code of a letter
 _TOKENS[np.frombuffer(ALPHABET.encode("ascii"), np.uint8)] = np.arange(len(ALPHABET))
-
-BACKBONE = ("N", "CA", "C", "O")
-"""The atoms of a residue's four coordinate rows."""
-
-CHAIN_GAP = 100
-"""What the original adds to the residue index from one chain to the next."""
 
 PEPTIDE_BOND = 2.0
 """Å. A C and an N nearer than this are bonded: the bond is 1.33, the closest contact above 2.5."""

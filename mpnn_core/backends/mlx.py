@@ -25,17 +25,22 @@ import torch
 from torch import Tensor, nn
 
 from mpnn_core.backends import Backend
-from mpnn_core.features import (
+from mpnn_core.constants import (
+    ATOM_PAIRS,
+    CA,
     FIRST_CENTRE,
     GAUSSIANS,
     LAST_CENTRE,
+    LETTERS,
+    MESSAGE_SCALE,
     OFFSET_WIDTH,
     SIGMA,
-    offset_classes,
+    C,
+    N,
 )
+from mpnn_core.features import offset_classes
 from mpnn_core.graph import Backbones, Graph, nearest_neighbours
 from mpnn_core.network import MPNN, Copies, MessageLayer
-from mpnn_core.reference import ATOM_PAIRS, CA, LETTERS, MESSAGE_SCALE, C, N
 from mpnn_core.sampler import Distribution, Samples, sample
 from mpnn_core.schedule import wavefront
 

@@ -21,12 +21,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import mpnn_core
 from mpnn_core.backends.native import instruction_sets
 from mpnn_core.buckets import choose_bucket
+from mpnn_core.constants import ATOM_PAIRS, GAUSSIANS, LETTERS
 from mpnn_core.design import Model, load_model
-from mpnn_core.features import GAUSSIANS
 from mpnn_core.gate import GateError
 from mpnn_core.graph import Backbones, nearest_neighbours
 from mpnn_core.network import MPNN, Copies
-from mpnn_core.reference import ATOM_PAIRS, LETTERS
 from mpnn_core.sampler import order_noise
 from mpnn_core.schedule import wavefront
 from mpnn_core.structure import Structure

@@ -20,8 +20,9 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from mpnn_core.constants import ALPHABET
 from mpnn_core.constraints import PSSM
-from mpnn_core.structure import ALPHABET, Structure
+from mpnn_core.structure import Structure
 
 WEIGHTS = Path(published.__file__).parent / "vanilla_model_weights"
 

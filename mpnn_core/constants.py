@@ -1,0 +1,41 @@
+"""Facts of the published networks, each in one place: letters, atoms, and what features are made of.
+
+The network was trained with these; none may change. `network/reference.py` alone repeats them: an
+oracle that shared its constants with what it checks would check less.
+"""
+
+from __future__ import annotations
+
+ALPHABET = "ACDEFGHIKLMNPQRSTVWYX"
+"""The letters of a sequence, in the order of the network's 21 outputs; X is unknown."""
+
+LETTERS = len(ALPHABET)
+AMINO_ACIDS = ALPHABET[:20]
+UNKNOWN = ALPHABET.index("X")
+
+BACKBONE = ("N", "CA", "C", "O")
+"""The atoms of a residue's four coordinate rows."""
+
+N, CA, C, O, CB = range(5)
+"""Numbers of the atoms that features are made of: the backbone's, and a virtual CB."""
+
+VIRTUAL_CB = (-0.58273431, 0.56802827, -0.54067466)
+"""A virtual CB is CA plus these multiples of b x c, b and c, where b = CA - N and c = C - CA."""
+
+# The 25 ordered atom pairs in the order in which the checkpoints' edge_embedding expects them.
+ATOM_PAIRS = (
+    (CA, CA), (N, N), (C, C), (O, O), (CB, CB),
+    (CA, N), (CA, C), (CA, O), (CA, CB), (N, C), (N, O), (N, CB), (CB, C), (CB, O), (O, C),
+    (N, CA), (C, CA), (O, CA), (CB, CA), (C, N), (O, N), (CB, N), (C, CB), (O, CB), (C, O),
+)  # fmt: skip
+GAUSSIANS = 16  # of each distance
+FIRST_CENTRE, LAST_CENTRE, SIGMA = 2.0, 22.0, 1.25  # Å
+
+CHAIN_GAP = 100
+"""What the original adds to the residue index from one chain to the next."""
+
+MAX_OFFSET = 32  # residue offsets are clipped to -32 to 32: classes 0 to 64
+OTHER_CHAIN = 2 * MAX_OFFSET + 1  # the class of an offset between chains
+OFFSET_WIDTH = 16
+
+MESSAGE_SCALE = 30.0  # by which a sum of messages is divided
