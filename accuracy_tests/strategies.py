@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from proteins import protein
 
 from mpnn_core.constants import CHAIN_GAP
-from mpnn_core.structure import Structure
+from mpnn_core.structures.structure import Structure
 
 POOL = "6EHB"  # 955 real residues; a layout takes a run of them, so distances are a protein's
 JITTER = 0.05  # Å, standard deviation: no two layouts share a distance

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mpnn_core.graph import Graph, run_of_each, upload
 from mpnn_core.network import Copies
-from mpnn_core.structure import Structure
+from mpnn_core.structures.structure import Structure
 
 WITHOUT_FLOAT64 = ("mps",)  # devices that cannot hold it
 

@@ -31,10 +31,10 @@ from mpnn_core.corpus import CorpusError, batches, read_corpus, structure_files
 from mpnn_core.design import COLOURED, RANDOM
 from mpnn_core.distill import DistillError, Lessons, Look, Recipe, Run, recipe_for, with_values
 from mpnn_core.evaluate import DEFAULT, METRICS, ReferenceModelError, Settings, compare, ts50
-from mpnn_core.fasta import FastaError, format_designs, read_sequences, write_atomically
 from mpnn_core.gate import GateError
 from mpnn_core.gate.commands import add_commands
-from mpnn_core.structure import structure_name
+from mpnn_core.structures.fasta import FastaError, format_designs, read_sequences, write_atomically
+from mpnn_core.structures.structure import structure_name
 
 WRONG_CALL = 2
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpnn_core.constants import ALPHABET
-from mpnn_core.structure import Structure
+from mpnn_core.structures.structure import Structure
 
 # What the log-odds mask leaves of a residue's probability, in the original as here.
 _RARE = np.float32(0.001)

@@ -49,7 +49,7 @@ from mpnn_core.schedule import (
     ranks,
     visit_groups,
 )
-from mpnn_core.structure import Structure
+from mpnn_core.structures.structure import Structure
 from mpnn_core.variants import Variant, find_variant
 
 RANDOM = "random"

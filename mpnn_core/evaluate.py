@@ -29,7 +29,7 @@ from mpnn_core.features import with_virtual_cb
 from mpnn_core.gate.verdicts import ERROR, Interval, paired_mean
 from mpnn_core.sampler import order_noise
 from mpnn_core.schedule import draw_order
-from mpnn_core.structure import Structure
+from mpnn_core.structures.structure import Structure
 
 SCHEMA = 1
 # A model that recovers less than this of TS50 has no trained weights; it is no reference.

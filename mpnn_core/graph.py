@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mpnn_core.constants import CA
-from mpnn_core.structure import Structure
+from mpnn_core.structures.structure import Structure
 
 # Pairwise distances are built in blocks of rows of at most this size, so memory stays O(L).
 DISTANCE_BLOCK_BYTES = 64 << 20

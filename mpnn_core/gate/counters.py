@@ -28,7 +28,7 @@ from mpnn_core.graph import Backbones, nearest_neighbours
 from mpnn_core.network import MPNN, Copies
 from mpnn_core.sampler import order_noise
 from mpnn_core.schedule import wavefront
-from mpnn_core.structure import Structure
+from mpnn_core.structures.structure import Structure
 
 # The size of the package is counted in steps of this: code may grow without a new baseline.
 STEP_BYTES = 128 << 10

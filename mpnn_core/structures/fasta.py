@@ -10,7 +10,7 @@ from typing import IO
 import numpy as np
 
 from mpnn_core.design import Designs, Scores
-from mpnn_core.structure import Structure
+from mpnn_core.structures.structure import Structure
 
 
 class FastaError(ValueError):
