@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from mpnn_core.constants import ALPHABET, BACKBONE
-from mpnn_core.structures.structure import Structure, StructureError, read_structure
+from mpnn_core.structures.readers import read_structure
+from mpnn_core.structures.structure import Structure, StructureError
 
 STRUCTURES = Path(__file__).parents[1] / "fixtures" / "structures"
 

@@ -33,8 +33,9 @@ from mpnn_core.distill import DistillError, Lessons, Look, Recipe, Run, recipe_f
 from mpnn_core.evaluate import DEFAULT, METRICS, ReferenceModelError, Settings, compare, ts50
 from mpnn_core.gate import GateError
 from mpnn_core.gate.commands import add_commands
-from mpnn_core.structures.fasta import FastaError, format_designs, read_sequences, write_atomically
-from mpnn_core.structures.structure import structure_name
+from mpnn_core.structures.fasta import FastaError, format_designs, read_sequences
+from mpnn_core.structures.files import write_atomically
+from mpnn_core.structures.readers import structure_name
 
 WRONG_CALL = 2
 

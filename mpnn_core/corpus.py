@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mpnn_core.constants import ALPHABET
-from mpnn_core.structures.structure import Structure, StructureError, read_structure
+from mpnn_core.structures.readers import read_structure
+from mpnn_core.structures.structure import Structure, StructureError
 
 SUFFIXES = (".pdb", ".ent", ".cif", ".mmcif")
 # Residues per call: enough to fill the processor, few enough to lose little to a power cut.

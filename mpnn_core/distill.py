@@ -49,7 +49,7 @@ from mpnn_core.constants import ALPHABET, CA
 from mpnn_core.corpus import Corpus
 from mpnn_core.graph import Backbones, Graph, nearest_of_present
 from mpnn_core.network import MPNN
-from mpnn_core.structures.fasta import write_atomically
+from mpnn_core.structures.files import write_atomically
 from mpnn_core.variants import find_variant
 
 UNKNOWN = ALPHABET.index("X")
