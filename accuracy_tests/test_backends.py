@@ -20,9 +20,9 @@ import mpnn_core as mpnn
 from mpnn_core import Constraints, Model
 from mpnn_core.backends import TorchBackend, find_backend
 from mpnn_core.backends.native import INSTRUCTION_SETS, NativeBackend, instruction_sets
-from mpnn_core.checkpoints import random_network
-from mpnn_core.graph import Backbones, nearest_neighbours
-from mpnn_core.network import Copies
+from mpnn_core.network.checkpoints import random_network
+from mpnn_core.network.graph import Backbones, nearest_neighbours
+from mpnn_core.network.mpnn import Copies
 from mpnn_core.sampler import order_noise
 from mpnn_core.schedule import draw_order, ranks
 
@@ -328,7 +328,7 @@ def test_the_best_instruction_set_that_is_there_is_taken(monkeypatch) -> None:
 
 
 def test_a_width_that_the_kernels_lack_is_named() -> None:
-    from mpnn_core.network import MPNN
+    from mpnn_core.network.mpnn import MPNN
 
     with pytest.raises(ValueError, match="hidden width is 48"):
         find_backend("native", MPNN(hidden=48), torch.device("cpu"))

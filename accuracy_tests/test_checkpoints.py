@@ -15,8 +15,9 @@ from safetensors.torch import save_file
 
 import mpnn_core
 from mpnn_core import CheckpointError, load_model
-from mpnn_core import checkpoints as checkpoints_module
-from mpnn_core.checkpoints import (
+from mpnn_core.gate import original
+from mpnn_core.network import checkpoints as checkpoints_module
+from mpnn_core.network.checkpoints import (
     NAMES,
     PACKAGED,
     PACKAGED_SHA256,
@@ -27,8 +28,7 @@ from mpnn_core.checkpoints import (
     load_checkpoint,
     random_network,
 )
-from mpnn_core.gate import original
-from mpnn_core.variants import VARIANTS
+from mpnn_core.network.variants import VARIANTS
 
 FULL_BACKBONE = [name for name in NAMES if not name.startswith("ca/")]
 CA_ONLY = [name for name in NAMES if name.startswith("ca/")]

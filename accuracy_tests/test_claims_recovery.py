@@ -9,11 +9,11 @@ from proteins import EXAMPLES, TS50, protein
 
 import mpnn_core as mpnn
 from mpnn_core import evaluate
-from mpnn_core.checkpoints import PACKAGED, load_student, random_network, weights_file
 from mpnn_core.design import Model
 from mpnn_core.gate import original
 from mpnn_core.gate.claims import Gate
 from mpnn_core.gate.verdicts import paired_mean
+from mpnn_core.network.checkpoints import PACKAGED, load_student, random_network, weights_file
 
 CPU = torch.device("cpu")
 INITIALISATIONS = 60

@@ -22,7 +22,7 @@ import mpnn_core as mpnn
 from mpnn_core import Constraints, Model
 from mpnn_core.backends import UnavailableError
 from mpnn_core.buckets import BUCKETS, Padded, pad
-from mpnn_core.graph import Backbones
+from mpnn_core.network.graph import Backbones
 from mpnn_core.schedule import ranks
 
 coremltools = pytest.importorskip("coremltools")

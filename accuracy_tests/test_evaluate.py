@@ -12,10 +12,10 @@ from proteins import TS50, path_of, protein, without_backbone
 
 import mpnn_core as mpnn
 from mpnn_core import cli, evaluate
-from mpnn_core.checkpoints import Checkpoint, file_sha256, random_network, weights_file
 from mpnn_core.cli import main
 from mpnn_core.corpus import Corpus, CorpusError, corpus_of, read_corpus
 from mpnn_core.evaluate import METRICS, Assessment, Settings
+from mpnn_core.network.checkpoints import Checkpoint, file_sha256, random_network, weights_file
 
 FEW = Settings(num_orders=2, num_sequences=2, seed=3)
 TEN = TS50[::5]

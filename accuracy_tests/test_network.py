@@ -15,12 +15,12 @@ from proteins import protein, random_order, rows_of
 from strategies import ALONE_OR_TOGETHER, CAUGHT, NOISE, Layout, layouts
 
 from mpnn_core import Model, Structure
-from mpnn_core import graph as graph_module
 from mpnn_core.backends import Backend
-from mpnn_core.checkpoints import load_checkpoint
-from mpnn_core.graph import Backbones, Graph, nearest_neighbours
-from mpnn_core.network import MPNN, Copies
-from mpnn_core.reference import ReferenceMPNN
+from mpnn_core.network import graph as graph_module
+from mpnn_core.network.checkpoints import load_checkpoint
+from mpnn_core.network.graph import Backbones, Graph, nearest_neighbours
+from mpnn_core.network.mpnn import MPNN, Copies
+from mpnn_core.network.reference import ReferenceMPNN
 from mpnn_core.schedule import ranks
 
 # In float64 nothing but the order of sums is left between two forms of the same function.

@@ -12,10 +12,11 @@ import pytest
 from proteins import protein, rows_of
 from strategies import ALONE_OR_TOGETHER
 
-from mpnn_core import VARIANTS, CheckpointError, load_model, variants
-from mpnn_core.checkpoints import PACKAGED, Checkpoint, file_sha256, random_network
+from mpnn_core import VARIANTS, CheckpointError, load_model
 from mpnn_core.cli import main
-from mpnn_core.variants import Variant, find_variant
+from mpnn_core.network import variants
+from mpnn_core.network.checkpoints import PACKAGED, Checkpoint, file_sha256, random_network
+from mpnn_core.network.variants import Variant, find_variant
 
 WITH_WEIGHTS = [name for name, v in VARIANTS.items() if v.accuracy != "unknown"]
 OF_ANOTHER_SHAPE = [name for name, v in VARIANTS.items() if v.untrained == "unknown"]

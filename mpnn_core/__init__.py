@@ -9,14 +9,14 @@ A first design::
     designs = model.design(structure, num_sequences=8, temperature=0.1, seed=37)
 """
 
-from mpnn_core.checkpoints import CheckpointError
 from mpnn_core.constants import ALPHABET
 from mpnn_core.constraints import PSSM, ConstraintError, Constraints
 from mpnn_core.design import Designs, Model, Scores, load_model
+from mpnn_core.network.checkpoints import CheckpointError
+from mpnn_core.network.variants import VARIANTS, Variant
 from mpnn_core.stream import Lost, design_stream
 from mpnn_core.structures.readers import read_structure
 from mpnn_core.structures.structure import Structure, StructureError
-from mpnn_core.variants import VARIANTS, Variant
 
 __version__ = "0.1.0"
 

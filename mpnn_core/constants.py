@@ -1,4 +1,4 @@
-"""Facts of the published networks, each in one place: letters, atoms, and what features are made of.
+"""Facts of the published networks, each in one place: letters, atoms, what features are made of.
 
 The network was trained with these; none may change. `network/reference.py` alone repeats them: an
 oracle that shared its constants with what it checks would check less.

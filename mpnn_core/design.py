@@ -18,7 +18,9 @@ from torch import Tensor
 
 from mpnn_core.backends import Backend, find_backend
 from mpnn_core.batches import Batch, cut, within
-from mpnn_core.checkpoints import (
+from mpnn_core.constants import ALPHABET, LETTERS
+from mpnn_core.constraints import Constraints, Resolved
+from mpnn_core.network.checkpoints import (
     NAMES,
     PACKAGED,
     CheckpointError,
@@ -27,10 +29,9 @@ from mpnn_core.checkpoints import (
     load_student,
     random_network,
 )
-from mpnn_core.constants import ALPHABET, LETTERS
-from mpnn_core.constraints import Constraints, Resolved
-from mpnn_core.graph import Backbones, nearest_neighbours, upload
-from mpnn_core.network import MPNN
+from mpnn_core.network.graph import Backbones, nearest_neighbours, upload
+from mpnn_core.network.mpnn import MPNN
+from mpnn_core.network.variants import Variant, find_variant
 from mpnn_core.sampler import (
     COLOUR,
     ORDER,
@@ -50,7 +51,6 @@ from mpnn_core.schedule import (
     visit_groups,
 )
 from mpnn_core.structures.structure import Structure
-from mpnn_core.variants import Variant, find_variant
 
 RANDOM = "random"
 COLOURED = "coloured"

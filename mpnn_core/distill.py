@@ -36,7 +36,9 @@ from safetensors.torch import save as serialise
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mpnn_core.checkpoints import (
+from mpnn_core.constants import ALPHABET, CA
+from mpnn_core.corpus import Corpus
+from mpnn_core.network.checkpoints import (
     Checkpoint,
     CheckpointError,
     build_network,
@@ -45,12 +47,10 @@ from mpnn_core.checkpoints import (
     random_network,
     weights_file,
 )
-from mpnn_core.constants import ALPHABET, CA
-from mpnn_core.corpus import Corpus
-from mpnn_core.graph import Backbones, Graph, nearest_of_present
-from mpnn_core.network import MPNN
+from mpnn_core.network.graph import Backbones, Graph, nearest_of_present
+from mpnn_core.network.mpnn import MPNN
+from mpnn_core.network.variants import find_variant
 from mpnn_core.structures.files import write_atomically
-from mpnn_core.variants import find_variant
 
 UNKNOWN = ALPHABET.index("X")
 GRADIENT_NORM = 1.0

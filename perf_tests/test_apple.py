@@ -19,7 +19,7 @@ from proteins import protein, random_order, rows_of
 import mpnn_core as mpnn
 from mpnn_core.buckets import pad
 from mpnn_core.cli import main
-from mpnn_core.graph import Backbones
+from mpnn_core.network.graph import Backbones
 from mpnn_core.schedule import ranks
 
 BUCKETS = (64, 128, 256)  # the study's
@@ -152,7 +152,7 @@ def test_fused_message(mlx, paired, not_exercised, monkeypatch) -> None:
     import metal_shim
 
     from mpnn_core.backends.mlx import FusedMessage, MLXBackend, plain_message
-    from mpnn_core.network import MPNN
+    from mpnn_core.network.mpnn import MPNN
 
     N, K, H = (106, 12, 64) if mlx.metal.is_available() else (12, 12, 64)
     layer = MLXBackend(MPNN(H, 1, 1, K).eval().requires_grad_(False)).encoder[0]

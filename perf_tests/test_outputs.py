@@ -11,8 +11,8 @@ import pytest
 from proteins import path_of
 
 import mpnn_core as mpnn
-from mpnn_core.checkpoints import Checkpoint, random_network
 from mpnn_core.cli import main
+from mpnn_core.network.checkpoints import Checkpoint, random_network
 
 ROOT = Path(__file__).parents[1]
 STUDY = mpnn.VARIANTS.keys() - {"lean"}  # lean is ours

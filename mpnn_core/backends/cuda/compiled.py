@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mpnn_core.network import MPNN
+from mpnn_core.network.mpnn import MPNN
 
 H = 128
 BLOCK = H * H  # float16 of a block of weights

@@ -20,7 +20,7 @@ from mpnn_core.constants import (
     C,
     N,
 )
-from mpnn_core.graph import Backbones, Graph
+from mpnn_core.network.graph import Backbones, Graph
 
 
 class OffsetEmbedding(nn.Module):

@@ -24,9 +24,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor
 
-from mpnn_core import variants
-from mpnn_core.network import MPNN
-from mpnn_core.variants import Variant
+from mpnn_core.network import variants
+from mpnn_core.network.mpnn import MPNN
+from mpnn_core.network.variants import Variant
 
 PACKAGED = "v_48_020"
 PACKAGED_SHA256 = "6598e9712aaa0848bbfadb99ed670ce3ee0b775bf7e3e5372ddce6944cbc5bb0"

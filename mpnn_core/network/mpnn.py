@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mpnn_core.constants import LETTERS, MESSAGE_SCALE
-from mpnn_core.features import EdgeFeatures
-from mpnn_core.graph import Backbones, Graph, nearest_neighbours, run_of_each, upload
+from mpnn_core.network.features import EdgeFeatures
+from mpnn_core.network.graph import Backbones, Graph, nearest_neighbours, run_of_each, upload
 
 TILE_EDGES = 2304  # edges per tile: 48 nodes of 48 neighbours, 1.2 MB at H = 128 in float32
 

@@ -1,0 +1,1 @@
+"""ProteinMPNN itself: graph, features, encoder and decoder, and the checkpoints they load from."""

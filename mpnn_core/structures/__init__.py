@@ -1,0 +1,1 @@
+"""Protein backbones, and the files they come from and go to."""
