@@ -20,9 +20,9 @@ import mpnn_core as mpnn
 from mpnn_core import Constraints, Model
 from mpnn_core.backends import TorchBackend, find_backend
 from mpnn_core.backends.native import INSTRUCTION_SETS, NativeBackend, instruction_sets
-from mpnn_core.network.checkpoints import random_network
+from mpnn_core.network.architectures import random_network
+from mpnn_core.network.encoding import Copies
 from mpnn_core.network.graph import Backbones, nearest_neighbours
-from mpnn_core.network.mpnn import Copies
 from mpnn_core.sampler import order_noise
 from mpnn_core.schedule import draw_order, ranks
 

@@ -16,7 +16,7 @@ from mpnn_core import Model, Structure, Variant, load_model
 from mpnn_core.backends import find_backend
 from mpnn_core.buckets import BUCKETS, Padded, choose_bucket, log_probs, pad, padding_waste
 from mpnn_core.gate import original
-from mpnn_core.network.checkpoints import random_network
+from mpnn_core.network.architectures import random_network
 from mpnn_core.network.graph import Backbones, Graph, nearest_neighbours
 from mpnn_core.schedule import ranks
 

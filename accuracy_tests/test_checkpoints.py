@@ -17,16 +17,14 @@ import mpnn_core
 from mpnn_core import CheckpointError, load_model
 from mpnn_core.gate import original
 from mpnn_core.network import checkpoints as checkpoints_module
-from mpnn_core.network.checkpoints import (
+from mpnn_core.network.architectures import build_network, random_network
+from mpnn_core.network.checkpoints import Checkpoint, load_checkpoint
+from mpnn_core.network.families import (
     NAMES,
     PACKAGED,
     PACKAGED_SHA256,
     PACKAGED_SOURCE_SHA256,
     PUBLISHED,
-    Checkpoint,
-    build_network,
-    load_checkpoint,
-    random_network,
 )
 from mpnn_core.network.variants import VARIANTS
 

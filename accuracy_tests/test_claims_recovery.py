@@ -13,7 +13,9 @@ from mpnn_core.design import Model
 from mpnn_core.gate import original
 from mpnn_core.gate.claims import Gate
 from mpnn_core.gate.verdicts import paired_mean
-from mpnn_core.network.checkpoints import PACKAGED, load_student, random_network, weights_file
+from mpnn_core.network.architectures import random_network
+from mpnn_core.network.checkpoints import load_student, weights_file
+from mpnn_core.network.families import PACKAGED
 
 CPU = torch.device("cpu")
 INITIALISATIONS = 60

@@ -17,9 +17,9 @@ from proteins import protein, rows_of, without_backbone
 
 import mpnn_core as mpnn
 from mpnn_core.network import graph
-from mpnn_core.network.checkpoints import random_network
+from mpnn_core.network.architectures import random_network
+from mpnn_core.network.encoding import Copies
 from mpnn_core.network.graph import Backbones
-from mpnn_core.network.mpnn import Copies
 from mpnn_core.network.variants import find_variant
 from mpnn_core.sampler import ORDER, RESIDUE, Distribution, TorchLevels, sample, uniforms
 from mpnn_core.schedule import wavefront

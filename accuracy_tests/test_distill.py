@@ -35,13 +35,8 @@ from mpnn_core.distill import (
     learning_rate,
     with_values,
 )
-from mpnn_core.network.checkpoints import (
-    build_network,
-    file_sha256,
-    load_checkpoint,
-    load_student,
-    weights_file,
-)
+from mpnn_core.network.architectures import build_network
+from mpnn_core.network.checkpoints import file_sha256, load_checkpoint, load_student, weights_file
 from mpnn_core.network.variants import VARIANTS, find_variant
 
 CPU = torch.device("cpu")

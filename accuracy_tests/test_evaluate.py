@@ -15,7 +15,8 @@ from mpnn_core import cli, evaluate
 from mpnn_core.cli import main
 from mpnn_core.corpus import Corpus, CorpusError, corpus_of, read_corpus
 from mpnn_core.evaluate import METRICS, Assessment, Settings
-from mpnn_core.network.checkpoints import Checkpoint, file_sha256, random_network, weights_file
+from mpnn_core.network.architectures import random_network
+from mpnn_core.network.checkpoints import Checkpoint, file_sha256, weights_file
 
 FEW = Settings(num_orders=2, num_sequences=2, seed=3)
 TEN = TS50[::5]

@@ -13,8 +13,8 @@ from strategies import Layout
 
 import mpnn_core as mpnn
 from mpnn_core import Constraints, Model
+from mpnn_core.network.encoding import Copies
 from mpnn_core.network.graph import Backbones, nearest_neighbours
-from mpnn_core.network.mpnn import Copies
 from mpnn_core.sampler import draw
 
 mx = pytest.importorskip("mlx.core")

@@ -18,8 +18,9 @@ from mpnn_core import Model, Structure
 from mpnn_core.backends import Backend
 from mpnn_core.network import graph as graph_module
 from mpnn_core.network.checkpoints import load_checkpoint
+from mpnn_core.network.encoding import Copies
 from mpnn_core.network.graph import Backbones, Graph, nearest_neighbours
-from mpnn_core.network.mpnn import MPNN, Copies
+from mpnn_core.network.mpnn import MPNN
 from mpnn_core.network.reference import ReferenceMPNN
 from mpnn_core.schedule import ranks
 

@@ -15,8 +15,8 @@ from strategies import layouts
 
 from mpnn_core import ALPHABET, PSSM, Constraints, Designs, Model, Structure, load_model
 from mpnn_core.gate import original
+from mpnn_core.network.encoding import Copies
 from mpnn_core.network.graph import Backbones
-from mpnn_core.network.mpnn import Copies
 from mpnn_core.sampler import (
     Distribution,
     TorchLevels,

@@ -15,7 +15,9 @@ from strategies import ALONE_OR_TOGETHER
 from mpnn_core import VARIANTS, CheckpointError, load_model
 from mpnn_core.cli import main
 from mpnn_core.network import variants
-from mpnn_core.network.checkpoints import PACKAGED, Checkpoint, file_sha256, random_network
+from mpnn_core.network.architectures import random_network
+from mpnn_core.network.checkpoints import Checkpoint, file_sha256
+from mpnn_core.network.families import PACKAGED
 from mpnn_core.network.variants import Variant, find_variant
 
 WITH_WEIGHTS = [name for name, v in VARIANTS.items() if v.accuracy != "unknown"]

@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mpnn_core.network.encoding import Copies
 from mpnn_core.network.graph import Graph, run_of_each, upload
-from mpnn_core.network.mpnn import Copies
 from mpnn_core.structures.structure import Structure
 
 WITHOUT_FLOAT64 = ("mps",)  # devices that cannot hold it

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mpnn_core.backends import Backend
+from mpnn_core.network.encoding import Copies
 from mpnn_core.network.graph import Backbones, Graph, nearest_neighbours
-from mpnn_core.network.mpnn import Copies
 
 BUCKETS = (64, 128, 256, 512)
 

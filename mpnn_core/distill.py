@@ -38,15 +38,9 @@ from torch.nn import functional as F
 
 from mpnn_core.constants import ALPHABET, CA
 from mpnn_core.corpus import Corpus
-from mpnn_core.network.checkpoints import (
-    Checkpoint,
-    CheckpointError,
-    build_network,
-    file_sha256,
-    load_checkpoint,
-    random_network,
-    weights_file,
-)
+from mpnn_core.network.architectures import build_network, random_network
+from mpnn_core.network.checkpoints import Checkpoint, file_sha256, load_checkpoint, weights_file
+from mpnn_core.network.families import CheckpointError
 from mpnn_core.network.graph import Backbones, Graph, nearest_of_present
 from mpnn_core.network.mpnn import MPNN
 from mpnn_core.network.variants import find_variant

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from mpnn_core.constants import LETTERS
-from mpnn_core.network.mpnn import MPNN, Copies, Encoding
+from mpnn_core.network.encoding import Copies, Encoding
+from mpnn_core.network.mpnn import MPNN
 from mpnn_core.schedule import Step
 
 # What the random numbers are for: each use has its own stream of them.

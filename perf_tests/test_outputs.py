@@ -12,7 +12,8 @@ from proteins import path_of
 
 import mpnn_core as mpnn
 from mpnn_core.cli import main
-from mpnn_core.network.checkpoints import Checkpoint, random_network
+from mpnn_core.network.architectures import random_network
+from mpnn_core.network.checkpoints import Checkpoint
 
 ROOT = Path(__file__).parents[1]
 STUDY = mpnn.VARIANTS.keys() - {"lean"}  # lean is ours

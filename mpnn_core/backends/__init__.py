@@ -9,8 +9,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from mpnn_core.network.encoding import Copies, Encoding
 from mpnn_core.network.graph import Backbones, Graph
-from mpnn_core.network.mpnn import MPNN, Copies, Encoding
+from mpnn_core.network.mpnn import MPNN
 from mpnn_core.sampler import Distribution, Samples, TorchLevels, sample, uniforms
 from mpnn_core.schedule import wavefront
 

@@ -35,8 +35,9 @@ from torch.nn import functional as F
 from mpnn_core.backends import Backend, UnavailableError
 from mpnn_core.buckets import BUCKETS, Padded, choose_bucket, pad
 from mpnn_core.constants import LETTERS, MESSAGE_SCALE
+from mpnn_core.network.encoding import Copies, Encoding
 from mpnn_core.network.graph import Backbones, Graph, nearest_neighbours
-from mpnn_core.network.mpnn import MPNN, Copies, Encoding, FeedForward, MessageLayer, tiles
+from mpnn_core.network.mpnn import MPNN, FeedForward, MessageLayer, tiles
 from mpnn_core.sampler import Distribution, Samples, sample
 from mpnn_core.schedule import wavefront
 

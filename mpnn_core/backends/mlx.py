@@ -38,9 +38,10 @@ from mpnn_core.constants import (
     C,
     N,
 )
+from mpnn_core.network.encoding import Copies
 from mpnn_core.network.features import offset_classes
 from mpnn_core.network.graph import Backbones, Graph, nearest_neighbours
-from mpnn_core.network.mpnn import MPNN, Copies, MessageLayer
+from mpnn_core.network.mpnn import MPNN, MessageLayer
 from mpnn_core.sampler import Distribution, Samples, sample
 from mpnn_core.schedule import wavefront
 

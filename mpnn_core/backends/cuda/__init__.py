@@ -28,9 +28,10 @@ from mpnn_core.backends.cuda import compiled
 from mpnn_core.backends.cuda.replays import Replays
 from mpnn_core.batches import sorted_within
 from mpnn_core.constants import ATOM_PAIRS, LETTERS, MAX_OFFSET, MESSAGE_SCALE
+from mpnn_core.network.encoding import Copies, Encoding
 from mpnn_core.network.features import offset_classes, with_virtual_cb
 from mpnn_core.network.graph import Backbones, Graph, nearest_neighbours
-from mpnn_core.network.mpnn import MPNN, Copies, EncoderLayer, Encoding
+from mpnn_core.network.mpnn import MPNN, EncoderLayer
 from mpnn_core.sampler import Distribution, Samples, TorchLevels, sample
 from mpnn_core.schedule import wavefront
 
