@@ -7,7 +7,7 @@ import pytest
 from proteins import protein
 
 from mpnn_core import ALPHABET, PSSM, ConstraintError, Constraints, Structure
-from mpnn_core.constraints import label, letter_index, positions
+from mpnn_core.sampling.constraints import label, letter_index, positions
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import mpnn_core as mpnn
 from mpnn_core import Constraints, Model
 from mpnn_core.network.encoding import Copies
 from mpnn_core.network.graph import Backbones, nearest_neighbours
-from mpnn_core.sampler import draw
+from mpnn_core.sampling.sampler import draw
 
 mx = pytest.importorskip("mlx.core")
 import metal_shim  # noqa: E402  needs MLX

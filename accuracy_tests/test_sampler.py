@@ -17,7 +17,7 @@ from mpnn_core import ALPHABET, PSSM, Constraints, Designs, Model, Structure, lo
 from mpnn_core.gate import original
 from mpnn_core.network.encoding import Copies
 from mpnn_core.network.graph import Backbones
-from mpnn_core.sampler import (
+from mpnn_core.sampling.sampler import (
     Distribution,
     TorchLevels,
     draw,
@@ -25,7 +25,7 @@ from mpnn_core.sampler import (
     residue_noise,
     sample,
 )
-from mpnn_core.schedule import draw_order, ranks, sequential, wavefront
+from mpnn_core.sampling.schedule import draw_order, ranks, sequential, wavefront
 
 BACKENDS = ("torch", "native")
 PROBABILITY_TOLERANCE = 1e-4

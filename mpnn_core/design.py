@@ -19,14 +19,14 @@ from torch import Tensor
 from mpnn_core.backends import Backend, find_backend
 from mpnn_core.batches import Batch, cut, within
 from mpnn_core.constants import ALPHABET, LETTERS
-from mpnn_core.constraints import Constraints, Resolved
 from mpnn_core.network.architectures import build_network, random_network
 from mpnn_core.network.checkpoints import load_checkpoint, load_student
 from mpnn_core.network.families import NAMES, PACKAGED, CheckpointError
 from mpnn_core.network.graph import Backbones, nearest_neighbours, upload
 from mpnn_core.network.mpnn import MPNN
 from mpnn_core.network.variants import Variant, find_variant
-from mpnn_core.sampler import (
+from mpnn_core.sampling.constraints import Constraints, Resolved
+from mpnn_core.sampling.sampler import (
     COLOUR,
     ORDER,
     RESIDUE,
@@ -36,7 +36,7 @@ from mpnn_core.sampler import (
     order_noise,
     uniforms,
 )
-from mpnn_core.schedule import (
+from mpnn_core.sampling.schedule import (
     FIXED_WEIGHT,
     draw_coloured_order,
     draw_order,

@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import torch
 
-from mpnn_core.constraints import Constraints
 from mpnn_core.design import Designs, Model, Temperature, load_model
 from mpnn_core.network.families import PACKAGED
+from mpnn_core.sampling.constraints import Constraints
 from mpnn_core.structures.structure import Structure
 
 # Batches that wait at each worker, so that none is idle while results are taken in order.

@@ -12,8 +12,8 @@ from torch import Tensor
 from mpnn_core.network.encoding import Copies, Encoding
 from mpnn_core.network.graph import Backbones, Graph
 from mpnn_core.network.mpnn import MPNN
-from mpnn_core.sampler import Distribution, Samples, TorchLevels, sample, uniforms
-from mpnn_core.schedule import wavefront
+from mpnn_core.sampling.sampler import Distribution, Samples, TorchLevels, sample, uniforms
+from mpnn_core.sampling.schedule import wavefront
 
 
 class Encoded(Protocol):

@@ -38,8 +38,8 @@ from mpnn_core.constants import LETTERS, MESSAGE_SCALE
 from mpnn_core.network.encoding import Copies, Encoding
 from mpnn_core.network.graph import Backbones, Graph, nearest_neighbours
 from mpnn_core.network.mpnn import MPNN, FeedForward, MessageLayer, tiles
-from mpnn_core.sampler import Distribution, Samples, sample
-from mpnn_core.schedule import wavefront
+from mpnn_core.sampling.sampler import Distribution, Samples, sample
+from mpnn_core.sampling.schedule import wavefront
 
 Precision = Literal["float16", "float32"]
 PRECISIONS: tuple[Precision, ...] = ("float16", "float32")

@@ -42,8 +42,8 @@ from mpnn_core.network.encoding import Copies
 from mpnn_core.network.features import offset_classes
 from mpnn_core.network.graph import Backbones, Graph, nearest_neighbours
 from mpnn_core.network.mpnn import MPNN, MessageLayer
-from mpnn_core.sampler import Distribution, Samples, sample
-from mpnn_core.schedule import wavefront
+from mpnn_core.sampling.sampler import Distribution, Samples, sample
+from mpnn_core.sampling.schedule import wavefront
 
 TIERS = ("exact", "fast", "int8")
 BITS, GROUP = 8, 32  # of quantised weights

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mpnn_core.constants import ALPHABET
-from mpnn_core.constraints import PSSM
+from mpnn_core.sampling.constraints import PSSM
 from mpnn_core.structures.structure import Structure
 
 WEIGHTS = Path(published.__file__).parent / "vanilla_model_weights"

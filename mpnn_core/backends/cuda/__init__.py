@@ -32,8 +32,8 @@ from mpnn_core.network.encoding import Copies, Encoding
 from mpnn_core.network.features import offset_classes, with_virtual_cb
 from mpnn_core.network.graph import Backbones, Graph, nearest_neighbours
 from mpnn_core.network.mpnn import MPNN, EncoderLayer
-from mpnn_core.sampler import Distribution, Samples, TorchLevels, sample
-from mpnn_core.schedule import wavefront
+from mpnn_core.sampling.sampler import Distribution, Samples, TorchLevels, sample
+from mpnn_core.sampling.schedule import wavefront
 
 PRECISIONS = ("exact", "fast")
 # The encoder's edges are computed this many at a time: 256 MiB for each float32 tensor of them.

@@ -24,7 +24,7 @@ from mpnn_core.constants import LETTERS
 from mpnn_core.network.encoding import Copies, Encoding
 from mpnn_core.network.graph import Backbones, Graph, nearest_neighbours
 from mpnn_core.network.mpnn import MPNN
-from mpnn_core.sampler import Distribution, Samples
+from mpnn_core.sampling.sampler import Distribution, Samples
 
 # A forked process has none of the threads of the one that it came from, and must not end them.
 _IMPORTED_IN = os.getpid()

@@ -17,7 +17,7 @@ from torch import Tensor
 from mpnn_core.constants import LETTERS
 from mpnn_core.network.encoding import Copies, Encoding
 from mpnn_core.network.mpnn import MPNN
-from mpnn_core.schedule import Step
+from mpnn_core.sampling.schedule import Step
 
 # What the random numbers are for: each use has its own stream of them.
 ORDER, RESIDUE, COLOUR = 0, 1, 2

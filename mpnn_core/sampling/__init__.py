@@ -1,0 +1,1 @@
+"""From a decoding order and constraints to the residues that are drawn."""
