@@ -23,8 +23,8 @@ from mpnn_core.backends.native import INSTRUCTION_SETS, NativeBackend, instructi
 from mpnn_core.network.architectures import random_network
 from mpnn_core.network.encoding import Copies
 from mpnn_core.network.graph import Backbones, nearest_neighbours
-from mpnn_core.sampling.sampler import order_noise
-from mpnn_core.sampling.schedule import draw_order, ranks
+from mpnn_core.sampling.noise import order_noise
+from mpnn_core.sampling.orders import draw_order, ranks
 
 # Native is 1.1e-4 nats from float64, torch 1.8e-5, and so they differ by more than TOLERANCE.
 FARTHEST = Layout(9, 592, chain_starts=(4, 7), gaps=((3, 12), (7, 36)), missing=(7, 8))

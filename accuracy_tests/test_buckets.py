@@ -18,7 +18,7 @@ from mpnn_core.buckets import BUCKETS, Padded, choose_bucket, log_probs, pad, pa
 from mpnn_core.gate import original
 from mpnn_core.network.architectures import random_network
 from mpnn_core.network.graph import Backbones, Graph, nearest_neighbours
-from mpnn_core.sampling.schedule import ranks
+from mpnn_core.sampling.orders import ranks
 
 TOLERANCE = 1e-4
 K = 48

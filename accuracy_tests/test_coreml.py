@@ -23,7 +23,7 @@ from mpnn_core import Constraints, Model
 from mpnn_core.backends import UnavailableError
 from mpnn_core.buckets import BUCKETS, Padded, pad
 from mpnn_core.network.graph import Backbones
-from mpnn_core.sampling.schedule import ranks
+from mpnn_core.sampling.orders import ranks
 
 coremltools = pytest.importorskip("coremltools")
 import mil_evaluator  # noqa: E402  needs coremltools

@@ -21,7 +21,8 @@ from mpnn_core.network.architectures import random_network
 from mpnn_core.network.encoding import Copies
 from mpnn_core.network.graph import Backbones
 from mpnn_core.network.variants import find_variant
-from mpnn_core.sampling.sampler import ORDER, RESIDUE, Distribution, TorchLevels, sample, uniforms
+from mpnn_core.sampling.noise import ORDER, RESIDUE, uniforms
+from mpnn_core.sampling.sampler import Distribution, TorchLevels, sample
 from mpnn_core.sampling.schedule import wavefront
 
 GPU = torch.cuda.is_available()

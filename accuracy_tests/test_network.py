@@ -22,7 +22,7 @@ from mpnn_core.network.encoding import Copies
 from mpnn_core.network.graph import Backbones, Graph, nearest_neighbours
 from mpnn_core.network.mpnn import MPNN
 from mpnn_core.network.reference import ReferenceMPNN
-from mpnn_core.sampling.schedule import ranks
+from mpnn_core.sampling.orders import ranks
 
 # In float64 nothing but the order of sums is left between two forms of the same function.
 SAME = {torch.float32: 1e-4, torch.float64: 1e-10}

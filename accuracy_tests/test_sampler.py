@@ -17,15 +17,10 @@ from mpnn_core import ALPHABET, PSSM, Constraints, Designs, Model, Structure, lo
 from mpnn_core.gate import original
 from mpnn_core.network.encoding import Copies
 from mpnn_core.network.graph import Backbones
-from mpnn_core.sampling.sampler import (
-    Distribution,
-    TorchLevels,
-    draw,
-    order_noise,
-    residue_noise,
-    sample,
-)
-from mpnn_core.sampling.schedule import draw_order, ranks, sequential, wavefront
+from mpnn_core.sampling.noise import order_noise, residue_noise
+from mpnn_core.sampling.orders import draw_order, ranks
+from mpnn_core.sampling.sampler import Distribution, TorchLevels, draw, sample
+from mpnn_core.sampling.schedule import sequential, wavefront
 
 BACKENDS = ("torch", "native")
 PROBABILITY_TOLERANCE = 1e-4

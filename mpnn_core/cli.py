@@ -27,12 +27,13 @@ import mpnn_core as mpnn
 from mpnn_core.backends import BACKENDS, LOSSES, UnavailableError
 from mpnn_core.buckets import BUCKETS
 from mpnn_core.corpus import CorpusError, batches, read_corpus, structure_files
-from mpnn_core.design import COLOURED, RANDOM
+from mpnn_core.design import RANDOM
 from mpnn_core.distill import DistillError, Lessons, Look, Recipe, Run, recipe_for, with_values
 from mpnn_core.evaluate import DEFAULT, METRICS, ReferenceModelError, Settings, compare, ts50
 from mpnn_core.gate import GateError
 from mpnn_core.gate.commands import add_commands
 from mpnn_core.network.checkpoints import file_sha256, weights_file
+from mpnn_core.sampling.orders import COLOURED
 from mpnn_core.structures.fasta import FastaError, format_designs, read_sequences
 from mpnn_core.structures.files import write_atomically
 from mpnn_core.structures.readers import structure_name

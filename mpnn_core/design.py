@@ -22,32 +22,23 @@ from mpnn_core.constants import ALPHABET, LETTERS
 from mpnn_core.network.architectures import build_network, random_network
 from mpnn_core.network.checkpoints import load_checkpoint, load_student
 from mpnn_core.network.families import NAMES, PACKAGED, CheckpointError
-from mpnn_core.network.graph import Backbones, nearest_neighbours, upload
+from mpnn_core.network.graph import Backbones, upload
 from mpnn_core.network.mpnn import MPNN
 from mpnn_core.network.variants import Variant, find_variant
 from mpnn_core.sampling.constraints import Constraints, Resolved
-from mpnn_core.sampling.sampler import (
-    COLOUR,
-    ORDER,
-    RESIDUE,
-    Distribution,
-    Profile,
-    half_normal,
-    order_noise,
-    uniforms,
-)
-from mpnn_core.sampling.schedule import (
+from mpnn_core.sampling.noise import ORDER, RESIDUE, half_normal
+from mpnn_core.sampling.orders import (
+    COLOURED,
     FIXED_WEIGHT,
-    draw_coloured_order,
-    draw_order,
-    links,
+    _coloured_orders,
+    _drawn_orders,
     ranks,
     visit_groups,
 )
+from mpnn_core.sampling.sampler import Distribution, Profile
 from mpnn_core.structures.structure import Structure
 
 RANDOM = "random"
-COLOURED = "coloured"
 _UNMEASURED = "what nobody measured of these weights"
 
 Temperature = float | Sequence[float] | NDArray[np.floating]
@@ -842,30 +833,6 @@ def _tokens(structure: Structure, given: Any) -> NDArray[np.int64]:
             f"{structure.name}: tokens must be 0 to {LETTERS - 1}, at least one sequence"
         )
     return tokens.astype(np.int64)
-
-
-def _drawn_orders(seed: int, n: int, designed: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """The original's random orders of n sequences: (n, L)."""
-    L = len(designed)
-    return np.stack([draw_order(order_noise(seed, i, L), designed) for i in range(n)])
-
-
-def _coloured_orders(
-    structure: Structure, resolved: Resolved, neighbours: int, n: int, seed: int
-) -> NDArray[np.int64]:
-    """Random orders of few levels, for n sequences: (n, L)."""
-    graph = nearest_neighbours(Backbones.from_structures([structure]), neighbours)
-    here = np.flatnonzero(structure.mask)
-    seen = np.column_stack([here, here[graph.neighbours.numpy()]])
-    L = len(structure)
-    linked, group = links(seen, L, [list(tied) for tied in resolved.groups])
-    return np.stack([
-        draw_coloured_order(
-            uniforms(seed, ORDER, [i], [L]), uniforms(seed, COLOUR, [i], [L]),
-            resolved.designed, linked, group,
-        )
-        for i in range(n)
-    ])  # fmt: skip
 
 
 def _orders(structure: Structure, given: ArrayLike, n: int) -> NDArray[np.int64]:

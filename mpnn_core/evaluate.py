@@ -27,8 +27,8 @@ from mpnn_core.corpus import Corpus, CorpusError, batches, read_corpus
 from mpnn_core.design import Model
 from mpnn_core.gate.verdicts import ERROR, Interval, paired_mean
 from mpnn_core.network.features import with_virtual_cb
-from mpnn_core.sampling.sampler import order_noise
-from mpnn_core.sampling.schedule import draw_order
+from mpnn_core.sampling.noise import order_noise
+from mpnn_core.sampling.orders import draw_order
 from mpnn_core.structures.structure import Structure
 
 SCHEMA = 1

@@ -20,7 +20,7 @@ import mpnn_core as mpnn
 from mpnn_core.buckets import pad
 from mpnn_core.cli import main
 from mpnn_core.network.graph import Backbones
-from mpnn_core.sampling.schedule import ranks
+from mpnn_core.sampling.orders import ranks
 
 BUCKETS = (64, 128, 256)  # the study's
 ON_MAC = sys.platform == "darwin"

@@ -12,7 +12,8 @@ from torch import Tensor
 from mpnn_core.network.encoding import Copies, Encoding
 from mpnn_core.network.graph import Backbones, Graph
 from mpnn_core.network.mpnn import MPNN
-from mpnn_core.sampling.sampler import Distribution, Samples, TorchLevels, sample, uniforms
+from mpnn_core.sampling.noise import uniforms
+from mpnn_core.sampling.sampler import Distribution, Samples, TorchLevels, sample
 from mpnn_core.sampling.schedule import wavefront
 
 

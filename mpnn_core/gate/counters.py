@@ -27,7 +27,7 @@ from mpnn_core.gate import GateError
 from mpnn_core.network.encoding import Copies
 from mpnn_core.network.graph import Backbones, nearest_neighbours
 from mpnn_core.network.mpnn import MPNN
-from mpnn_core.sampling.sampler import order_noise
+from mpnn_core.sampling.noise import order_noise
 from mpnn_core.sampling.schedule import wavefront
 from mpnn_core.structures.structure import Structure
 
