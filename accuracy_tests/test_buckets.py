@@ -14,7 +14,14 @@ from strategies import CAUGHT, NOISE, Layout, layouts
 
 from mpnn_core import Model, Structure, Variant, load_model
 from mpnn_core.backends import find_backend
-from mpnn_core.buckets import BUCKETS, Padded, choose_bucket, log_probs, pad, padding_waste
+from mpnn_core.backends.coreml.buckets import (
+    BUCKETS,
+    Padded,
+    choose_bucket,
+    log_probs,
+    pad,
+    padding_waste,
+)
 from mpnn_core.gate import original
 from mpnn_core.network.architectures import random_network
 from mpnn_core.network.graph import Backbones, Graph, nearest_neighbours
@@ -95,7 +102,7 @@ def apple(request, tmp_path_factory) -> tuple[Model, Model]:
     pytest.importorskip("coremltools")
     from mil_evaluator import Evaluator
 
-    from mpnn_core.backends.coreml import CoreMLBackend
+    from mpnn_core.backends.coreml.backend import CoreMLBackend
 
     folder = tmp_path_factory.mktemp("packages")
     found.backend = CoreMLBackend(

@@ -25,7 +25,7 @@ from rich.text import Text
 
 import mpnn_core as mpnn
 from mpnn_core.backends import BACKENDS, LOSSES, UnavailableError
-from mpnn_core.buckets import BUCKETS
+from mpnn_core.backends.coreml.buckets import BUCKETS
 from mpnn_core.corpus import CorpusError, batches, read_corpus, structure_files
 from mpnn_core.design import RANDOM
 from mpnn_core.distill import DistillError, Lessons, Look, Recipe, Run, recipe_for, with_values
@@ -490,7 +490,7 @@ def run_distill(options: argparse.Namespace) -> int:
 
 def run_export(options: argparse.Namespace) -> int:
     """`mpnn-core export`."""
-    from mpnn_core.backends.coreml import LEVEL_ROWS, Export, convert
+    from mpnn_core.backends.coreml.backend import LEVEL_ROWS, Export, convert
 
     model = _load(options.weights, options.variant)
     try:

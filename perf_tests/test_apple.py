@@ -17,7 +17,7 @@ from models import plain_model
 from proteins import protein, random_order, rows_of
 
 import mpnn_core as mpnn
-from mpnn_core.buckets import pad
+from mpnn_core.backends.coreml.buckets import pad
 from mpnn_core.cli import main
 from mpnn_core.network.graph import Backbones
 from mpnn_core.sampling.orders import ranks
@@ -56,7 +56,7 @@ class OnePass:
     def __init__(
         self, model: mpnn.Model, structure: mpnn.Structure, path: Path, bucket: int
     ) -> None:
-        from mpnn_core.backends import coreml
+        from mpnn_core.backends.coreml import backend as coreml
 
         if ON_MAC:
             self.package: Callable = coreml.open_package(path, "float16")
@@ -120,7 +120,7 @@ def test_neural_engine_bucket(
 def test_extreme_on_the_neural_engine(
     coreml, tmp_path, study_protein, original_forward, paired, not_exercised
 ) -> None:
-    from mpnn_core.backends.coreml import Export, convert
+    from mpnn_core.backends.coreml.backend import Export, convert
 
     extreme = plain_model("extreme-v2")
     path = convert(extreme.network, Export("forward", 128), tmp_path / "extreme.mlpackage")

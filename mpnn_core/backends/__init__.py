@@ -171,7 +171,7 @@ def find_backend(name: str, network: MPNN, device: torch.device) -> Backend:
 def _apple(name: str, network: MPNN) -> Backend:
     """A backend for Apple silicon."""
     if name.startswith("coreml"):
-        from mpnn_core.backends.coreml import CoreMLBackend
+        from mpnn_core.backends.coreml.backend import CoreMLBackend
 
         return CoreMLBackend(network, "float16" if name == "coreml-fast" else "float32")
     try:

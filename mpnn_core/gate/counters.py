@@ -19,8 +19,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import mpnn_core
+from mpnn_core.backends.coreml.buckets import choose_bucket
 from mpnn_core.backends.native import instruction_sets
-from mpnn_core.buckets import choose_bucket
 from mpnn_core.constants import ATOM_PAIRS, GAUSSIANS, LETTERS
 from mpnn_core.design import Model, load_model
 from mpnn_core.gate import GateError

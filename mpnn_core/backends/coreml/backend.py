@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mpnn_core.backends import Backend, UnavailableError
-from mpnn_core.buckets import BUCKETS, Padded, choose_bucket, pad
+from mpnn_core.backends.coreml.buckets import BUCKETS, Padded, choose_bucket, pad
 from mpnn_core.constants import LETTERS, MESSAGE_SCALE
 from mpnn_core.network.encoding import Copies, Encoding
 from mpnn_core.network.graph import Backbones, Graph, nearest_neighbours
