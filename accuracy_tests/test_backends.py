@@ -18,8 +18,9 @@ from strategies import NOISE, Layout, layouts
 
 import mpnn_core as mpnn
 from mpnn_core import Constraints, Model
-from mpnn_core.backends import TorchBackend, find_backend
 from mpnn_core.backends.native import INSTRUCTION_SETS, NativeBackend, instruction_sets
+from mpnn_core.backends.plain import TorchBackend
+from mpnn_core.backends.registry import find_backend
 from mpnn_core.network.architectures import random_network
 from mpnn_core.network.encoding import Copies
 from mpnn_core.network.graph import Backbones, nearest_neighbours

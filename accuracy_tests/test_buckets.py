@@ -13,7 +13,6 @@ from proteins import TS50, protein, random_order, rows_of
 from strategies import CAUGHT, NOISE, Layout, layouts
 
 from mpnn_core import Model, Structure, Variant, load_model
-from mpnn_core.backends import find_backend
 from mpnn_core.backends.coreml.buckets import (
     BUCKETS,
     Padded,
@@ -22,6 +21,7 @@ from mpnn_core.backends.coreml.buckets import (
     pad,
     padding_waste,
 )
+from mpnn_core.backends.registry import find_backend
 from mpnn_core.gate import original
 from mpnn_core.network.architectures import random_network
 from mpnn_core.network.graph import Backbones, Graph, nearest_neighbours

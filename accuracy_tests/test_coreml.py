@@ -20,7 +20,7 @@ from proteins import TS50, path_of, protein, random_order, rows_of
 
 import mpnn_core as mpnn
 from mpnn_core import Constraints, Model
-from mpnn_core.backends import UnavailableError
+from mpnn_core.backends.contract import UnavailableError
 from mpnn_core.backends.coreml.buckets import BUCKETS, Padded, pad
 from mpnn_core.network.graph import Backbones
 from mpnn_core.sampling.orders import ranks
@@ -29,8 +29,9 @@ coremltools = pytest.importorskip("coremltools")
 import mil_evaluator  # noqa: E402  needs coremltools
 from mil_evaluator import Evaluator, UnknownOperationError  # noqa: E402
 
-from mpnn_core.backends.coreml import backend as coreml
-from mpnn_core.backends.coreml.backend import CoreMLBackend, Export, Precision
+from mpnn_core.backends.coreml import backend as coreml  # noqa: E402
+from mpnn_core.backends.coreml.backend import CoreMLBackend  # noqa: E402
+from mpnn_core.backends.coreml.packages import Export, Precision  # noqa: E402
 
 TOLERANCE = 1e-4  # nats, any log-probability, float32
 AGREEMENT, KL = 0.99, 1e-3  # argmax and mean over residues, float16

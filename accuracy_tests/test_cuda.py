@@ -16,13 +16,14 @@ import torch
 from proteins import protein, rows_of, without_backbone
 
 import mpnn_core as mpnn
+from mpnn_core.backends.plain import TorchLevels
 from mpnn_core.network import graph
 from mpnn_core.network.architectures import random_network
 from mpnn_core.network.encoding import Copies
 from mpnn_core.network.graph import Backbones
 from mpnn_core.network.variants import find_variant
 from mpnn_core.sampling.noise import ORDER, RESIDUE, uniforms
-from mpnn_core.sampling.sampler import Distribution, TorchLevels, sample
+from mpnn_core.sampling.sampler import Distribution, sample
 from mpnn_core.sampling.schedule import wavefront
 
 GPU = torch.cuda.is_available()

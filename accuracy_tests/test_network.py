@@ -15,7 +15,7 @@ from proteins import protein, random_order, rows_of
 from strategies import ALONE_OR_TOGETHER, CAUGHT, NOISE, Layout, layouts
 
 from mpnn_core import Model, Structure
-from mpnn_core.backends import Backend
+from mpnn_core.backends.contract import Backend
 from mpnn_core.network import graph as graph_module
 from mpnn_core.network.checkpoints import load_checkpoint
 from mpnn_core.network.encoding import Copies

@@ -24,8 +24,9 @@ from rich.table import Table
 from rich.text import Text
 
 import mpnn_core as mpnn
-from mpnn_core.backends import BACKENDS, LOSSES, UnavailableError
+from mpnn_core.backends.contract import UnavailableError
 from mpnn_core.backends.coreml.buckets import BUCKETS
+from mpnn_core.backends.registry import BACKENDS, LOSSES
 from mpnn_core.corpus import CorpusError, batches, read_corpus, structure_files
 from mpnn_core.design import RANDOM
 from mpnn_core.distill import DistillError, Lessons, Look, Recipe, Run, recipe_for, with_values
@@ -490,7 +491,7 @@ def run_distill(options: argparse.Namespace) -> int:
 
 def run_export(options: argparse.Namespace) -> int:
     """`mpnn-core export`."""
-    from mpnn_core.backends.coreml.backend import LEVEL_ROWS, Export, convert
+    from mpnn_core.backends.coreml.packages import LEVEL_ROWS, Export, convert
 
     model = _load(options.weights, options.variant)
     try:

@@ -16,7 +16,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from mpnn_core.backends import Backend, find_backend
+from mpnn_core.backends.contract import Backend
+from mpnn_core.backends.registry import find_backend
 from mpnn_core.batches import Batch, cut, within
 from mpnn_core.constants import ALPHABET, LETTERS
 from mpnn_core.network.architectures import build_network, random_network

@@ -120,7 +120,7 @@ def test_neural_engine_bucket(
 def test_extreme_on_the_neural_engine(
     coreml, tmp_path, study_protein, original_forward, paired, not_exercised
 ) -> None:
-    from mpnn_core.backends.coreml.backend import Export, convert
+    from mpnn_core.backends.coreml.packages import Export, convert
 
     extreme = plain_model("extreme-v2")
     path = convert(extreme.network, Export("forward", 128), tmp_path / "extreme.mlpackage")

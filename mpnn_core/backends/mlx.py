@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mpnn_core.backends import Backend
+from mpnn_core.backends.contract import Backend
 from mpnn_core.constants import (
     ATOM_PAIRS,
     CA,

@@ -14,8 +14,6 @@ import torch
 from torch import Tensor
 
 from mpnn_core.constants import LETTERS
-from mpnn_core.network.encoding import Copies, Encoding
-from mpnn_core.network.mpnn import MPNN
 from mpnn_core.sampling.schedule import Step
 
 
@@ -150,34 +148,6 @@ class Levels(Protocol):
 
     def draw(self, rows: Tensor, tokens: Tensor) -> None:
         """From now on rows (d,), decoded before, are read with their residues (d,)."""
-
-
-class TorchLevels:
-    """`Levels` in plain torch: a table (N + M, H) per decoder layer."""
-
-    def __init__(self, network: MPNN, encoding: Encoding, copies: Copies, rank: Tensor) -> None:
-        self.network, self.encoding, self.copies = network, encoding, copies
-        self.rows = network.rows(encoding, copies, rank)  # (M, K)
-        self.blocks = [layer.blocks() for layer in network.decoders]
-        self.residues = [network.W_s.weight @ C.T for _, _, C, _ in self.blocks]  # (21, H) each
-        spare = torch.empty_like(encoding.h_V[copies.nodes])  # (M, H)
-        self.tables = [torch.cat([T, spare]) for T in encoding.undecoded]
-
-    def decode(self, rows: Tensor) -> Tensor:
-        nodes = self.copies.nodes[rows]  # (n,)
-        h_V = self.encoding.h_V[nodes]  # (n, H)
-        written = len(self.encoding.h_V) + rows
-        graph, reads = self.encoding.graph, self.rows[rows]
-        for layer, edges, table, (*_, D) in zip(
-            self.network.decoders, self.encoding.edges, self.tables, self.blocks, strict=True
-        ):
-            table[written] = h_V @ D.T  # no row of a step reads what the step writes
-            h_V = layer(h_V, edges, table, reads, nodes, graph)
-        return self.network.W_out(h_V)
-
-    def draw(self, rows: Tensor, tokens: Tensor) -> None:
-        for table, residues in zip(self.tables, self.residues, strict=True):
-            table[len(self.encoding.h_V) + rows] += residues[tokens]
 
 
 def sample(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mpnn_core.backends import Backend
+from mpnn_core.backends.contract import Backend
 from mpnn_core.network.encoding import Copies
 from mpnn_core.network.graph import Backbones, Graph, nearest_neighbours
 

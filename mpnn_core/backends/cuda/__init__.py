@@ -14,36 +14,42 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from mpnn_core.backends import Backend
+from mpnn_core.backends.contract import Backend
 from mpnn_core.backends.cuda import compiled
+from mpnn_core.backends.cuda.plan import (
+    COMPILED,
+    LEVELS_EXPECTED,
+    NARROW,
+    TUNINGS,
+    Deal,
+    Plan,
+    Tuning,
+)
 from mpnn_core.backends.cuda.replays import Replays
+from mpnn_core.backends.cuda.weights import Weights
+from mpnn_core.backends.plain import TorchLevels
 from mpnn_core.batches import sorted_within
 from mpnn_core.constants import ATOM_PAIRS, LETTERS, MAX_OFFSET, MESSAGE_SCALE
 from mpnn_core.network.encoding import Copies, Encoding
 from mpnn_core.network.features import offset_classes, with_virtual_cb
 from mpnn_core.network.graph import Backbones, Graph, nearest_neighbours
 from mpnn_core.network.mpnn import MPNN, EncoderLayer
-from mpnn_core.sampling.sampler import Distribution, Samples, TorchLevels, sample
+from mpnn_core.sampling.sampler import Distribution, Samples, sample
 from mpnn_core.sampling.schedule import wavefront
 
 PRECISIONS = ("exact", "fast")
 # The encoder's edges are computed this many at a time: 256 MiB for each float32 tensor of them.
 TILE_EDGES = 1 << 19
-COLUMNS = 32  # letters, up to a power of two
-MOST_ROWS = 16  # rows of a block at a time
 NODE_ROWS = 16  # of a product on the matrix units, at least
 ENCODER_EDGES = 64  # of one tile of the encoder's kernels
 POSITIONS = 128  # of a block that draws random numbers, or finds atoms
-LEVELS_EXPECTED = 70  # of any long protein; only speed depends on it
 STATES = 1 + LETTERS  # of a neighbour in the first decoder layer: no residue, or a letter
 # Messages of the first decoder layer are computed for every state of every edge where there are
 # more rows than states of nodes; in the exact tier for so few nodes always, since there it is less
@@ -52,62 +58,6 @@ KNOWN_FROM = STATES  # sequences of a structure
 MOST_ALWAYS_KNOWN = 1024
 MOST_MESSAGE_BYTES = 2 << 30
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """How the decoder is cut into blocks. Results do not depend on it, beyond rounding.
-
-    Attributes
-    ----------
-    edges : of one tile
-    warps : of one block
-    blocks_per_multiprocessor : that fit at the same time; more would deadlock a team
-    rows : of a block at a time, at most
-    stages : tiles of edges in flight; each takes shared memory
-    width : columns of the feed-forward network's hidden layer at a time
-    wide_stages : of those in flight
-    known_stages : tiles in flight of the first layer's messages, where they are known
-    fewest_rows : of a block at a time
-    alone : a block never shares a sequence with another
-    """
-
-    edges: int
-    warps: int
-    blocks_per_multiprocessor: int = 1
-    rows: int = MOST_ROWS
-    stages: int = 1
-    width: int = 64
-    wide_stages: int = 1
-    known_stages: int = 3
-    fewest_rows: int = 1
-    alone: bool = False
-
-
-# Of `decode_levels.cu`, where edges and warps are as they are.
-COMPILED = Tuning(
-    edges=compiled.EDGE_TILE,
-    warps=compiled.THREADS // 32,
-    rows=compiled.BATCH_ROWS,
-    fewest_rows=compiled.ROW_TILE,
-    alone=True,
-)
-NARROW = 8  # rows that a level has on each multiprocessor
-
-# With at least one sequence for every multiprocessor, with fewer, and with as many whose levels
-# are NARROW: the best of some twenty each on an H100 (docs/cuda.md), of Triton's kernels.
-TUNINGS = {
-    "exact": (
-        Tuning(edges=128, warps=8, rows=32, wide_stages=2),
-        Tuning(edges=64, warps=8, rows=4, wide_stages=2),
-        Tuning(edges=128, warps=8, rows=32, wide_stages=2),
-    ),
-    "fast": (
-        Tuning(edges=64, warps=4, blocks_per_multiprocessor=2, stages=2, width=128, wide_stages=2),
-        Tuning(edges=64, warps=4, rows=4, wide_stages=3),
-        Tuning(edges=64, warps=8, stages=2, wide_stages=3),
-    ),
-}
 
 
 class CudaBackend(Backend):
@@ -454,183 +404,6 @@ class CudaBackend(Backend):
             "STAGES": t.stages, "WIDTH": min(t.width, 4 * H), "WIDE_STAGES": t.wide_stages,
             "num_warps": t.warps,
         }  # fmt: skip
-
-
-@dataclass(frozen=True, eq=False)
-class Deal:
-    """Which team takes which sequences.
-
-    Attributes
-    ----------
-    team : (sequences,) int64
-    starts : (sequences + 1,) int32, the first row of each, and M
-    teams, members : of blocks, and blocks in each
-    rows : that a block takes at a time
-    tuning : of the blocks
-    longest : rows of a sequence
-    """
-
-    team: Tensor
-    starts: Tensor
-    teams: int
-    members: int
-    rows: int
-    tuning: Tuning
-    longest: int
-
-    @classmethod
-    def of(cls, copies: Copies, multiprocessors: int, tuning: Tuning) -> Deal:
-        """Sequences dealt to blocks that run at the same time."""
-        blocks = multiprocessors * tuning.blocks_per_multiprocessor
-        starts, device = np.asarray(copies.starts), copies.nodes.device
-        lengths = np.diff(starts)
-        teams = min(len(lengths), blocks)
-        # How many rows a level of a team has, and so how they are shared among its members.
-        width = starts[-1] / teams / LEVELS_EXPECTED
-        members = 1 if tuning.alone else max(1, min(blocks // teams, round(2 * width)))
-        # Half of the levels are wider than the mean. What a block has alone that does not fit into
-        # a batch takes another one, with all weights.
-        expected = 2 * width if tuning.alone else width
-        rows = tuning.fewest_rows
-        while rows < tuning.rows and rows * members < expected:
-            rows *= 2
-        # Long sequences first, back and forth over the teams, so that teams have equal work.
-        dealt = np.arange(len(lengths))
-        turn, seat = dealt // teams, dealt % teams
-        team = np.empty(len(lengths), np.int64)
-        team[np.argsort(-lengths, kind="stable")] = np.where(turn % 2, teams - 1 - seat, seat)
-        return cls(
-            torch.from_numpy(team).to(device),
-            torch.from_numpy(starts.astype(np.int32)).to(device),
-            teams,
-            members,
-            rows,
-            tuning,
-            int(lengths.max()),
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """Which block decodes which rows, and when.
-
-    Attributes
-    ----------
-    order : (M,) int32, rows by team and level
-    bounds : (teams, levels + 1) int32, where each level of a team starts in `order`
-    depth : (teams,) int32, how many levels there are
-    reads : (M, K) int32, the row of [undecoded; decoded] that each edge reads
-    nodes : (M,) int32, the graph's node of each row
-    teams, members : of blocks, and blocks in each
-    rows : that a block takes at a time
-    tuning : of the blocks
-    """
-
-    order: Tensor
-    bounds: Tensor
-    depth: Tensor
-    reads: Tensor
-    nodes: Tensor
-    teams: int
-    members: int
-    rows: int
-    tuning: Tuning
-
-
-class Weights:
-    """The network's weights as the kernels take them: stacked over layers, in the tier's dtype."""
-
-    def __init__(self, network: MPNN, dtype: torch.dtype) -> None:
-        decoders = network.decoders
-
-        def stack(*parts: Tensor, matrix: bool = True) -> Tensor:
-            """(layers, ...) float32, or what the kernels take of a matrix."""
-            stacked = torch.stack(parts).detach().float().contiguous()
-            return halves(stacked) if matrix else stacked
-
-        def halves(weight: Tensor) -> Tensor:
-            """(1, ...) float16; in the exact tier (2, ...), the second what the first leaves."""
-            high = weight.half()
-            if dtype == torch.float16:
-                return high[None]
-            return torch.stack([high, ((weight - high.float()) * 2**11).half()])
-
-        def linear(name: str) -> tuple[Tensor, Tensor]:
-            found: list[nn.Linear] = [layer.get_submodule(name) for layer in decoders]  # type: ignore[misc]
-            return stack(*(x.weight for x in found)), stack(*(x.bias for x in found), matrix=False)
-
-        def norm(name: str) -> tuple[Tensor, Tensor]:
-            found: list[nn.LayerNorm] = [layer.get_submodule(name) for layer in decoders]  # type: ignore[misc]
-            weights = stack(*(x.weight for x in found), matrix=False)
-            return weights, stack(*(x.bias for x in found), matrix=False)
-
-        A, B, C, D = zip(*(layer.blocks() for layer in decoders), strict=True)
-        self.decoder = (
-            stack(*(torch.stack([d, a], 1).flatten(0, 1) for d, a in zip(D, A, strict=True))),
-            stack(*(layer.W1.bias for layer in decoders), matrix=False),
-            *linear("W2"), *linear("W3"), *norm("norm1"),
-            *linear("dense.W_in"), *linear("dense.W_out"), *norm("norm2"),
-        )  # fmt: skip
-        fits = dtype == torch.float16 and compiled.fits(network)
-        self.packed = compiled.Packed(network) if fits else None
-        self.first_node = (A[0].detach().contiguous(), decoders[0].W1.bias.detach())
-        emb = network.W_s.weight.detach()
-        self.residues = torch.stack([emb @ c.detach().T for c in C]).contiguous()  # (l, 21, H)
-        W, b = network.W_out.weight.detach(), network.W_out.bias.detach()
-        self.W_letters = halves(F.pad(W, (0, 0, 0, COLUMNS - LETTERS)).float())
-        self.b_letters = F.pad(b, (0, COLUMNS - LETTERS), value=-torch.inf).float()
-
-        self.encoder: list[EncoderLayer] = list(network.encoder_layers)  # type: ignore[arg-type]
-
-        def cast(*parts: Tensor) -> tuple[Tensor, ...]:
-            return tuple(x.detach().to(dtype).contiguous() for x in parts)
-
-        self.B, self.D = cast(torch.stack(B), torch.stack(D))  # (l, H, H)
-        self.encoder_blocks = [
-            (
-                cast(*x.W1.weight.chunk(3, 1), x.W1.bias, x.W2.weight, x.W2.bias),
-                cast(
-                    *x.W11.weight.chunk(3, 1), x.W11.bias, x.W12.weight, x.W12.bias,
-                    x.W13.weight, x.W13.bias,
-                ),
-            )
-            for x in self.encoder
-        ]  # fmt: skip
-
-        def of_layer(x: EncoderLayer) -> tuple[tuple[Tensor, ...], ...]:
-            """What the fused kernels of a layer take: nodes' terms, weights; the same of edges."""
-
-            def terms(W: nn.Linear) -> tuple[Tensor, Tensor, Tensor]:
-                A, B, C = W.weight.chunk(3, 1)
-                bias = F.pad(W.bias, (0, len(W.bias)))
-                own, bias = cast(torch.cat([A, C]), bias)
-                return own, bias, halves(B.detach().float().contiguous())
-
-            def layers(*found: nn.Module) -> tuple[Tensor, ...]:
-                given: list[Tensor] = []
-                for x in found:
-                    weight, bias = (p.detach().float() for p in x.parameters())
-                    given += [halves(weight) if weight.ndim == 2 else weight, bias]
-                return tuple(given)
-
-            A, b, B = terms(x.W1)
-            A2, b11, B2 = terms(x.W11)
-            nodes = layers(x.W2, x.W3, x.norm1, x.dense.W_in, x.dense.W_out, x.norm2)
-            return (A, b), (B, *nodes), (A2, b11), (B2, *layers(x.W12, x.W13, x.norm3))
-
-        self.encoder_kernels = [of_layer(x) for x in self.encoder]
-        features = network.features
-        self.first, self.second = torch.tensor(ATOM_PAIRS, device=emb.device).T.contiguous()
-        self.centres = torch.linspace(2.0, 22.0, 16, device=emb.device)
-        self.sigma = 1.25
-        W_offset, W_rbf = features.edge_embedding.weight.detach().split([16, 400], 1)
-        self.offset_table = F.linear(features.embeddings.table().detach(), W_offset)  # (66, H)
-        self.embedding = (
-            halves(W_rbf.float().contiguous()),
-            halves(network.W_e.weight.detach().float().contiguous()),
-            network.W_e.bias.detach().float(),
-        )
-        self.W_rbf, self.W_e, self.b_e = cast(W_rbf, network.W_e.weight, network.W_e.bias)
 
 
 def _plain(distribution: Distribution) -> bool:

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mpnn_core.backends import Backend, UnavailableError
+from mpnn_core.backends.contract import Backend, UnavailableError
 from mpnn_core.constants import LETTERS
 from mpnn_core.network.encoding import Copies, Encoding
 from mpnn_core.network.graph import Backbones, Graph, nearest_neighbours

@@ -1,0 +1,70 @@
+"""The network in plain torch, on any torch device."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mpnn_core.backends.contract import Backend
+from mpnn_core.network.encoding import Copies, Encoding
+from mpnn_core.network.graph import Backbones, Graph
+from mpnn_core.network.mpnn import MPNN
+from mpnn_core.sampling.sampler import Distribution, Samples, sample
+from mpnn_core.sampling.schedule import wavefront
+
+
+class TorchBackend(Backend):
+    """`network.py` and `sampler.py` as they stand, on any torch device."""
+
+    name = "torch"
+
+    def __init__(self, network: MPNN) -> None:
+        self.network = network
+
+    def encode(self, backbones: Backbones, graph: Graph | None = None) -> Encoding:
+        return self.network.encode(backbones, graph)
+
+    def decode(self, encoding: Encoding, copies: Copies, tokens: Tensor, rank: Tensor) -> Tensor:
+        return self.network.decode(encoding, copies, tokens, rank)
+
+    def sample(
+        self,
+        encoding: Encoding,
+        copies: Copies,
+        rank: Tensor,
+        distribution: Distribution,
+        uniform: Tensor,
+        tokens: Tensor,
+        designed: Tensor,
+    ) -> Samples:
+        levels = TorchLevels(self.network, encoding, copies, rank)
+        steps = wavefront(rank, copies.neighbours, distribution.group)
+        return sample(levels, rank, steps, distribution, uniform, tokens, designed)
+
+
+class TorchLevels:
+    """`Levels` in plain torch: a table (N + M, H) per decoder layer."""
+
+    def __init__(self, network: MPNN, encoding: Encoding, copies: Copies, rank: Tensor) -> None:
+        self.network, self.encoding, self.copies = network, encoding, copies
+        self.rows = network.rows(encoding, copies, rank)  # (M, K)
+        self.blocks = [layer.blocks() for layer in network.decoders]
+        self.residues = [network.W_s.weight @ C.T for _, _, C, _ in self.blocks]  # (21, H) each
+        spare = torch.empty_like(encoding.h_V[copies.nodes])  # (M, H)
+        self.tables = [torch.cat([T, spare]) for T in encoding.undecoded]
+
+    def decode(self, rows: Tensor) -> Tensor:
+        nodes = self.copies.nodes[rows]  # (n,)
+        h_V = self.encoding.h_V[nodes]  # (n, H)
+        written = len(self.encoding.h_V) + rows
+        graph, reads = self.encoding.graph, self.rows[rows]
+        for layer, edges, table, (*_, D) in zip(
+            self.network.decoders, self.encoding.edges, self.tables, self.blocks, strict=True
+        ):
+            table[written] = h_V @ D.T  # no row of a step reads what the step writes
+            h_V = layer(h_V, edges, table, reads, nodes, graph)
+        return self.network.W_out(h_V)
+
+    def draw(self, rows: Tensor, tokens: Tensor) -> None:
+        for table, residues in zip(self.tables, self.residues, strict=True):
+            table[len(self.encoding.h_V) + rows] += residues[tokens]
