@@ -9,7 +9,7 @@ from proteins import EXAMPLES, TS50, protein
 
 import mpnn_core as mpnn
 from mpnn_core import evaluate
-from mpnn_core.design import Model
+from mpnn_core.design.model import Model
 from mpnn_core.gate import original
 from mpnn_core.gate.claims import Gate
 from mpnn_core.gate.verdicts import paired_mean

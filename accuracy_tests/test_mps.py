@@ -14,7 +14,8 @@ from fake_mps import FakeMPS
 from proteins import protein, rows_of
 
 import mpnn_core as mpnn
-from mpnn_core import Constraints, batches
+from mpnn_core import Constraints
+from mpnn_core.design import batches
 from mpnn_core.gate.plugin import synchroniser
 
 TOLERANCE = 1e-4  # nats

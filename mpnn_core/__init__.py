@@ -10,11 +10,11 @@ A first design::
 """
 
 from mpnn_core.constants import ALPHABET
-from mpnn_core.design import Designs, Model, Scores, load_model
+from mpnn_core.design.model import Designs, Model, Scores, load_model
+from mpnn_core.design.stream import Lost, design_stream
 from mpnn_core.network.families import CheckpointError
 from mpnn_core.network.variants import VARIANTS, Variant
 from mpnn_core.sampling.constraints import PSSM, ConstraintError, Constraints
-from mpnn_core.stream import Lost, design_stream
 from mpnn_core.structures.readers import read_structure
 from mpnn_core.structures.structure import Structure, StructureError
 

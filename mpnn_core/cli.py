@@ -28,7 +28,7 @@ from mpnn_core.backends.contract import UnavailableError
 from mpnn_core.backends.coreml.buckets import BUCKETS
 from mpnn_core.backends.registry import BACKENDS, LOSSES
 from mpnn_core.corpus import CorpusError, batches, read_corpus, structure_files
-from mpnn_core.design import RANDOM
+from mpnn_core.design.model import RANDOM
 from mpnn_core.distill import DistillError, Lessons, Look, Recipe, Run, recipe_for, with_values
 from mpnn_core.evaluate import DEFAULT, METRICS, ReferenceModelError, Settings, compare, ts50
 from mpnn_core.gate import GateError

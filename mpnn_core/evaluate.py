@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from mpnn_core.constants import ALPHABET, CA, CB
 from mpnn_core.corpus import Corpus, CorpusError, batches, read_corpus
-from mpnn_core.design import Model
+from mpnn_core.design.model import Model
 from mpnn_core.gate.verdicts import ERROR, Interval, paired_mean
 from mpnn_core.network.features import with_virtual_cb
 from mpnn_core.sampling.noise import order_noise

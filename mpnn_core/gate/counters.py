@@ -22,7 +22,7 @@ import mpnn_core
 from mpnn_core.backends.coreml.buckets import choose_bucket
 from mpnn_core.backends.native import instruction_sets
 from mpnn_core.constants import ATOM_PAIRS, GAUSSIANS, LETTERS
-from mpnn_core.design import Model, load_model
+from mpnn_core.design.model import Model, load_model
 from mpnn_core.gate import GateError
 from mpnn_core.network.encoding import Copies
 from mpnn_core.network.graph import Backbones, nearest_neighbours

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mpnn_core.design import Designs, Scores
+from mpnn_core.design.model import Designs, Scores
 from mpnn_core.structures.structure import Structure
 
 

@@ -35,8 +35,8 @@ from mpnn_core.backends.cuda.plan import (
 from mpnn_core.backends.cuda.replays import Replays
 from mpnn_core.backends.cuda.weights import Weights
 from mpnn_core.backends.plain import TorchLevels
-from mpnn_core.batches import sorted_within
 from mpnn_core.constants import ATOM_PAIRS, LETTERS, MAX_OFFSET, MESSAGE_SCALE
+from mpnn_core.design.batches import sorted_within
 from mpnn_core.network.encoding import Copies, Encoding
 from mpnn_core.network.features import offset_classes, with_virtual_cb
 from mpnn_core.network.graph import Backbones, Graph, nearest_neighbours

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 
-from mpnn_core.design import Designs, Model, Temperature, load_model
+from mpnn_core.design.model import Designs, Model, Temperature, load_model
 from mpnn_core.network.families import PACKAGED
 from mpnn_core.sampling.constraints import Constraints
 from mpnn_core.structures.structure import Structure

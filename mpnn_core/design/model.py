@@ -18,8 +18,8 @@ from torch import Tensor
 
 from mpnn_core.backends.contract import Backend
 from mpnn_core.backends.registry import find_backend
-from mpnn_core.batches import Batch, cut, within
 from mpnn_core.constants import ALPHABET, LETTERS
+from mpnn_core.design.batches import Batch, cut, within
 from mpnn_core.network.architectures import build_network, random_network
 from mpnn_core.network.checkpoints import load_checkpoint, load_student
 from mpnn_core.network.families import NAMES, PACKAGED, CheckpointError

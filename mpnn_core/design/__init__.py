@@ -1,0 +1,1 @@
+"""Structures in, designs out: the model that users hold, and what it calls."""
