@@ -10,7 +10,8 @@ A first design::
 """
 
 from mpnn_core.constants import ALPHABET
-from mpnn_core.design.model import Designs, Model, Scores, load_model
+from mpnn_core.design.model import Model, load_model
+from mpnn_core.design.results import Designs, Scores
 from mpnn_core.design.stream import Lost, design_stream
 from mpnn_core.network.families import CheckpointError
 from mpnn_core.network.variants import VARIANTS, Variant

@@ -2,24 +2,45 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mpnn_core.backends.contract import Backend
 from mpnn_core.backends.registry import find_backend
-from mpnn_core.constants import ALPHABET, LETTERS
+from mpnn_core.constants import LETTERS
+from mpnn_core.design.arguments import (
+    _COLDEST,
+    _listed,
+    _orders,
+    _per_structure,
+    _temperatures,
+    _tokens,
+)
 from mpnn_core.design.batches import Batch, cut, within
+from mpnn_core.design.execution import MEMORY_BUDGET_BYTES, _is_half_free, _memory_budget
+from mpnn_core.design.jobs import _profile, _temperature_rows, _ties
+from mpnn_core.design.results import (
+    _CODES,
+    _FLOAT_BYTES,
+    Designs,
+    OnDevice,
+    Sampled,
+    Scores,
+    Temperature,
+    _check_memory,
+    _sequences,
+    mean_nll,
+)
 from mpnn_core.network.architectures import build_network, random_network
 from mpnn_core.network.checkpoints import load_checkpoint, load_student
 from mpnn_core.network.families import NAMES, PACKAGED, CheckpointError
@@ -41,153 +62,6 @@ from mpnn_core.structures.structure import Structure
 
 RANDOM = "random"
 _UNMEASURED = "what nobody measured of these weights"
-
-Temperature = float | Sequence[float] | NDArray[np.floating]
-
-# Temperature 0: logits that differ in their last bit differ by a factor of e^50 in probability.
-_COLDEST = np.float32(1e-8)
-
-_CODES = np.frombuffer(bytearray(ALPHABET.encode()), np.uint8)
-
-# Work is cut to keep the large tensors under about this size each, with the same results.
-MEMORY_BUDGET_BYTES = 1 << 30
-_FLOAT_BYTES = 4
-
-
-@dataclass(frozen=True, eq=False)
-class Designs:
-    """Sequences designed on one structure.
-
-    Attributes
-    ----------
-    structure, seed, temperature, model_name : what they were designed from
-    design_chains : chains that were designed, in the structure's order
-    sequences : n strings of L letters; fixed and incomplete residues keep theirs
-    scores : (n,) mean negative log-probability over the designed positions
-    global_scores : (n,) the same over all positions with a complete backbone
-    recovery : (n,) share of the designed positions that kept the native residue
-    designed : (L,) bool
-    log_probs : (n, L, 21) float32, of the network, before temperature, bias and omission
-    probabilities : (n, L, 21) float32, what residues were drawn from; 0 where none was
-    decoding_order : (n, L) int64, positions as decoded; tied ones follow each other
-
-    The last three are fetched from the device when they are first read.
-    """
-
-    structure: Structure
-    seed: int
-    temperature: Temperature
-    model_name: str
-    design_chains: tuple[str, ...]
-    sequences: list[str]
-    scores: NDArray[np.float32]
-    global_scores: NDArray[np.float32]
-    recovery: NDArray[np.float32]
-    designed: NDArray[np.bool_]
-    on_device: OnDevice | None = field(repr=False)
-
-    @cached_property
-    def log_probs(self) -> NDArray[np.float32]:
-        return self._details.log_probs(self.structure)
-
-    @cached_property
-    def probabilities(self) -> NDArray[np.float32]:
-        return self._details.probabilities(self.structure)
-
-    @cached_property
-    def decoding_order(self) -> NDArray[np.int64]:
-        return self._details.decoding_order(self.structure)
-
-    @property
-    def _details(self) -> OnDevice:
-        if self.on_device is None:
-            raise ValueError("these designs came without details; ask for them with details=True")
-        return self.on_device
-
-    def without_details(self) -> Designs:
-        """The same without the last three, which cannot be read from it."""
-        return replace(self, on_device=None)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Everything fetched: what is pickled has no device."""
-        if self.on_device is not None:
-            for name in ("log_probs", "probabilities", "decoding_order"):
-                getattr(self, name)
-        return {**self.__dict__, "on_device": None}
-
-    def __len__(self) -> int:
-        return len(self.sequences)
-
-
-@dataclass(frozen=True, eq=False)
-class Scores:
-    """Mean negative log-probabilities of n sequences under r orders: (n, r) float32 each."""
-
-    score: NDArray[np.float32]
-    global_score: NDArray[np.float32]
-
-
-@dataclass(frozen=True, eq=False)
-class OnDevice:
-    """What was computed per residue for sequences of one structure, where it was computed.
-
-    Attributes
-    ----------
-    parts : for some sequences each, the rows' log-probabilities (m, 21) and probabilities (m, 21)
-        and, over all positions, the decoding orders (count L,)
-    blank : (21,), the log-probabilities of a position that has no row
-    """
-
-    parts: list[tuple[Tensor, Tensor, Tensor]]
-    blank: NDArray[np.float32]
-
-    def log_probs(self, structure: Structure) -> NDArray[np.float32]:
-        return self._letters(structure, [part[0] for part in self.parts], self.blank)
-
-    def probabilities(self, structure: Structure) -> NDArray[np.float32]:
-        return self._letters(structure, [part[1] for part in self.parts], 0)
-
-    def decoding_order(self, structure: Structure) -> NDArray[np.int64]:
-        orders = torch.cat([part[2] for part in self.parts]).cpu().numpy()
-        return orders.reshape(-1, len(structure))
-
-    def _letters(self, structure: Structure, rows: list[Tensor], blank: Any) -> NDArray[np.float32]:
-        """(rows, 21) of the complete residues of n sequences -> (n, L, 21)."""
-        found = torch.cat(rows).cpu().numpy().reshape(-1, int(structure.mask.sum()), LETTERS)
-        if structure.mask.all():
-            return found
-        whole = np.empty((len(found), len(structure), LETTERS), np.float32)
-        whole[:] = blank
-        whole[:, structure.mask] = found
-        return whole
-
-
-class Sampled(NamedTuple):
-    """What one batch gave, on the device.
-
-    Attributes
-    ----------
-    letters : (M,) uint8, ASCII
-    sums : (sequences, 3) float64, over the rows: negative log-probabilities where designed,
-        and everywhere; designed residues that are the native ones
-    log_probs, probabilities : (M, 21) float32
-    order : (P,) int64, the positions of every sequence as decoded
-    """
-
-    letters: Tensor
-    sums: Tensor
-    log_probs: Tensor
-    probabilities: Tensor
-    order: Tensor
-
-    @property
-    def large(self) -> int:
-        """Bytes of what may stay on the device."""
-        return sum(x.numel() * x.element_size() for x in self[2:])
-
-    def fetched(self) -> Sampled:
-        """The same with the large arrays on the host."""
-        return Sampled(*self[:2], *(x.cpu() for x in self[2:]))
 
 
 class Model:
@@ -727,45 +601,6 @@ def load_model(
     return Model(build_network(checkpoint, shape), checkpoint.name, shape, place, backend, loss)
 
 
-def mean_nll(
-    log_probs: NDArray[np.float32], tokens: NDArray[np.int64], mask: NDArray[np.bool_]
-) -> NDArray[np.float32]:
-    """Mean negative log-probability of tokens (n, L) or (L,) over a mask (L,): (n,) float32."""
-    picked = np.take_along_axis(
-        log_probs, np.broadcast_to(tokens, log_probs.shape[:2])[..., None], -1
-    )
-    mean: NDArray[np.float32] = -picked[:, mask, 0].mean(1, dtype=np.float64).astype(np.float32)
-    return mean
-
-
-def _check_memory(structures: Sequence[Structure], n: int) -> None:
-    """Raise MemoryError before any work if what it gives cannot be held."""
-    if not hasattr(os, "sysconf"):
-        return
-    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    # Log-probabilities and probabilities of each residue, and its place in the order.
-    needed = n * sum(map(len, structures)) * (2 * _FLOAT_BYTES * LETTERS + 8)
-    if needed > there:
-        raise MemoryError(
-            f"{n} sequences of {sum(map(len, structures))} residues are {needed / 1e9:.0f} GB of "
-            f"results, and this machine has {there / 1e9:.0f} GB; design fewer at a time, with "
-            "another seed each time"
-        )
-
-
-def _memory_budget(device: torch.device) -> int:
-    """Bytes that the large tensors may take: of a GPU, which is good at large ones, an eighth."""
-    if device.type != "cuda":
-        return MEMORY_BUDGET_BYTES
-    total: int = torch.cuda.get_device_properties(device).total_memory
-    return max(MEMORY_BUDGET_BYTES, total // 8)
-
-
-def _is_half_free(device: torch.device) -> bool:
-    total: int = torch.cuda.get_device_properties(device).total_memory
-    return torch.cuda.memory_allocated(device) < total // 2
-
-
 def _device(device: str | torch.device) -> torch.device:
     try:
         place = torch.device(device)
@@ -774,136 +609,3 @@ def _device(device: str | torch.device) -> torch.device:
         reason = str(error).splitlines()[0]
         raise ValueError(f"device {str(device)!r} cannot be used here: {reason}") from error
     return place
-
-
-def _listed(structures: Structure | Sequence[Structure]) -> list[Structure]:
-    items = [structures] if isinstance(structures, Structure) else list(structures)
-    if not items:
-        raise ValueError("the list of structures is empty")
-    for item in items:
-        if not isinstance(item, Structure):
-            raise TypeError(
-                f"expected a Structure or a list of them, got {type(item).__name__}; "
-                "read_structure(path) makes one"
-            )
-    return items
-
-
-def _per_structure(structures: Structure | Sequence[Structure], given: Any) -> list[Any]:
-    """One entry of `given` per structure, from what came with one structure or a list of them."""
-    if isinstance(structures, Structure):
-        return [given]
-    if given is None:
-        return [None] * len(structures)
-    if isinstance(given, str) or len(given) != len(structures):
-        raise ValueError(
-            f"{len(structures)} structures were given; expected a list with an entry for each"
-        )
-    return list(given)
-
-
-def _tokens(structure: Structure, given: Any) -> NDArray[np.int64]:
-    """Any form of sequences -> (n, L) int64."""
-    if given is None:
-        return structure.tokens[None]
-    if isinstance(given, str):
-        given = [given]
-    if len(given) and isinstance(given[0], str):
-        for sequence in given:
-            unknown = [letter for letter in sequence if letter not in ALPHABET]
-            if unknown:
-                raise ValueError(
-                    f"{structure.name}: a sequence holds {unknown[0]!r}; expected letters of "
-                    f"{ALPHABET}"
-                )
-        lengths = {len(sequence) for sequence in given}
-        if lengths != {len(structure)}:
-            raise ValueError(
-                f"{structure.name} has {len(structure)} residues; a sequence of "
-                f"{(lengths - {len(structure)}).pop()} was given"
-            )
-        given = [[ALPHABET.index(letter) for letter in sequence] for sequence in given]
-    tokens = np.atleast_2d(np.asarray(given))
-    if tokens.ndim != 2 or tokens.shape[1] != len(structure) or tokens.dtype.kind not in "iu":
-        raise ValueError(
-            f"{structure.name}: sequences have shape {tokens.shape} and dtype {tokens.dtype}; "
-            f"expected (n, {len(structure)}) integers, or strings"
-        )
-    if tokens.size == 0 or tokens.min() < 0 or tokens.max() >= LETTERS:
-        raise ValueError(
-            f"{structure.name}: tokens must be 0 to {LETTERS - 1}, at least one sequence"
-        )
-    return tokens.astype(np.int64)
-
-
-def _orders(structure: Structure, given: ArrayLike, n: int) -> NDArray[np.int64]:
-    """Checked decoding orders, (1 or n or any number for n = 1, L) int64."""
-    orders = np.atleast_2d(np.asarray(given))
-    L = len(structure)
-    if orders.shape[1:] != (L,) or not (np.sort(orders, 1) == np.arange(L)).all():
-        raise ValueError(
-            f"{structure.name}: a decoding order, shape {orders.shape}, does not list each of the "
-            f"positions 0 to {L - 1} once"
-        )
-    if n > 1 and len(orders) not in (1, n):
-        raise ValueError(f"{structure.name}: {len(orders)} decoding orders for {n} sequences")
-    return orders.astype(np.int64)
-
-
-def _sequences(structure: Structure, letters: NDArray[np.uint8]) -> list[str]:
-    """ASCII (n, complete residues) -> n strings of L letters; the others keep theirs."""
-    L = len(structure)
-    if not structure.mask.all():
-        whole = np.tile(_CODES[structure.tokens], (len(letters), 1))
-        whole[:, structure.mask] = letters
-        letters = whole
-    text = letters.tobytes().decode("ascii")
-    return [text[start : start + L] for start in range(0, len(text), L)]
-
-
-def _temperatures(structure: Structure, given: NDArray[np.float32], n: int) -> NDArray[np.float32]:
-    try:
-        return np.broadcast_to(given, (n, len(structure)))
-    except ValueError:
-        raise ValueError(
-            f"temperature has shape {given.shape}; {structure.name} needs one number, or what "
-            f"broadcasts to {(n, len(structure))}"
-        ) from None
-
-
-def _temperature_rows(batch: Batch, given: NDArray[np.float32], n: int) -> Tensor:
-    """The temperature of all rows () or of every row (M,), float32."""
-    if given.ndim == 0:
-        return upload(np.array(given), batch.device)
-    per_structure = {s: _temperatures(batch.structures[s], given, n) for s in batch.group}
-    return batch.of_rows(per_structure[s][i] for s, i in batch.jobs)
-
-
-def _profile(batch: Batch, resolved: Sequence[Resolved]) -> Profile | None:
-    """The PSSMs over a batch's nodes; structures that have none keep their probabilities."""
-    if all(resolved[s].pssm is None for s in batch.group):
-        return None
-    parts = [
-        (np.zeros((L, LETTERS), np.float32), np.zeros(L, np.float32),
-         np.ones((L, LETTERS), np.float32))
-        if r.pssm is None else r.pssm
-        for r, L in zip(resolved, map(len, batch.structures), strict=True)
-    ]  # fmt: skip
-    return Profile(*(batch.of_nodes([values[part] for values in parts]) for part in range(3)))
-
-
-def _ties(batch: Batch, resolved: Sequence[Resolved]) -> tuple[Tensor | None, Tensor | None]:
-    """Group of every row, numbered over the whole batch, and its weight: (M,) int64, (M,) float."""
-    if not any(resolved[s].groups for s in batch.group):
-        return None, None
-    numbers, weights, count = [], [], 0
-    for s, _ in batch.jobs:
-        number = np.full(len(batch.structures[s]), -1)
-        weight = np.ones(len(batch.structures[s]), np.float32)
-        for group in resolved[s].groups:
-            number[list(group)] = count
-            weight[list(group)] = list(group.values())
-            count += 1
-        numbers.append(number)
-        weights.append(weight)
-    return batch.of_rows(numbers), batch.of_rows(weights)

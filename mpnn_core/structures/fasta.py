@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from mpnn_core.design.model import Designs, Scores
 from mpnn_core.structures.structure import Structure
 
 
@@ -20,32 +19,6 @@ def chain_sequences(structure: Structure, sequence: str, chains: Iterable[str]) 
     """The letters of some chains of a sequence (L,), in the structure's order, joined by "/"."""
     letters = np.array(list(sequence))
     return "/".join("".join(letters[structure.chain_ids == chain]) for chain in chains)
-
-
-def format_designs(designs: Sequence[Designs], native: Scores, version: str) -> str:
-    """The text of the FASTA file of one structure: the native sequence, then each design.
-
-    `designs` are those at each temperature. The fields are those of the original's
-    `protein_mpnn_run.py`, with the version of this package where it has its git hash.
-    """
-    first = designs[0]
-    s = first.structure
-    fixed = [chain for chain in s.chains if chain not in first.design_chains]
-    lines = [
-        f">{s.name}, score={native.score.mean():.4f}, global_score={native.global_score.mean():.4f}"
-        f", fixed_chains={fixed}, designed_chains={list(first.design_chains)}"
-        f", model_name={first.model_name}, mpnn_core={version}, seed={first.seed}",
-        chain_sequences(s, s.sequence, first.design_chains),
-    ]
-    for at in designs:
-        found = zip(at.sequences, at.scores, at.global_scores, at.recovery, strict=True)
-        for sample, (sequence, score, global_score, recovery) in enumerate(found, start=1):
-            lines += [
-                f">T={np.asarray(at.temperature).item():g}, sample={sample}, score={score:.4f}"
-                f", global_score={global_score:.4f}, seq_recovery={recovery:.4f}",
-                chain_sequences(s, sequence, first.design_chains),
-            ]
-    return "\n".join(lines) + "\n"
 
 
 def read_sequences(

@@ -1,0 +1,221 @@
+"""What a design run gives: sequences, scores, and what was computed per residue."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mpnn_core.constants import ALPHABET, LETTERS
+from mpnn_core.structures.fasta import chain_sequences
+from mpnn_core.structures.structure import Structure
+
+Temperature = float | Sequence[float] | NDArray[np.floating]
+_CODES = np.frombuffer(bytearray(ALPHABET.encode()), np.uint8)
+_FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Designs:
+    """Sequences designed on one structure.
+
+    Attributes
+    ----------
+    structure, seed, temperature, model_name : what they were designed from
+    design_chains : chains that were designed, in the structure's order
+    sequences : n strings of L letters; fixed and incomplete residues keep theirs
+    scores : (n,) mean negative log-probability over the designed positions
+    global_scores : (n,) the same over all positions with a complete backbone
+    recovery : (n,) share of the designed positions that kept the native residue
+    designed : (L,) bool
+    log_probs : (n, L, 21) float32, of the network, before temperature, bias and omission
+    probabilities : (n, L, 21) float32, what residues were drawn from; 0 where none was
+    decoding_order : (n, L) int64, positions as decoded; tied ones follow each other
+
+    The last three are fetched from the device when they are first read.
+    """
+
+    structure: Structure
+    seed: int
+    temperature: Temperature
+    model_name: str
+    design_chains: tuple[str, ...]
+    sequences: list[str]
+    scores: NDArray[np.float32]
+    global_scores: NDArray[np.float32]
+    recovery: NDArray[np.float32]
+    designed: NDArray[np.bool_]
+    on_device: OnDevice | None = field(repr=False)
+
+    @cached_property
+    def log_probs(self) -> NDArray[np.float32]:
+        return self._details.log_probs(self.structure)
+
+    @cached_property
+    def probabilities(self) -> NDArray[np.float32]:
+        return self._details.probabilities(self.structure)
+
+    @cached_property
+    def decoding_order(self) -> NDArray[np.int64]:
+        return self._details.decoding_order(self.structure)
+
+    @property
+    def _details(self) -> OnDevice:
+        if self.on_device is None:
+            raise ValueError("these designs came without details; ask for them with details=True")
+        return self.on_device
+
+    def without_details(self) -> Designs:
+        """The same without the last three, which cannot be read from it."""
+        return replace(self, on_device=None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything fetched: what is pickled has no device."""
+        if self.on_device is not None:
+            for name in ("log_probs", "probabilities", "decoding_order"):
+                getattr(self, name)
+        return {**self.__dict__, "on_device": None}
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Mean negative log-probabilities of n sequences under r orders: (n, r) float32 each."""
+
+    score: NDArray[np.float32]
+    global_score: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class OnDevice:
+    """What was computed per residue for sequences of one structure, where it was computed.
+
+    Attributes
+    ----------
+    parts : for some sequences each, the rows' log-probabilities (m, 21) and probabilities (m, 21)
+        and, over all positions, the decoding orders (count L,)
+    blank : (21,), the log-probabilities of a position that has no row
+    """
+
+    parts: list[tuple[Tensor, Tensor, Tensor]]
+    blank: NDArray[np.float32]
+
+    def log_probs(self, structure: Structure) -> NDArray[np.float32]:
+        return self._letters(structure, [part[0] for part in self.parts], self.blank)
+
+    def probabilities(self, structure: Structure) -> NDArray[np.float32]:
+        return self._letters(structure, [part[1] for part in self.parts], 0)
+
+    def decoding_order(self, structure: Structure) -> NDArray[np.int64]:
+        orders = torch.cat([part[2] for part in self.parts]).cpu().numpy()
+        return orders.reshape(-1, len(structure))
+
+    def _letters(self, structure: Structure, rows: list[Tensor], blank: Any) -> NDArray[np.float32]:
+        """(rows, 21) of the complete residues of n sequences -> (n, L, 21)."""
+        found = torch.cat(rows).cpu().numpy().reshape(-1, int(structure.mask.sum()), LETTERS)
+        if structure.mask.all():
+            return found
+        whole = np.empty((len(found), len(structure), LETTERS), np.float32)
+        whole[:] = blank
+        whole[:, structure.mask] = found
+        return whole
+
+
+class Sampled(NamedTuple):
+    """What one batch gave, on the device.
+
+    Attributes
+    ----------
+    letters : (M,) uint8, ASCII
+    sums : (sequences, 3) float64, over the rows: negative log-probabilities where designed,
+        and everywhere; designed residues that are the native ones
+    log_probs, probabilities : (M, 21) float32
+    order : (P,) int64, the positions of every sequence as decoded
+    """
+
+    letters: Tensor
+    sums: Tensor
+    log_probs: Tensor
+    probabilities: Tensor
+    order: Tensor
+
+    @property
+    def large(self) -> int:
+        """Bytes of what may stay on the device."""
+        return sum(x.numel() * x.element_size() for x in self[2:])
+
+    def fetched(self) -> Sampled:
+        """The same with the large arrays on the host."""
+        return Sampled(*self[:2], *(x.cpu() for x in self[2:]))
+
+
+def mean_nll(
+    log_probs: NDArray[np.float32], tokens: NDArray[np.int64], mask: NDArray[np.bool_]
+) -> NDArray[np.float32]:
+    """Mean negative log-probability of tokens (n, L) or (L,) over a mask (L,): (n,) float32."""
+    picked = np.take_along_axis(
+        log_probs, np.broadcast_to(tokens, log_probs.shape[:2])[..., None], -1
+    )
+    mean: NDArray[np.float32] = -picked[:, mask, 0].mean(1, dtype=np.float64).astype(np.float32)
+    return mean
+
+
+def _check_memory(structures: Sequence[Structure], n: int) -> None:
+    """Raise MemoryError before any work if what it gives cannot be held."""
+    if not hasattr(os, "sysconf"):
+        return
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    # Log-probabilities and probabilities of each residue, and its place in the order.
+    needed = n * sum(map(len, structures)) * (2 * _FLOAT_BYTES * LETTERS + 8)
+    if needed > there:
+        raise MemoryError(
+            f"{n} sequences of {sum(map(len, structures))} residues are {needed / 1e9:.0f} GB of "
+            f"results, and this machine has {there / 1e9:.0f} GB; design fewer at a time, with "
+            "another seed each time"
+        )
+
+
+def _sequences(structure: Structure, letters: NDArray[np.uint8]) -> list[str]:
+    """ASCII (n, complete residues) -> n strings of L letters; the others keep theirs."""
+    L = len(structure)
+    if not structure.mask.all():
+        whole = np.tile(_CODES[structure.tokens], (len(letters), 1))
+        whole[:, structure.mask] = letters
+        letters = whole
+    text = letters.tobytes().decode("ascii")
+    return [text[start : start + L] for start in range(0, len(text), L)]
+
+
+def format_designs(designs: Sequence[Designs], native: Scores, version: str) -> str:
+    """The text of the FASTA file of one structure: the native sequence, then each design.
+
+    `designs` are those at each temperature. The fields are those of the original's
+    `protein_mpnn_run.py`, with the version of this package where it has its git hash.
+    """
+    first = designs[0]
+    s = first.structure
+    fixed = [chain for chain in s.chains if chain not in first.design_chains]
+    lines = [
+        f">{s.name}, score={native.score.mean():.4f}, global_score={native.global_score.mean():.4f}"
+        f", fixed_chains={fixed}, designed_chains={list(first.design_chains)}"
+        f", model_name={first.model_name}, mpnn_core={version}, seed={first.seed}",
+        chain_sequences(s, s.sequence, first.design_chains),
+    ]
+    for at in designs:
+        found = zip(at.sequences, at.scores, at.global_scores, at.recovery, strict=True)
+        for sample, (sequence, score, global_score, recovery) in enumerate(found, start=1):
+            lines += [
+                f">T={np.asarray(at.temperature).item():g}, sample={sample}, score={score:.4f}"
+                f", global_score={global_score:.4f}, seq_recovery={recovery:.4f}",
+                chain_sequences(s, sequence, first.design_chains),
+            ]
+    return "\n".join(lines) + "\n"
