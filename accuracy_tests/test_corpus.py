@@ -11,7 +11,7 @@ from proteins import TS50, path_of, protein
 
 from mpnn_core import StructureError
 from mpnn_core.constants import ALPHABET
-from mpnn_core.corpus import Corpus, CorpusError, corpus_of, read_corpus
+from mpnn_core.training.corpus import Corpus, CorpusError, corpus_of, read_corpus
 
 OWN_ALPHABET = ALPHABET[::-1]
 

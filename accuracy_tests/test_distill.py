@@ -19,8 +19,11 @@ from sklearn.svm import LinearSVC
 import mpnn_core as mpnn
 from mpnn_core.cli import main
 from mpnn_core.constants import ALPHABET
-from mpnn_core.corpus import Corpus, corpus_of
-from mpnn_core.distill import (
+from mpnn_core.network.architectures import build_network
+from mpnn_core.network.checkpoints import file_sha256, load_checkpoint, load_student, weights_file
+from mpnn_core.network.variants import VARIANTS, find_variant
+from mpnn_core.training.corpus import Corpus, corpus_of
+from mpnn_core.training.run import (
     RECIPES,
     Batch,
     DistillError,
@@ -35,9 +38,6 @@ from mpnn_core.distill import (
     learning_rate,
     with_values,
 )
-from mpnn_core.network.architectures import build_network
-from mpnn_core.network.checkpoints import file_sha256, load_checkpoint, load_student, weights_file
-from mpnn_core.network.variants import VARIANTS, find_variant
 
 CPU = torch.device("cpu")
 SMALL = ("1mr1D", "2xcjA", "2cviA", "2va0A")  # the shortest chains of TS50

@@ -11,12 +11,13 @@ import pytest
 from proteins import TS50, path_of, protein, without_backbone
 
 import mpnn_core as mpnn
-from mpnn_core import cli, evaluate
+from mpnn_core import cli
 from mpnn_core.cli import main
-from mpnn_core.corpus import Corpus, CorpusError, corpus_of, read_corpus
-from mpnn_core.evaluate import METRICS, Assessment, Settings
 from mpnn_core.network.architectures import random_network
 from mpnn_core.network.checkpoints import Checkpoint, file_sha256, weights_file
+from mpnn_core.training import evaluate
+from mpnn_core.training.corpus import Corpus, CorpusError, corpus_of, read_corpus
+from mpnn_core.training.evaluate import METRICS, Assessment, Settings
 
 FEW = Settings(num_orders=2, num_sequences=2, seed=3)
 TEN = TS50[::5]

@@ -12,11 +12,11 @@ import pytest
 from proteins import TS50, protein
 
 import mpnn_core as mpnn
-from mpnn_core import evaluate
 from mpnn_core.constants import ALPHABET
 from mpnn_core.network import variants
 from mpnn_core.network.checkpoints import file_sha256, load_student
 from mpnn_core.network.families import PACKAGED_SHA256
+from mpnn_core.training import evaluate
 
 DOCS = Path(__file__).parents[1] / "docs"
 STUDENTS = [v for v in mpnn.VARIANTS.values() if v.evaluation and v.student == v.name]

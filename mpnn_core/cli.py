@@ -27,11 +27,8 @@ import mpnn_core as mpnn
 from mpnn_core.backends.contract import UnavailableError
 from mpnn_core.backends.coreml.buckets import BUCKETS
 from mpnn_core.backends.registry import BACKENDS, LOSSES
-from mpnn_core.corpus import CorpusError, batches, read_corpus, structure_files
 from mpnn_core.design.model import RANDOM
 from mpnn_core.design.results import format_designs
-from mpnn_core.distill import DistillError, Lessons, Look, Recipe, Run, recipe_for, with_values
-from mpnn_core.evaluate import DEFAULT, METRICS, ReferenceModelError, Settings, compare, ts50
 from mpnn_core.gate import GateError
 from mpnn_core.gate.commands import add_commands
 from mpnn_core.network.checkpoints import file_sha256, weights_file
@@ -39,6 +36,16 @@ from mpnn_core.sampling.orders import COLOURED
 from mpnn_core.structures.fasta import FastaError, read_sequences
 from mpnn_core.structures.files import write_atomically
 from mpnn_core.structures.readers import structure_name
+from mpnn_core.training.corpus import CorpusError, batches, read_corpus, structure_files
+from mpnn_core.training.evaluate import (
+    DEFAULT,
+    METRICS,
+    ReferenceModelError,
+    Settings,
+    compare,
+    ts50,
+)
+from mpnn_core.training.run import DistillError, Lessons, Look, Recipe, Run, recipe_for, with_values
 
 WRONG_CALL = 2
 

@@ -23,13 +23,13 @@ import torch
 from numpy.typing import NDArray
 
 from mpnn_core.constants import ALPHABET, CA, CB
-from mpnn_core.corpus import Corpus, CorpusError, batches, read_corpus
 from mpnn_core.design.model import Model
 from mpnn_core.gate.verdicts import ERROR, Interval, paired_mean
 from mpnn_core.network.features import with_virtual_cb
 from mpnn_core.sampling.noise import order_noise
 from mpnn_core.sampling.orders import draw_order
 from mpnn_core.structures.structure import Structure
+from mpnn_core.training.corpus import Corpus, CorpusError, batches, read_corpus
 
 SCHEMA = 1
 # A model that recovers less than this of TS50 has no trained weights; it is no reference.
@@ -285,7 +285,7 @@ def composition(
 
 def ts50() -> Corpus:
     """The TS50 set: 50 chains of 79 to 173 residues, on which the field reports recovery."""
-    return read_corpus(Path(__file__).parent / "data" / "TS50.npz")
+    return read_corpus(Path(__file__).parents[1] / "data" / "TS50.npz")
 
 
 def compare(

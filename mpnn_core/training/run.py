@@ -37,7 +37,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mpnn_core.constants import ALPHABET, CA
-from mpnn_core.corpus import Corpus
 from mpnn_core.network.architectures import build_network, random_network
 from mpnn_core.network.checkpoints import Checkpoint, file_sha256, load_checkpoint, weights_file
 from mpnn_core.network.families import CheckpointError
@@ -45,6 +44,7 @@ from mpnn_core.network.graph import Backbones, Graph, nearest_of_present
 from mpnn_core.network.mpnn import MPNN
 from mpnn_core.network.variants import find_variant
 from mpnn_core.structures.files import write_atomically
+from mpnn_core.training.corpus import Corpus
 
 UNKNOWN = ALPHABET.index("X")
 GRADIENT_NORM = 1.0

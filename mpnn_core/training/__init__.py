@@ -1,0 +1,1 @@
+"""Students of the published network: corpora, lessons, training, and what students lose."""
