@@ -23,21 +23,17 @@ from mpnn_core.network.architectures import build_network
 from mpnn_core.network.checkpoints import file_sha256, load_checkpoint, load_student, weights_file
 from mpnn_core.network.variants import VARIANTS, find_variant
 from mpnn_core.training.corpus import Corpus, corpus_of
-from mpnn_core.training.run import (
+from mpnn_core.training.lessons import Batch, ResidentCorpus
+from mpnn_core.training.recipes import (
     RECIPES,
-    Batch,
     DistillError,
     Lessons,
     Recipe,
-    ResidentCorpus,
-    Run,
-    Student,
-    apart,
-    cut,
-    forward,
     learning_rate,
     with_values,
 )
+from mpnn_core.training.run import Run
+from mpnn_core.training.students import Student, apart, cut, forward
 
 CPU = torch.device("cpu")
 SMALL = ("1mr1D", "2xcjA", "2cviA", "2va0A")  # the shortest chains of TS50

@@ -17,7 +17,8 @@ from mpnn_core.network.architectures import random_network
 from mpnn_core.network.checkpoints import Checkpoint, file_sha256, weights_file
 from mpnn_core.training import evaluate
 from mpnn_core.training.corpus import Corpus, CorpusError, corpus_of, read_corpus
-from mpnn_core.training.evaluate import METRICS, Assessment, Settings
+from mpnn_core.training.evaluate import Settings
+from mpnn_core.training.metrics import METRICS, Assessment
 
 FEW = Settings(num_orders=2, num_sequences=2, seed=3)
 TEN = TS50[::5]

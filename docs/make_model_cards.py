@@ -16,7 +16,7 @@ from typing import Any
 
 import mpnn_core as mpnn
 from mpnn_core.network import variants
-from mpnn_core.training.evaluate import METRICS
+from mpnn_core.training.metrics import METRICS
 
 CARDS = Path(__file__).parent / "models"
 LOOKS_OF_CURVE = 12

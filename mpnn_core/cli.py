@@ -37,15 +37,10 @@ from mpnn_core.structures.fasta import FastaError, read_sequences
 from mpnn_core.structures.files import write_atomically
 from mpnn_core.structures.readers import structure_name
 from mpnn_core.training.corpus import CorpusError, batches, read_corpus, structure_files
-from mpnn_core.training.evaluate import (
-    DEFAULT,
-    METRICS,
-    ReferenceModelError,
-    Settings,
-    compare,
-    ts50,
-)
-from mpnn_core.training.run import DistillError, Lessons, Look, Recipe, Run, recipe_for, with_values
+from mpnn_core.training.evaluate import DEFAULT, ReferenceModelError, Settings, compare, ts50
+from mpnn_core.training.metrics import METRICS
+from mpnn_core.training.recipes import DistillError, Lessons, Recipe, recipe_for, with_values
+from mpnn_core.training.run import Look, Run
 
 WRONG_CALL = 2
 

@@ -19,27 +19,32 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from mpnn_core.constants import ALPHABET, CA, CB
+from mpnn_core.constants import ALPHABET
 from mpnn_core.design.model import Model
 from mpnn_core.gate.verdicts import ERROR, Interval, paired_mean
-from mpnn_core.network.features import with_virtual_cb
 from mpnn_core.sampling.noise import order_noise
 from mpnn_core.sampling.orders import draw_order
 from mpnn_core.structures.structure import Structure
 from mpnn_core.training.corpus import Corpus, CorpusError, batches, read_corpus
+from mpnn_core.training.metrics import (
+    LETTERS,
+    METRICS,
+    Assessment,
+    _known,
+    by_structure,
+    composition,
+    losses,
+    metrics,
+    recovery,
+)
 
 SCHEMA = 1
 # A model that recovers less than this of TS50 has no trained weights; it is no reference.
 LEAST_REFERENCE_RECOVERY = 0.35
-LETTERS = ALPHABET[:20]
 FEWEST = 5  # structures for an interval: fewer have too few different samples of themselves
 
-# Side-chain neighbours from which on a residue is buried, and up to which it is exposed: the core
-# and surface cutoffs of Rosetta's LayerSelector.
-BURIED, EXPOSED = 5.2, 2.0
 
 Progress = Callable[[int], object]
 
@@ -67,20 +72,6 @@ class Settings:
 
 
 DEFAULT = Settings()
-
-
-@dataclass(frozen=True, eq=False)
-class Assessment:
-    """What a model says of S structures.
-
-    Attributes
-    ----------
-    log_probs : per structure (num_orders, L, 21), teacher-forced on the native sequence
-    designs : per structure (num_sequences, L) int64
-    """
-
-    log_probs: list[NDArray[np.float32]]
-    designs: list[NDArray[np.int64]]
 
 
 def assess(
@@ -138,115 +129,7 @@ def designed(
 # Metrics: a structure and what a model says of it -> one number per order or design.
 
 
-def by_structure(
-    metric: Callable[..., NDArray[np.float64]], structures: Sequence[Structure], *given: Any
-) -> NDArray[np.float64]:
-    """A metric of each structure, from one entry of each of `given`: (S, n)."""
-    return np.stack([metric(*row) for row in zip(structures, *given, strict=True)])
-
-
-def recovery(
-    structure: Structure,
-    log_probs: NDArray[np.float32],
-    members: NDArray[np.bool_] | None = None,
-) -> NDArray[np.float64]:
-    """Teacher-forced recovery, of all residues or of `members` (L,), from (n, L, 21): (n,)."""
-    return _mean(structure, log_probs.argmax(-1) == structure.tokens, members)
-
-
-def designed_recovery(structure: Structure, designs: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Recovery of designs (n, L): (n,)."""
-    return _mean(structure, designs == structure.tokens)
-
-
-def native_nll(structure: Structure, log_probs: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Mean negative log-probability of the native sequence, from (n, L, 21): (n,), nats."""
-    tokens = np.broadcast_to(structure.tokens, log_probs.shape[:2])
-    picked = np.take_along_axis(log_probs, tokens[..., None], -1)[..., 0]
-    return _mean(structure, -picked)
-
-
-def divergence(
-    structure: Structure, teacher: NDArray[np.float32], log_probs: NDArray[np.float32]
-) -> NDArray[np.float64]:
-    """KL divergence of a model from its teacher, both (n, L, 21): mean per residue (n,), nats."""
-    p = teacher.astype(np.float64)
-    return _mean(structure, (np.exp(p) * (p - log_probs)).sum(-1))
-
-
-def sidechain_neighbours(structure: Structure) -> NDArray[np.float64]:
-    """How many residues surround each side chain: (L,), NaN where the backbone is incomplete.
-
-    Neighbours are counted within a soft cone along CA-CB, as Rosetta's LayerSelector does
-    (rosettacommons.org/docs, ResidueSelectors): residue j counts
-    1 / (1 + exp(d - 9)) * (max(0, cos + 0.5) / 1.5)^2, d being the distance of the CB atoms in Å
-    and cos that of the angle between CA-CB of i and the line from CB of i to CB of j. It needs no
-    side chain: CB is the virtual one of the network's own features.
-    """
-    counted = np.full(len(structure), np.nan)
-    atoms = with_virtual_cb(torch.from_numpy(structure.coords[structure.mask])).double().numpy()
-    cb = atoms[:, CB]
-    axis = cb - atoms[:, CA]
-    axis /= np.linalg.norm(axis, axis=-1, keepdims=True)  # (N, 3)
-    line = cb[None] - cb[:, None]  # (N, N, 3), from i to j
-    distance = np.linalg.norm(line, axis=-1)
-    np.fill_diagonal(distance, np.inf)
-    cosine = np.einsum("ijc,ic->ij", line, axis) / distance
-    near = 1 / (1 + np.exp(np.minimum(distance, 100.0) - 9))
-    counted[structure.mask] = (near * (np.maximum(0, cosine + 0.5) / 1.5) ** 2).sum(1)
-    return counted
-
-
-def residue_classes(structure: Structure) -> dict[str, NDArray[np.bool_]]:
-    """Which residues are buried, exposed and neither: (L,) bool each."""
-    count = sidechain_neighbours(structure)
-    with np.errstate(invalid="ignore"):
-        buried, exposed = count >= BURIED, count <= EXPOSED
-    return {"buried": buried, "boundary": ~buried & ~exposed, "exposed": exposed}
-
-
 # Means over structures with their intervals.
-
-
-METRICS = {
-    "recovery": "teacher-forced recovery, %",
-    "designed": "recovery of designs, %",
-    "nll": "-log p of the native sequence, nats",
-    "kl": "KL from the teacher, nats",
-    "buried": "teacher-forced, buried, %",
-    "boundary": "teacher-forced, boundary, %",
-    "exposed": "teacher-forced, exposed, %",
-}
-"""What each metric is called, and its unit; those in % lose points."""
-
-
-def metrics(
-    structures: Sequence[Structure], assessed: Assessment, teacher: Assessment
-) -> dict[str, NDArray[np.float64]]:
-    """Every metric of `METRICS` by structure and order or design: name -> (S, n).
-
-    NaN where a structure has no residue of a class.
-    """
-    found = {
-        "recovery": 100 * by_structure(recovery, structures, assessed.log_probs),
-        "designed": 100 * by_structure(designed_recovery, structures, assessed.designs),
-        "nll": by_structure(native_nll, structures, assessed.log_probs),
-        "kl": by_structure(divergence, structures, teacher.log_probs, assessed.log_probs),
-    }
-    classes = [residue_classes(s) for s in structures]
-    for name in ("buried", "boundary", "exposed"):
-        members = [of_structure[name] for of_structure in classes]
-        found[name] = 100 * by_structure(recovery, structures, assessed.log_probs, members)
-    return found
-
-
-def losses(
-    metric: str, values: NDArray[np.float64], teacher: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """What a model loses by structure: positive is worse, whichever way the metric points."""
-    if metric == "kl":
-        return values
-    return values - teacher if metric == "nll" else teacher - values
 
 
 def loss_of_another_sample(loss: NDArray[np.float64], error: float = ERROR) -> Interval:
@@ -270,17 +153,6 @@ def loss_of_another_sample(loss: NDArray[np.float64], error: float = ERROR) -> I
     ).confidence_interval
     offset = mean - float(theirs.mean())
     return Interval(mean, mean + offset + float(found.low), mean + offset + float(found.high))
-
-
-def composition(
-    structures: Sequence[Structure], tokens: Sequence[NDArray[np.int64]]
-) -> list[float]:
-    """Share of each of `LETTERS` among all residues of sequences (n, L) per structure, in %."""
-    letters = np.concatenate(
-        [np.atleast_2d(t)[:, _known(s)].ravel() for s, t in zip(structures, tokens, strict=True)]
-    )
-    counts = np.bincount(letters, minlength=len(ALPHABET))[: len(LETTERS)]
-    return [float(share) for share in 100 * counts / counts.sum()]
 
 
 def ts50() -> Corpus:
@@ -415,18 +287,3 @@ def _intervals(loss: NDArray[np.float64]) -> dict[str, dict[str, float | None]]:
         "loss": asdict(paired_mean(loss.mean(1))),
         "loss_of_another_sample": asdict(loss_of_another_sample(loss)),
     }
-
-
-def _known(structure: Structure) -> NDArray[np.bool_]:
-    """Residues with a complete backbone whose native letter is known."""
-    return structure.mask & (structure.tokens != ALPHABET.index("X"))
-
-
-def _mean(
-    structure: Structure, values: NDArray[Any], members: NDArray[np.bool_] | None = None
-) -> NDArray[np.float64]:
-    """Mean over the known residues (among `members`) of values (n, L): (n,); NaN of none."""
-    chosen = _known(structure) if members is None else _known(structure) & members
-    if not chosen.any():
-        return np.full(len(values), np.nan)
-    return np.asarray(values[:, chosen].mean(1, dtype=np.float64))
