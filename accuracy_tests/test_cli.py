@@ -13,7 +13,7 @@ import pytest
 from proteins import path_of, protein
 
 import mpnn_core as mpnn
-from mpnn_core.cli import main
+from mpnn_core.commands.main import main
 from mpnn_core.gate.ledger import Entry, Ledger
 from mpnn_core.gate.verdicts import GateResult, Verdict
 

@@ -286,7 +286,7 @@ def test_every_shape_of_the_network(name) -> None:
 
 
 def test_export_writes_packages(tmp_path, capsys) -> None:
-    from mpnn_core.cli import main
+    from mpnn_core.commands.main import main
 
     arguments = ["--out", str(tmp_path), "--buckets", "64", "--precision", "float32"]
     arguments += ["--mode", "level", "--mode", "forward"]
@@ -307,14 +307,14 @@ def test_export_writes_packages(tmp_path, capsys) -> None:
     ],
 )
 def test_a_wrong_export_says_what_was_expected(tmp_path, capsys, arguments, message) -> None:
-    from mpnn_core.cli import main
+    from mpnn_core.commands.main import main
 
     assert main(["export", "coreml", "--out", str(tmp_path), *arguments]) == 2
     assert message in capsys.readouterr().err
 
 
 def test_without_coremltools_it_says_what_to_install(tmp_path, capsys, monkeypatch) -> None:
-    from mpnn_core.cli import main
+    from mpnn_core.commands.main import main
 
     coreml._coremltools.cache_clear()
     monkeypatch.setattr(coreml, "find_spec", lambda name: None)
@@ -326,7 +326,7 @@ def test_without_coremltools_it_says_what_to_install(tmp_path, capsys, monkeypat
 
 
 def test_a_structure_without_a_bucket_fails_alone(tmp_path, capsys, monkeypatch, folder) -> None:
-    from mpnn_core import cli
+    from mpnn_core.commands import main as cli
 
     plain = plain_model("minimal")
     small = Model(plain.network, plain.name, plain.variant, plain.device, "torch")

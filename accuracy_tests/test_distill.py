@@ -17,7 +17,7 @@ from proteins import path_of, protein
 from sklearn.svm import LinearSVC
 
 import mpnn_core as mpnn
-from mpnn_core.cli import main
+from mpnn_core.commands.main import main
 from mpnn_core.constants import ALPHABET
 from mpnn_core.network.architectures import build_network
 from mpnn_core.network.checkpoints import file_sha256, load_checkpoint, load_student, weights_file

@@ -11,8 +11,8 @@ import pytest
 from proteins import TS50, path_of, protein, without_backbone
 
 import mpnn_core as mpnn
-from mpnn_core import cli
-from mpnn_core.cli import main
+from mpnn_core.commands import main as cli
+from mpnn_core.commands.main import main
 from mpnn_core.network.architectures import random_network
 from mpnn_core.network.checkpoints import Checkpoint, file_sha256, weights_file
 from mpnn_core.training import evaluate

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 from stored_runs import entry, store
 
-from mpnn_core.cli import main
+from mpnn_core.commands.main import main
 from mpnn_core.gate.claims import load_claims
 from mpnn_core.gate.history import HistoryError, Series, find_steps, load_runs, render, series
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from stored_runs import entry, ledger, store
 
-from mpnn_core.cli import main
+from mpnn_core.commands.main import main
 from mpnn_core.gate.claims import load_claims
 from mpnn_core.gate.compare import Answer, Comparison, Outcome
 from mpnn_core.gate.history import load_runs, series

@@ -13,7 +13,7 @@ from proteins import protein, rows_of
 from strategies import ALONE_OR_TOGETHER
 
 from mpnn_core import VARIANTS, CheckpointError, load_model
-from mpnn_core.cli import main
+from mpnn_core.commands.main import main
 from mpnn_core.network import variants
 from mpnn_core.network.architectures import random_network
 from mpnn_core.network.checkpoints import Checkpoint, file_sha256

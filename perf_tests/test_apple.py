@@ -18,7 +18,7 @@ from proteins import protein, random_order, rows_of
 
 import mpnn_core as mpnn
 from mpnn_core.backends.coreml.buckets import pad
-from mpnn_core.cli import main
+from mpnn_core.commands.main import main
 from mpnn_core.network.graph import Backbones
 from mpnn_core.sampling.orders import ranks
 

@@ -11,7 +11,7 @@ import pytest
 from proteins import path_of
 
 import mpnn_core as mpnn
-from mpnn_core.cli import main
+from mpnn_core.commands.main import main
 from mpnn_core.network.architectures import random_network
 from mpnn_core.network.checkpoints import Checkpoint
 
