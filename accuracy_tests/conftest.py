@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mpnn_core import Model, load_model
-from mpnn_core.gate import original
+from mpnn_core.peers import original
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from mpnn_core.gate import builds
+from mpnn_core.gate.revisions import builds
 
 
 @dataclass(frozen=True)

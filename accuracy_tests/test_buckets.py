@@ -22,9 +22,9 @@ from mpnn_core.backends.coreml.buckets import (
     padding_waste,
 )
 from mpnn_core.backends.registry import find_backend
-from mpnn_core.gate import original
 from mpnn_core.network.architectures import random_network
 from mpnn_core.network.graph import Backbones, Graph, nearest_neighbours
+from mpnn_core.peers import original
 from mpnn_core.sampling.orders import ranks
 
 TOLERANCE = 1e-4

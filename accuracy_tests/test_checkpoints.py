@@ -15,7 +15,6 @@ from safetensors.torch import save_file
 
 import mpnn_core
 from mpnn_core import CheckpointError, load_model
-from mpnn_core.gate import original
 from mpnn_core.network import checkpoints as checkpoints_module
 from mpnn_core.network.architectures import build_network, random_network
 from mpnn_core.network.checkpoints import Checkpoint, load_checkpoint
@@ -27,6 +26,7 @@ from mpnn_core.network.families import (
     PUBLISHED,
 )
 from mpnn_core.network.variants import VARIANTS
+from mpnn_core.peers import original
 
 FULL_BACKBONE = [name for name in NAMES if not name.startswith("ca/")]
 CA_ONLY = [name for name in NAMES if name.startswith("ca/")]

@@ -9,12 +9,12 @@ from proteins import EXAMPLES, TS50, protein
 
 import mpnn_core as mpnn
 from mpnn_core.design.model import Model
-from mpnn_core.gate import original
 from mpnn_core.gate.claims import Gate
 from mpnn_core.gate.verdicts import paired_mean
 from mpnn_core.network.architectures import random_network
 from mpnn_core.network.checkpoints import load_student, weights_file
 from mpnn_core.network.families import PACKAGED
+from mpnn_core.peers import original
 from mpnn_core.training import evaluate
 
 CPU = torch.device("cpu")

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from mpnn_core.gate.compare import (
+from mpnn_core.gate.revisions.compare import (
     EXACT,
     LOOKS,
     THRESHOLD,

@@ -7,11 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from proteins import EXAMPLES, protein
-
-from mpnn_core import load_model
-from mpnn_core.backends.native import instruction_sets
-from mpnn_core.gate.counters import (
+from engine_counts import (
     Baseline,
     BaselineError,
     Counter,
@@ -23,6 +19,10 @@ from mpnn_core.gate.counters import (
     peak_bytes,
     row_multiply_adds,
 )
+from proteins import EXAMPLES, protein
+
+from mpnn_core import load_model
+from mpnn_core.backends.native import instruction_sets
 
 PATH = Path(__file__).parents[1] / "fixtures" / "baseline.json"
 

@@ -27,8 +27,8 @@ from plants import (
 )
 
 from mpnn_core.backends.native import INSTRUCTION_SETS, instruction_sets
-from mpnn_core.gate import builds
-from mpnn_core.gate.compare import (
+from mpnn_core.gate.revisions import builds
+from mpnn_core.gate.revisions.compare import (
     THRESHOLD,
     Answer,
     BenchmarkError,

@@ -15,10 +15,10 @@ from stored_runs import entry, ledger, store
 
 from mpnn_core.commands.main import main
 from mpnn_core.gate.claims import load_claims
-from mpnn_core.gate.compare import Answer, Comparison, Outcome
 from mpnn_core.gate.history import load_runs, series
 from mpnn_core.gate.ledger import Ledger
 from mpnn_core.gate.report import COLOURS, Report, forests, summary, trade_offs, write
+from mpnn_core.gate.revisions.compare import Answer, Comparison, Outcome
 from mpnn_core.gate.verdicts import Change, Interval
 
 CLAIMS = load_claims(Path(__file__).parents[1] / "claims.toml")

@@ -8,7 +8,7 @@ import torch
 from proteins import FIXTURES
 
 from mpnn_core import ALPHABET, Structure
-from mpnn_core.gate import original
+from mpnn_core.peers import original
 
 GOLDENS = sorted((FIXTURES / "goldens").glob("*.npz"))
 # The original's float32 runs on the larger ones are compared with them in test_parity.py.

@@ -21,9 +21,9 @@ from proteins import (
 )
 
 from mpnn_core import ALPHABET, Model, Structure
-from mpnn_core.gate import original
 from mpnn_core.network.graph import Backbones, nearest_neighbours
 from mpnn_core.network.mpnn import MPNN
+from mpnn_core.peers import original
 
 TOLERANCE = 1e-4  # log-probability
 # Our distance from the original in float64, in units of the original's own in float32.

@@ -9,10 +9,10 @@ import pytest
 import torch
 from proteins import protein, random_order
 
-from mpnn_core.gate import original
 from mpnn_core.network.checkpoints import load_checkpoint
 from mpnn_core.network.graph import Backbones
 from mpnn_core.network.reference import ReferenceMPNN
+from mpnn_core.peers import original
 
 MONOMERS = ("6MRR", "5L33")
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-10}

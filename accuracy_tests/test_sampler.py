@@ -15,9 +15,9 @@ from strategies import layouts
 
 from mpnn_core import ALPHABET, PSSM, Constraints, Designs, Model, Structure, load_model
 from mpnn_core.backends.plain import TorchLevels
-from mpnn_core.gate import original
 from mpnn_core.network.encoding import Copies
 from mpnn_core.network.graph import Backbones
+from mpnn_core.peers import original
 from mpnn_core.sampling.noise import order_noise, residue_noise
 from mpnn_core.sampling.orders import draw_order, ranks
 from mpnn_core.sampling.sampler import Distribution, draw, sample

@@ -7,7 +7,7 @@ import torch
 from proteins import EXAMPLES, path_of, protein
 
 import mpnn_core as mpnn
-from mpnn_core.gate import original
+from mpnn_core.peers import original
 
 
 @pytest.fixture(scope="session")

@@ -37,16 +37,9 @@ sys.path.insert(0, str(ROOT / "accuracy_tests"))
 
 from plants import copy_of_project, plant, slower  # noqa: E402
 
-from mpnn_core.gate import builds  # noqa: E402
-from mpnn_core.gate.compare import (  # noqa: E402
-    CACHE,
-    FEWEST_ROUNDS,
-    LOOKS,
-    THRESHOLD,
-    Processes,
-    race,
-)
 from mpnn_core.gate.ledger import now, this_machine  # noqa: E402
+from mpnn_core.gate.revisions import builds
+from mpnn_core.gate.revisions.compare import CACHE, FEWEST_ROUNDS, LOOKS, THRESHOLD, Processes, race
 from mpnn_core.gate.verdicts import Change  # noqa: E402
 
 BENCHMARK = "design_eight"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mpnn_core.gate.compare import benchmark_names
+from mpnn_core.gate.revisions.compare import benchmark_names
 from mpnn_core.gate.verdicts import Change
 
 pytestmark = pytest.mark.against

@@ -8,7 +8,7 @@ import torch
 from proteins import protein
 
 import mpnn_core as mpnn
-from mpnn_core.gate import original
+from mpnn_core.peers import original
 
 # The largest batch of the original that fits into 80 GB, by powers of two; larger is faster.
 BEST_BATCH = {"5L33": 1024, "3HTN": 256}

@@ -11,7 +11,7 @@ import torch
 from proteins import chain, protein, same_sets
 from sklearn.neighbors import NearestNeighbors
 
-from mpnn_core.gate import original
+from mpnn_core.peers import original
 
 K = 48
 

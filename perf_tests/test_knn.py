@@ -11,9 +11,9 @@ from proteins import chain, same_sets
 from scipy.spatial import KDTree
 from sklearn.neighbors import NearestNeighbors
 
-from mpnn_core.gate import original
 from mpnn_core.gate.pairing import interleaved
 from mpnn_core.gate.verdicts import ERROR, median_ratio
+from mpnn_core.peers import original
 
 K = 48
 ROUNDS = 8

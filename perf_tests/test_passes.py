@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from engine_counts import Operations
 
 import mpnn_core as mpnn
-from mpnn_core.gate import original
-from mpnn_core.gate.counters import Operations
+from mpnn_core.peers import original
 
 N, K, H = 64, 48, 128
 EDGE_BYTES = N * K * H * 4

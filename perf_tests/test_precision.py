@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import mpnn_core as mpnn
-from mpnn_core.gate import original
+from mpnn_core.peers import original
 
 
 def on(

@@ -97,7 +97,7 @@ def run_claims(options: argparse.Namespace) -> int:
 
 def run_compare(options: argparse.Namespace) -> int:
     """`mpnn-core compare`."""
-    from mpnn_core.gate import builds, compare
+    from mpnn_core.gate.revisions import builds, compare
 
     repository = builds.repository_root(Path.cwd())
     console = Console()
@@ -127,9 +127,10 @@ def run_history(options: argparse.Namespace) -> int:
 
 def run_report(options: argparse.Namespace) -> int:
     """`mpnn-core report`."""
-    from mpnn_core.gate import compare, history, report
+    from mpnn_core.gate import history, report
     from mpnn_core.gate.claims import load_claims
     from mpnn_core.gate.ledger import Ledger
+    from mpnn_core.gate.revisions import compare
 
     claims = load_claims(options.claims)
     ledger = Ledger.load(options.ledger) if options.ledger.exists() else Ledger([])

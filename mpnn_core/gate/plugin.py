@@ -17,7 +17,7 @@ from typing import Any, cast
 import pytest
 from rich.console import Console
 
-from mpnn_core.gate import GateError, compare
+from mpnn_core.gate import GateError
 from mpnn_core.gate.budget import Budget, seconds
 from mpnn_core.gate.claims import DEVICES, Claim, ClaimsError, Figure, Gate, load_claims
 from mpnn_core.gate.ledger import (
@@ -30,6 +30,7 @@ from mpnn_core.gate.ledger import (
     this_machine,
 )
 from mpnn_core.gate.pairing import LOOKS, Pairing
+from mpnn_core.gate.revisions import compare
 from mpnn_core.gate.verdicts import (
     GateResult,
     Interval,

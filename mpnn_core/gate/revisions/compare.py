@@ -30,8 +30,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mpnn_core.gate import GateError, builds, worker
+from mpnn_core.gate import GateError
 from mpnn_core.gate.ledger import COLUMNS, now, this_machine
+from mpnn_core.gate.revisions import builds, worker
 from mpnn_core.gate.verdicts import ERROR, Change, Interval, judge_change, median_ratio
 
 # Sessions after which the intervals are looked at; the error is shared among the looks.

@@ -1,0 +1,1 @@
+"""Implementations of ProteinMPNN behind one contract: the original, ours, others."""
