@@ -40,12 +40,12 @@ def _slower(self, *args, **kwargs):
 
 Model.design = _slower
 """
-    return Plant("design.py", code, f"{percent} % slower designs")
+    return Plant("design/model.py", code, f"{percent} % slower designs")
 
 
 # 2 ** -12 is ten times the error that there is, 2.4e-5 nats.
 LOST_DIGIT = Plant(
-    "design.py",
+    "design/model.py",
     """
 _log_probs = Model.log_probs
 
@@ -60,7 +60,7 @@ Model.log_probs = _rounded
 )
 
 CHANGED_WEIGHT = Plant(
-    "checkpoints.py",
+    "network/architectures.py",
     """
 _build_network = build_network
 
@@ -78,7 +78,7 @@ build_network = _changed
 )
 
 KNN_OFF_BY_ONE = Plant(
-    "graph.py",
+    "network/graph.py",
     """
 _nearest_neighbours = nearest_neighbours
 
@@ -90,7 +90,7 @@ def nearest_neighbours(backbones, k):
 )
 
 EXTRA_COPY = Plant(
-    "design.py",
+    "design/model.py",
     """
 import dataclasses as _dataclasses
 

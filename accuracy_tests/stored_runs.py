@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mpnn_core.gate.claims import Claim
+from mpnn_core.gate.intervals import Interval, exactly
 from mpnn_core.gate.ledger import STORED, Entry, Ledger
-from mpnn_core.gate.verdicts import Interval, exactly, judge_claim, judge_gate
+from mpnn_core.gate.verdicts import judge_claim, judge_gate
 
 PROCESSOR = "A processor"
 

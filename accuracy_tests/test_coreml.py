@@ -30,6 +30,7 @@ import mil_evaluator  # noqa: E402  needs coremltools
 from mil_evaluator import Evaluator, UnknownOperationError  # noqa: E402
 
 from mpnn_core.backends.coreml import backend as coreml  # noqa: E402
+from mpnn_core.backends.coreml import packages  # noqa: E402
 from mpnn_core.backends.coreml.backend import CoreMLBackend  # noqa: E402
 from mpnn_core.backends.coreml.packages import Export, Precision  # noqa: E402
 
@@ -194,7 +195,7 @@ def test_a_model_runs_through_packages(backend, folder) -> None:
     assert {name for name in found if not name.startswith("forward")} == shapes
 
 
-@pytest.mark.parametrize("precision", coreml.PRECISIONS)
+@pytest.mark.parametrize("precision", packages.PRECISIONS)
 @pytest.mark.parametrize("bucket", BUCKETS)
 def test_every_variant_designs_in_every_bucket(
     everything, backend, variant, bucket, precision
@@ -316,8 +317,8 @@ def test_a_wrong_export_says_what_was_expected(tmp_path, capsys, arguments, mess
 def test_without_coremltools_it_says_what_to_install(tmp_path, capsys, monkeypatch) -> None:
     from mpnn_core.commands.main import main
 
-    coreml._coremltools.cache_clear()
-    monkeypatch.setattr(coreml, "find_spec", lambda name: None)
+    packages._coremltools.cache_clear()
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
     assert main(["export", "coreml", "--out", str(tmp_path)]) == 2
     assert 'pip install "mpnn-core[coreml]"' in capsys.readouterr().err
     with pytest.raises(ValueError, match=r"'coreml' cannot be used here: .*pip install"):
@@ -326,15 +327,16 @@ def test_without_coremltools_it_says_what_to_install(tmp_path, capsys, monkeypat
 
 
 def test_a_structure_without_a_bucket_fails_alone(tmp_path, capsys, monkeypatch, folder) -> None:
-    from mpnn_core.commands import main as cli
+    from mpnn_core.commands import options
+    from mpnn_core.commands.main import main
 
     plain = plain_model("minimal")
     small = Model(plain.network, plain.name, plain.variant, plain.device, "torch")
     small.backend = CoreMLBackend(
         plain.network, "float32", folder, (64,), opened=lambda path, _: Evaluator(path)
     )
-    monkeypatch.setattr(cli.mpnn, "load_model", lambda *arguments: small)
-    assert cli.main(["design", str(path_of("5L33")), "--out", str(tmp_path)]) == 1
+    monkeypatch.setattr(options.mpnn, "load_model", lambda *arguments: small)
+    assert main(["design", str(path_of("5L33")), "--out", str(tmp_path)]) == 1
     error = capsys.readouterr().err
     assert "5L33: 106 residues do not fit into the largest bucket, 64; run it unpadded" in error
 

@@ -11,7 +11,7 @@ import torch
 from proteins import protein, random_order, rows_of, without_backbone
 
 from mpnn_core import ALPHABET, ConstraintError, Constraints, Designs, load_model
-from mpnn_core.design import model as design_module
+from mpnn_core.design import execution
 from mpnn_core.design.batches import sorted_within
 from mpnn_core.network.graph import run_of_each
 
@@ -58,7 +58,7 @@ def test_nor_on_what_is_designed_beside_them(alone, model):
 
 @pytest.mark.parametrize("budget", [1, 5 << 20])
 def test_nor_on_how_the_work_is_cut(budget, alone, model, monkeypatch):
-    monkeypatch.setattr(design_module, "MEMORY_BUDGET_BYTES", budget)
+    monkeypatch.setattr(execution, "MEMORY_BUDGET_BYTES", budget)
     cut = list(model._batches([protein("6MRR"), protein("1A8O")], [6, 2]))
     assert len(cut) > 1 or len(cut[0][1]) > 1
     found = model.design([protein("6MRR"), protein("1A8O")], 6, 1.0, seed=37)[0]

@@ -11,11 +11,11 @@ import pytest
 from proteins import TS50, path_of, protein, without_backbone
 
 import mpnn_core as mpnn
-from mpnn_core.commands import main as cli
+from mpnn_core.commands import study
 from mpnn_core.commands.main import main
-from mpnn_core.network.architectures import random_network
+from mpnn_core.network.architectures import build_network, random_network
 from mpnn_core.network.checkpoints import Checkpoint, file_sha256, weights_file
-from mpnn_core.training import evaluate
+from mpnn_core.training import evaluate, metrics
 from mpnn_core.training.corpus import Corpus, CorpusError, corpus_of, read_corpus
 from mpnn_core.training.evaluate import Settings
 from mpnn_core.training.metrics import METRICS, Assessment
@@ -62,39 +62,39 @@ def four() -> mpnn.Structure:
 
 def test_recovery_counts_known_residues_with_a_backbone(four):
     log_probs = np.stack([said("AWDW"), said("AWWW"), said("WCWX")])
-    assert evaluate.recovery(four, log_probs).tolist() == [1, 0.5, 0]
+    assert metrics.recovery(four, log_probs).tolist() == [1, 0.5, 0]
     only_d = np.array([False, False, True, True])
-    assert evaluate.recovery(four, log_probs, only_d).tolist() == [1, 0, 0]
-    assert np.isnan(evaluate.recovery(four, log_probs, np.array([False, True, False, True]))).all()
+    assert metrics.recovery(four, log_probs, only_d).tolist() == [1, 0, 0]
+    assert np.isnan(metrics.recovery(four, log_probs, np.array([False, True, False, True]))).all()
 
 
 def test_recovery_of_designs_counts_the_same_residues(four):
     designs = np.array([[mpnn.ALPHABET.index(a) for a in s] for s in ("ACDX", "ACWA", "WCWX")])
-    assert evaluate.designed_recovery(four, designs).tolist() == [1, 0.5, 0]
+    assert metrics.designed_recovery(four, designs).tolist() == [1, 0.5, 0]
 
 
 def test_native_nll_is_that_of_the_native_letters(four):
     log_probs = np.stack([said("AAAA"), said("AADD")])
     expected = [-(math.log(0.7) + math.log(0.015)) / 2, -math.log(0.7)]
-    np.testing.assert_allclose(evaluate.native_nll(four, log_probs), expected, rtol=1e-6)
+    np.testing.assert_allclose(metrics.native_nll(four, log_probs), expected, rtol=1e-6)
 
 
 def test_divergence_is_from_the_teacher_to_the_model(four):
     teacher, model = said("AAAA", 0.9)[None], said("AAAA", 0.5)[None]
     expected = 0.9 * math.log(0.9 / 0.5) + 0.1 * math.log(0.005 / 0.025)
-    np.testing.assert_allclose(evaluate.divergence(four, teacher, model), expected, rtol=1e-5)
-    assert evaluate.divergence(four, teacher, teacher).tolist() == [0]
+    np.testing.assert_allclose(metrics.divergence(four, teacher, model), expected, rtol=1e-5)
+    assert metrics.divergence(four, teacher, teacher).tolist() == [0]
 
 
 def test_composition_is_in_percent_of_the_counted_letters(four):
     designs = np.array([[mpnn.ALPHABET.index(a) for a in s] for s in ("ACAC", "ACDC")])
-    shares = dict(zip(evaluate.LETTERS, evaluate.composition([four], [designs]), strict=True))
+    shares = dict(zip(metrics.LETTERS, metrics.composition([four], [designs]), strict=True))
     assert {a: share for a, share in shares.items() if share} == {"A": 75, "D": 25}
 
 
 def test_sidechain_neighbours_are_those_of_the_plain_sum():
     s = without_backbone(protein("1A8O"), [3])
-    counted = evaluate.sidechain_neighbours(s)
+    counted = metrics.sidechain_neighbours(s)
     b, c = s.coords[:, 1] - s.coords[:, 0], s.coords[:, 2] - s.coords[:, 1]
     cb = s.coords[:, 1] - 0.58273431 * np.cross(b, c) + 0.56802827 * b - 0.54067466 * c
     for i in (0, 17, 40):
@@ -111,7 +111,7 @@ def test_sidechain_neighbours_are_those_of_the_plain_sum():
 
 def test_buried_residues_are_hydrophobic_and_every_residue_is_of_one_class():
     structures = [protein(name) for name in TEN]
-    classes = [evaluate.residue_classes(s) for s in structures]
+    classes = [metrics.residue_classes(s) for s in structures]
     for s, of_structure in zip(structures, classes, strict=True):
         assert (np.sum(list(of_structure.values()), 0) == 1)[s.mask].all()
     share = {
@@ -148,16 +148,16 @@ def test_designs_are_those_of_the_model(model, small, assessed):
 
 
 def test_a_model_loses_nothing_to_itself(small, assessed):
-    found = evaluate.metrics(small.structures, assessed, assessed)
+    found = metrics.metrics(small.structures, assessed, assessed)
     for name, values in found.items():
-        assert np.nanmax(np.abs(evaluate.losses(name, values, values))) == 0, name
+        assert np.nanmax(np.abs(metrics.losses(name, values, values))) == 0, name
 
 
 def test_a_loss_is_positive_where_the_model_is_worse():
     better, worse = np.array([[50.0]]), np.array([[40.0]])
-    assert evaluate.losses("recovery", worse, better) == 10
-    assert evaluate.losses("nll", better, worse) == 10
-    assert evaluate.losses("kl", better, worse) == 50
+    assert metrics.losses("recovery", worse, better) == 10
+    assert metrics.losses("nll", better, worse) == 10
+    assert metrics.losses("kl", better, worse) == 50
 
 
 def test_fewer_neighbours_lose_in_every_metric(model, fewer, small, monkeypatch):
@@ -213,9 +213,7 @@ def test_a_reference_that_recovers_too_little_is_refused(weights, model, small, 
     if weights != "random":
         network = model.network
         variant = replace(mpnn.VARIANTS["fast"], neighbours=4)
-        network = mpnn.checkpoints.build_network(
-            Checkpoint("v_48_020", network.state_dict(), 48), variant
-        )
+        network = build_network(Checkpoint("v_48_020", network.state_dict(), 48), variant)
     poor = mpnn.Model(network, "poor", variant, model.device)
     with pytest.raises(evaluate.ReferenceModelError, match=r"poor recovers \d+\.\d % of ten"):
         evaluate.compare(model, poor, [], FEW)
@@ -235,7 +233,7 @@ def test_corpora_without_native_residues_or_a_name_of_their_own_are_refused(mode
 
 def test_eval_prints_and_writes_what_it_found(small, fewer, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(evaluate, "ts50", lambda: small)
-    monkeypatch.setattr(cli, "ts50", lambda: small)
+    monkeypatch.setattr(study, "ts50", lambda: small)
     folder = tmp_path / "mine"
     folder.mkdir()
     for name in ("6MRR", "5L33"):
@@ -274,6 +272,6 @@ def test_eval_refuses_what_cannot_be_evaluated(tmp_path, capsys, monkeypatch, sm
     assert main(["eval", "--teacher", str(random), "-n", "1", "--out", str(out)]) == 2
     assert "random recovers" in capsys.readouterr().err
     assert not out.exists()
-    monkeypatch.setattr(cli, "find_spec", lambda name: None)
+    monkeypatch.setattr(study, "find_spec", lambda name: None)
     assert main(["eval"]) == 2
     assert 'pip install "mpnn-core[eval]"' in capsys.readouterr().err

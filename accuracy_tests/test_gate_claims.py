@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mpnn_core.gate.claims import ClaimsError, load_claims
-from mpnn_core.gate.plugin import unbound
+from mpnn_core.gate.judging import unbound
 
 ROOT = Path(__file__).parents[1]
 

@@ -14,20 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from mpnn_core.gate.revisions.compare import (
-    EXACT,
-    LOOKS,
-    THRESHOLD,
-    Answer,
-    BenchmarkError,
-    CompareError,
-    Comparison,
-    Outcome,
-    benchmark_names,
-    race,
-    render,
-)
-from mpnn_core.gate.verdicts import ERROR, Change, Interval, judge_change
+from mpnn_core.gate.intervals import ERROR, Interval
+from mpnn_core.gate.revisions.compare import benchmark_names
+from mpnn_core.gate.revisions.comparison import EXACT, Answer, CompareError, Comparison, render
+from mpnn_core.gate.revisions.race import LOOKS, THRESHOLD, BenchmarkError, Outcome, race
+from mpnn_core.gate.verdicts import Change, judge_change
 
 ROOT = Path(__file__).parents[1]
 BUDGET_S = 1e6

@@ -7,22 +7,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from engine_counts import (
-    Baseline,
-    BaselineError,
-    Counter,
-    NativeCount,
-    Operations,
-    count,
-    encoder_multiply_adds,
-    matmul_multiply_adds,
-    peak_bytes,
-    row_multiply_adds,
-)
+from engine_counts import NativeCount, count, encoder_multiply_adds, row_multiply_adds
 from proteins import EXAMPLES, protein
 
 from mpnn_core import load_model
 from mpnn_core.backends.native import instruction_sets
+from mpnn_core.gate.counting import (
+    Baseline,
+    BaselineError,
+    Counter,
+    Operations,
+    matmul_multiply_adds,
+    peak_bytes,
+)
 
 PATH = Path(__file__).parents[1] / "fixtures" / "baseline.json"
 

@@ -28,16 +28,10 @@ from plants import (
 
 from mpnn_core.backends.native import INSTRUCTION_SETS, instruction_sets
 from mpnn_core.gate.revisions import builds
-from mpnn_core.gate.revisions.compare import (
-    THRESHOLD,
-    Answer,
-    BenchmarkError,
-    Outcome,
-    Process,
-    Processes,
-    compare,
-    race,
-)
+from mpnn_core.gate.revisions.compare import compare
+from mpnn_core.gate.revisions.comparison import Answer
+from mpnn_core.gate.revisions.processes import Process, Processes
+from mpnn_core.gate.revisions.race import THRESHOLD, BenchmarkError, Outcome, race
 from mpnn_core.gate.verdicts import Change
 
 ROOT = Path(__file__).parents[1]
@@ -184,7 +178,7 @@ def test_pytest_against_a_revision_turns_red(copy) -> None:
 
 
 def test_a_process_that_dies_says_what_it_said(copy) -> None:
-    build = copy.planted(Plant("design.py", "raise SystemExit('no such luck')\n", "dead"))
+    build = copy.planted(Plant("design/model.py", "raise SystemExit('no such luck')\n", "dead"))
     process = Process(build, copy.clean, threads=1, cpus="")
     try:
         with pytest.raises(BenchmarkError, match=f"{build.tree[:12]} ended: .*no such luck"):
@@ -196,7 +190,7 @@ def test_a_process_that_dies_says_what_it_said(copy) -> None:
 def test_what_prints_much_is_no_hindrance(copy) -> None:
     """Neither as a reply nor by filling a pipe."""
     code = "import sys\nprint('{}')\nprint('x' * 200_000, file=sys.stderr)\n"
-    process = Process(copy.planted(Plant("design.py", code, "loud")), copy.clean, 1, "")
+    process = Process(copy.planted(Plant("design/model.py", code, "loud")), copy.clean, 1, "")
     try:
         process.wait()
         assert process.prepare("read_structure") > 0

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpnn_core.gate.claims import Figure, Gate
+from mpnn_core.gate.intervals import median_ratio
 from mpnn_core.gate.pairing import LOOKS, Pairing, interleaved
-from mpnn_core.gate.verdicts import GateResult, Verdict, judge_claim, judge_gate, median_ratio
+from mpnn_core.gate.verdicts import GateResult, Verdict, judge_claim, judge_gate
 
 BUDGET_S = 1e9
 SPEEDUP = Figure("T", "speed", 2.0, "x", "speedup")  # floor 1.414

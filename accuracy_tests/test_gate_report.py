@@ -16,10 +16,12 @@ from stored_runs import entry, ledger, store
 from mpnn_core.commands.main import main
 from mpnn_core.gate.claims import load_claims
 from mpnn_core.gate.history import load_runs, series
+from mpnn_core.gate.intervals import Interval
 from mpnn_core.gate.ledger import Ledger
 from mpnn_core.gate.report import COLOURS, Report, forests, summary, trade_offs, write
-from mpnn_core.gate.revisions.compare import Answer, Comparison, Outcome
-from mpnn_core.gate.verdicts import Change, Interval
+from mpnn_core.gate.revisions.comparison import Answer, Comparison
+from mpnn_core.gate.revisions.race import Outcome
+from mpnn_core.gate.verdicts import Change
 
 CLAIMS = load_claims(Path(__file__).parents[1] / "claims.toml")
 LEDGERS = Path(__file__).parents[1] / "fixtures" / "ledgers"

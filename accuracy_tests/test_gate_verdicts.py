@@ -10,19 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpnn_core.gate.claims import Figure, Gate
-from mpnn_core.gate.pairing import LOOKS
-from mpnn_core.gate.verdicts import (
+from mpnn_core.gate.intervals import (
     ERROR,
-    GateResult,
     Interval,
-    Verdict,
     exactly,
-    judge_claim,
-    judge_gate,
     median_ratio,
     order_index,
     paired_mean,
 )
+from mpnn_core.gate.pairing import LOOKS
+from mpnn_core.gate.verdicts import GateResult, Verdict, judge_claim, judge_gate
 
 QUIET = Interval(1.0, 0.99, 1.01)
 SPEEDUP = Figure("T", "speed", 2.0, "x", "speedup")  # floor 1.414

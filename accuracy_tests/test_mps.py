@@ -16,7 +16,7 @@ from proteins import protein, rows_of
 import mpnn_core as mpnn
 from mpnn_core import Constraints
 from mpnn_core.design import batches
-from mpnn_core.gate.plugin import synchroniser
+from mpnn_core.gate.devices import synchroniser
 
 TOLERANCE = 1e-4  # nats
 # Every operation that runs on the device, as torch calls it.

@@ -23,10 +23,10 @@ import torch
 
 import mpnn_core as mpnn
 from mpnn_core.backends.registry import LOSSES
+from mpnn_core.gate.intervals import ERROR, Interval, median_ratio
 from mpnn_core.gate.ledger import now, this_machine
 from mpnn_core.gate.pairing import interleaved
 from mpnn_core.gate.report import front
-from mpnn_core.gate.verdicts import ERROR, Interval, median_ratio
 from mpnn_core.peers import original
 
 DOCS = Path(__file__).parent

@@ -38,8 +38,10 @@ sys.path.insert(0, str(ROOT / "accuracy_tests"))
 from plants import copy_of_project, plant, slower  # noqa: E402
 
 from mpnn_core.gate.ledger import now, this_machine  # noqa: E402
-from mpnn_core.gate.revisions import builds
-from mpnn_core.gate.revisions.compare import CACHE, FEWEST_ROUNDS, LOOKS, THRESHOLD, Processes, race
+from mpnn_core.gate.project import CACHE  # noqa: E402
+from mpnn_core.gate.revisions import builds  # noqa: E402
+from mpnn_core.gate.revisions.processes import Processes  # noqa: E402
+from mpnn_core.gate.revisions.race import FEWEST_ROUNDS, LOOKS, THRESHOLD, race  # noqa: E402
 from mpnn_core.gate.verdicts import Change  # noqa: E402
 
 BENCHMARK = "design_eight"

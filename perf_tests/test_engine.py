@@ -20,8 +20,8 @@ from proteins import TS50, path_of, protein
 
 import mpnn_core as mpnn
 from mpnn_core import Constraints
+from mpnn_core.gate.intervals import ERROR, median_ratio
 from mpnn_core.gate.pairing import interleaved
-from mpnn_core.gate.verdicts import ERROR, median_ratio
 from mpnn_core.peers import original
 
 JITTER = 1e-3  # Å

@@ -11,8 +11,8 @@ from proteins import chain, same_sets
 from scipy.spatial import KDTree
 from sklearn.neighbors import NearestNeighbors
 
+from mpnn_core.gate.intervals import ERROR, median_ratio
 from mpnn_core.gate.pairing import interleaved
-from mpnn_core.gate.verdicts import ERROR, median_ratio
 from mpnn_core.peers import original
 
 K = 48

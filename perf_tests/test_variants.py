@@ -9,8 +9,8 @@ import pytest
 from proteins import path_of
 
 import mpnn_core as mpnn
+from mpnn_core.gate.intervals import ERROR, Interval, median_ratio
 from mpnn_core.gate.pairing import interleaved
-from mpnn_core.gate.verdicts import ERROR, Interval, median_ratio
 from mpnn_core.peers import original
 
 ROUNDS = 8  # the fewest for an interval: the smallest to the largest ratio, 99.2 %

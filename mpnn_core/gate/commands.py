@@ -97,7 +97,8 @@ def run_claims(options: argparse.Namespace) -> int:
 
 def run_compare(options: argparse.Namespace) -> int:
     """`mpnn-core compare`."""
-    from mpnn_core.gate.revisions import builds, compare
+    from mpnn_core.gate.project import RESULT
+    from mpnn_core.gate.revisions import builds, compare, comparison
 
     repository = builds.repository_root(Path.cwd())
     console = Console()
@@ -111,8 +112,8 @@ def run_compare(options: argparse.Namespace) -> int:
         options.only,
         told=lambda line: progress.print(line, markup=False, highlight=False),
     )
-    found.save(repository / compare.RESULT)
-    compare.render(found, console)
+    found.save(repository / RESULT)
+    comparison.render(found, console)
     return int(bool(found.regressions))
 
 
@@ -130,7 +131,8 @@ def run_report(options: argparse.Namespace) -> int:
     from mpnn_core.gate import history, report
     from mpnn_core.gate.claims import load_claims
     from mpnn_core.gate.ledger import Ledger
-    from mpnn_core.gate.revisions import compare
+    from mpnn_core.gate.project import RESULT
+    from mpnn_core.gate.revisions.comparison import Comparison
 
     claims = load_claims(options.claims)
     ledger = Ledger.load(options.ledger) if options.ledger.exists() else Ledger([])
@@ -138,7 +140,7 @@ def run_report(options: argparse.Namespace) -> int:
         claims,
         ledger.completed(claims),
         history.series(history.load_runs(options.storage)),
-        compare.Comparison.load(compare.RESULT),
+        Comparison.load(RESULT),
         options.source or report.relative_source(options.out),
         [Ledger.load(path) for path in sorted(options.elsewhere.glob("*.json"))],
     )

@@ -18,7 +18,8 @@ from rich.text import Text
 
 from mpnn_core.gate import GateError
 from mpnn_core.gate.claims import Claim, Figure
-from mpnn_core.gate.verdicts import GateResult, Interval, Verdict
+from mpnn_core.gate.intervals import Interval
+from mpnn_core.gate.verdicts import GateResult, Verdict
 
 SCHEMA = 1
 DEFAULT_PATH = Path(".mpnn_core") / "ledger.json"

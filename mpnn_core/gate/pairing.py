@@ -14,7 +14,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from mpnn_core.gate.verdicts import ERROR, Interval, median_ratio
+from mpnn_core.gate.intervals import ERROR, Interval, median_ratio
 
 Side = TypeVar("Side", bound=Hashable)
 

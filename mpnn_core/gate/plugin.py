@@ -7,19 +7,29 @@ missing. Entries travel with the test's report, so they arrive from pytest-xdist
 
 from __future__ import annotations
 
-import importlib
 import io
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator
 from shutil import get_terminal_size
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from rich.console import Console
 
-from mpnn_core.gate import GateError
+from mpnn_core.gate import GateError, devices
 from mpnn_core.gate.budget import Budget, seconds
-from mpnn_core.gate.claims import DEVICES, Claim, ClaimsError, Figure, Gate, load_claims
+from mpnn_core.gate.claims import DEVICES, ClaimsError, load_claims
+from mpnn_core.gate.devices import TORCH_DEVICES, synchroniser
+from mpnn_core.gate.judging import (
+    _CLAIMS,
+    Judge,
+    _entries,
+    _record,
+    _skip,
+    _unmeasured,
+    bindings,
+    unbound,
+)
 from mpnn_core.gate.ledger import (
     DEFAULT_PATH,
     STORED,
@@ -30,28 +40,14 @@ from mpnn_core.gate.ledger import (
     this_machine,
 )
 from mpnn_core.gate.pairing import LOOKS, Pairing
+from mpnn_core.gate.project import RESULT
 from mpnn_core.gate.revisions import compare
-from mpnn_core.gate.verdicts import (
-    GateResult,
-    Interval,
-    Verdict,
-    agrees,
-    exactly,
-    judge_claim,
-    judge_gate,
-)
+from mpnn_core.gate.revisions import comparison as comparisons
+from mpnn_core.gate.revisions.comparison import Comparison
+from mpnn_core.gate.verdicts import GateResult, Verdict
 
-_ENTRY = "mpnn_core.ledger.entry"
-_HARDWARE = {
-    "cuda": "an NVIDIA GPU",
-    "mps": "Apple silicon",
-    "mlx": "MLX",
-    "coreml": "Core ML (coremltools)",
-}
-TORCH_DEVICES = ("cpu", "cuda", "mps")
-_CLAIMS = pytest.StashKey[Mapping[str, Claim]]()
 _BUDGET = pytest.StashKey[Budget]()
-_COMPARISON = pytest.StashKey[compare.Comparison]()
+_COMPARISON = pytest.StashKey[Comparison]()
 SCHEMA = 1
 
 
@@ -100,6 +96,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[_CLAIMS] = load_claims(config.rootpath / config.getoption("--claims"))
     except ClaimsError as error:
         raise pytest.UsageError(str(error)) from error
+    config.pluginmanager.register(devices, devices.__name__)
     if not hasattr(config, "workerinput"):  # pytest-xdist's workers only send reports
         config.pluginmanager.register(LedgerKeeper(config), "mpnn_core.ledger")
 
@@ -185,143 +182,6 @@ def pytest_runtest_makereport(
     for figure in silent:
         _record(item, _unmeasured(claims, figure, item, Verdict.NOT_RUN, gate, note))
     return report
-
-
-def bindings(item: pytest.Item) -> list[tuple[str, str]]:
-    """The (claim, figure) pairs that a test names."""
-    found = []
-    for mark in item.iter_markers("claim"):
-        if len(mark.args) != 2 or mark.kwargs:
-            raise pytest.UsageError(f"{item.nodeid}: expected claim(id, figure), got {mark.args}")
-        found.append((str(mark.args[0]), str(mark.args[1])))
-    return found[::-1]
-
-
-def unbound(claims: Iterable[Claim], bound: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The (claim, figure) pairs that no test names."""
-    named = set(bound)
-    return [(c.id, key) for c in claims for key in c.figures if (c.id, key) not in named]
-
-
-class Judge:
-    """Holds measurements against the figures that a test names, and writes the ledger."""
-
-    def __init__(self, request: pytest.FixtureRequest) -> None:
-        self.request = request
-        self.claims = request.config.stash[_CLAIMS]
-        self.figures = [self.claims[c].figures[key] for c, key in bindings(request.node)]
-        if not self.figures:
-            raise pytest.UsageError(f"{request.node.nodeid} measures, but names no claim")
-
-    def __call__(
-        self,
-        measured: Interval | float | None,
-        *,
-        key: str | None = None,
-        claim: str | None = None,
-        workload: str = "",
-        device: Any = "cpu",
-        control: Interval | None = None,
-        pairs: int = 0,
-        note: str = "",
-        only_record: bool = False,
-        gate: Gate | None = None,
-    ) -> list[Entry]:
-        """Judge, record, and fail the test if a gate fails.
-
-        Parameters
-        ----------
-        measured : an interval; a number that was counted; or None if there was too little
-        key, claim : which of the figures that the test names; all of them if None
-        workload : what was measured; the claim's own if ""
-        device : its class, or the torch device
-        control : the baseline against itself, where something was timed
-        only_record : it is another workload than the claim's, kept beside it and not judged
-        gate : what must hold, where the bound comes with what is measured; the figure's own if None
-
-        Raises
-        ------
-        ValueError
-            `measured` is NaN.
-        """
-        interval = (
-            measured
-            if measured is None or isinstance(measured, Interval)
-            else exactly(float(measured))
-        )
-        device = getattr(device, "type", device)
-        chosen = [
-            f
-            for f in self.figures
-            if (key is None or f.key == key) and (claim is None or f.claim == claim)
-        ]
-        assert chosen, f"{self.request.node.nodeid} names no figure {key!r} of claim {claim!r}"
-        entries = []
-        for figure in chosen:
-            own = None if only_record else figure.gates.get(device)
-            bound = own if gate is None else gate
-            entry = Entry(
-                claim=figure.claim,
-                figure=figure.key,
-                reported=str(figure),
-                workload=workload or self.claims[figure.claim].workload,
-                device=device,
-                verdict=(
-                    Verdict.RECORDED if only_record else judge_claim(figure, interval, control)
-                ),
-                gate=judge_gate(bound, interval, control),
-                bound=str(bound) if bound else "",
-                unit=figure.unit,
-                value=None if interval is None else float(interval.value),
-                low=None if interval is None else float(interval.low),
-                high=None if interval is None else float(interval.high),
-                control=None if control is None else (float(control.low), float(control.high)),
-                pairs=pairs,
-                agrees=None if interval is None else agrees(figure, interval),
-                test=self.request.node.nodeid,
-                note=note,
-            )
-            _record(self.request.node, entry)
-            entries.append(entry)
-        acceptance = self.request.config.getoption("--acceptance")
-        reds = [e for e in entries if _is_red(e, acceptance)]
-        if reds:
-            pytest.fail("\n".join(map(sentence, reds)), pytrace=False)
-        return entries
-
-    def settled(self, interval: Interval | None, control: Interval | None, device: str) -> bool:
-        """Whether more measuring could change no verdict and no gate."""
-        return all(
-            judge_claim(f, interval, control) is not Verdict.INCONCLUSIVE
-            and judge_gate(f.gates.get(device), interval, control) is not GateResult.INCONCLUSIVE
-            for f in self.figures
-        )
-
-
-def _record(item: pytest.Item, entry: Entry) -> None:
-    item.user_properties.append((_ENTRY, entry.to_json()))
-
-
-def _entries(item: pytest.Item | pytest.TestReport) -> list[dict[str, Any]]:
-    """What was recorded, as `Entry.to_json` gave it."""
-    return [cast("dict[str, Any]", value) for key, value in item.user_properties if key == _ENTRY]
-
-
-def _is_red(entry: Entry, acceptance: bool) -> bool:
-    return entry.gate is GateResult.FAILED or (acceptance and entry.gate is GateResult.INCONCLUSIVE)
-
-
-def sentence(entry: Entry) -> str:
-    """What a red says."""
-    text = (
-        f"claim {entry.claim}, {entry.figure}, on {entry.device} ({entry.workload}): the gate is "
-        f"{entry.bound}, measured {entry.measured}: {entry.gate}"
-    )
-    if entry.pairs:
-        text += f"; {entry.pairs} pairs"
-    if entry.control:
-        text += f", the baseline against itself [{entry.control[0]:.3g}, {entry.control[1]:.3g}]"
-    return text
 
 
 @pytest.fixture(autouse=True)
@@ -419,14 +279,6 @@ def paired(
     return measure
 
 
-def synchroniser(device: str) -> Callable[[], None]:
-    """What waits until a torch device has done what it was given; the CPU has when it returns."""
-    import torch
-
-    waits = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}
-    return waits.get(device, lambda: None)
-
-
 @pytest.fixture
 def not_exercised(request: pytest.FixtureRequest) -> Callable[..., None]:
     """Say in the ledger that the figures need hardware that is not here, and skip.
@@ -436,88 +288,8 @@ def not_exercised(request: pytest.FixtureRequest) -> Callable[..., None]:
     return lambda needs, note="": _skip(request.node, needs, note)
 
 
-def _skip(item: pytest.Item, needs: str, found: str = "") -> None:
-    claims = item.config.stash[_CLAIMS]
-    for claim, key in bindings(item):
-        figure = claims[claim].figures[key]
-        note = f"needs {needs}" + (f"; {found}" if found else "")
-        _record(item, _unmeasured(claims, figure, item, Verdict.NOT_EXERCISED, note=note))
-    pytest.skip(f"not exercised: needs {needs}")
-
-
-def _unmeasured(
-    claims: Mapping[str, Claim],
-    figure: Figure,
-    item: pytest.Item,
-    verdict: Verdict,
-    gate: GateResult = GateResult.NONE,
-    note: str = "",
-) -> Entry:
-    return Entry(
-        figure.claim,
-        figure.key,
-        str(figure),
-        claims[figure.claim].workload,
-        "-",
-        verdict,
-        gate,
-        test=item.nodeid,
-        note=note,
-    )
-
-
-@pytest.fixture
-def device(request: pytest.FixtureRequest) -> Any:
-    """Each torch device, or those a test is parametrised with.
-
-    One that is not here is in the ledger as not exercised.
-    """
-    import torch
-
-    asked = request.config.getoption("--device")
-    if asked and request.param not in asked:
-        pytest.skip(f"--device {' '.join(asked)}")
-
-    present = {
-        "cpu": True,
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-    }
-    if not present[request.param]:
-        _skip(request.node, _HARDWARE[request.param])
-    return torch.device(request.param)
-
-
-@pytest.fixture
-def synchronise(device: Any) -> Callable[[], None]:
-    """Wait until `device` has done what it was given."""
-    return synchroniser(device.type)
-
-
-@pytest.fixture
-def mlx(request: pytest.FixtureRequest) -> Any:
-    """The module mlx.core; not exercised where it cannot be imported."""
-    return _module(request, "mlx", "mlx.core")
-
-
-@pytest.fixture
-def coreml(request: pytest.FixtureRequest) -> Any:
-    """The module coremltools; not exercised where it cannot be imported."""
-    return _module(request, "coreml", "coremltools")
-
-
-def _module(request: pytest.FixtureRequest, device: str, name: str) -> Any:
-    asked = request.config.getoption("--device")
-    if asked and device not in asked:
-        pytest.skip(f"--device {' '.join(asked)}")
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        return _skip(request.node, _HARDWARE[device])
-
-
 @pytest.fixture(scope="session")
-def comparison(request: pytest.FixtureRequest) -> compare.Comparison:
+def comparison(request: pytest.FixtureRequest) -> Comparison:
     """The working tree against the revision of `--against`: measured once for all its tests."""
     config = request.config
     terminal = config.pluginmanager.get_plugin("terminalreporter")
@@ -537,7 +309,7 @@ def comparison(request: pytest.FixtureRequest) -> compare.Comparison:
     except GateError as error:
         pytest.fail(str(error), pytrace=False)
     config.stash[_COMPARISON] = found
-    found.save(config.rootpath / compare.RESULT)
+    found.save(config.rootpath / RESULT)
     return found
 
 
@@ -570,7 +342,7 @@ class LedgerKeeper:
         table = io.StringIO()
         console = Console(file=table, force_terminal=terminalreporter.hasmarkup, width=width)
         if _COMPARISON in self.config.stash:
-            compare.render(self.config.stash[_COMPARISON], console)
+            comparisons.render(self.config.stash[_COMPARISON], console)
             terminalreporter.write("\n" + table.getvalue())
         if not self.ledger.entries:
             return

@@ -17,7 +17,7 @@ from typing import Any
 from mpnn_core.gate.claims import EXACT, Claim
 from mpnn_core.gate.history import Series
 from mpnn_core.gate.ledger import Entry, Ledger
-from mpnn_core.gate.revisions.compare import Comparison
+from mpnn_core.gate.revisions.comparison import Comparison
 from mpnn_core.gate.verdicts import Change, GateResult, Verdict
 
 TEMPLATE = "report.html.jinja"

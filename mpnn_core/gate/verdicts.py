@@ -8,18 +8,10 @@ Both look at the interval only, so neither is ever more certain than the measure
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
-from fractions import Fraction
-
-import numpy as np
-from numpy.typing import ArrayLike
 
 from mpnn_core.gate.claims import Figure, Gate
-
-# The error of all looks at a measurement together. Small, because there are many claims.
-ERROR = 0.01
+from mpnn_core.gate.intervals import Interval, exactly
 
 
 class Verdict(StrEnum):
@@ -49,91 +41,6 @@ class Change(StrEnum):
     BROKEN = "broken here"
     ONLY_HERE = "only here"
     ONLY_THERE = "only there"
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A measured value and the interval that holds the true one; never NaN (ValueError)."""
-
-    value: float
-    low: float
-    high: float
-
-    def __post_init__(self) -> None:
-        # NaN is neither inside nor outside any bounds: it would pass as inconclusive.
-        if math.isnan(self.value) or not self.low <= self.high:
-            raise ValueError(f"measured {self.value}, with the interval [{self.low}, {self.high}]")
-
-    def within(self, low: float, high: float) -> bool:
-        return low <= self.low and self.high <= high
-
-    def outside(self, low: float, high: float) -> bool:
-        return self.high < low or self.low > high
-
-    def __str__(self) -> str:
-        if self.low == self.high:
-            return f"{self.value:.4g}"
-        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
-
-
-def exactly(value: float) -> Interval:
-    """The interval of a number that was counted."""
-    return Interval(value, value, value)
-
-
-def order_index(n: int, error: float) -> int | None:
-    """The i for which elements [i] and [n - 1 - i] of n sorted values bound the median.
-
-    Exact, by the binomial distribution, at a confidence of at least 1 - `error`; None where even
-    the smallest and the largest value do not reach it.
-    """
-    # The interval misses the median if at most `index` of the n values lie on one side of it.
-    index, tail, allowed = -1, 0, Fraction(error) / 2 * 2**n
-    while index < n // 2 and (tail := tail + math.comb(n, index + 1)) <= allowed:
-        index += 1
-    return index if index >= 0 else None
-
-
-def median_ratio(log_ratios: Sequence[float], error: float) -> Interval | None:
-    """The median of ratios with its interval, from their logarithms; None from too few."""
-    index = order_index(len(log_ratios), error)
-    if index is None:
-        return None
-    ordered = sorted(log_ratios)
-    return Interval(
-        math.exp(float(np.median(ordered))),
-        math.exp(ordered[index]),
-        math.exp(ordered[len(ordered) - 1 - index]),
-    )
-
-
-def paired_mean(differences: ArrayLike, error: float = ERROR, seed: int = 0) -> Interval:
-    """The mean over chains of paired differences, with a bootstrap interval over chains (BCa).
-
-    The same numbers give the same interval: the resampling is seeded.
-
-    Raises
-    ------
-    ValueError
-        Fewer than two values, which have no interval, or one that is not finite.
-    """
-    from scipy import stats
-
-    values = np.asarray(differences, dtype=float)
-    if values.ndim != 1 or len(values) < 2:
-        raise ValueError(
-            f"an interval over chains takes two or more values, got shape {values.shape}; "
-            "one value alone is judged as the number that it is"
-        )
-    if not np.isfinite(values).all():
-        raise ValueError(f"{np.sum(~np.isfinite(values))} of {len(values)} values are not finite")
-    mean = float(values.mean())
-    if np.ptp(values) == 0:
-        return exactly(mean)
-    found = stats.bootstrap(
-        (values,), np.mean, confidence_level=1 - error, rng=np.random.default_rng(seed)
-    ).confidence_interval
-    return Interval(mean, float(found.low), float(found.high))
 
 
 def judge_claim(figure: Figure, measured: Interval | None, control: Interval | None) -> Verdict:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from mpnn_core.constants import ALPHABET
 from mpnn_core.design.model import Model
-from mpnn_core.gate.verdicts import ERROR, Interval, paired_mean
+from mpnn_core.gate.intervals import ERROR, Interval, paired_mean
 from mpnn_core.sampling.noise import order_noise
 from mpnn_core.sampling.orders import draw_order
 from mpnn_core.structures.structure import Structure

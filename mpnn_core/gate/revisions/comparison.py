@@ -1,0 +1,159 @@
+"""What a comparison of two revisions found, kept as JSON and printed."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mpnn_core.gate import GateError
+from mpnn_core.gate.intervals import ERROR, Interval
+from mpnn_core.gate.ledger import COLUMNS
+from mpnn_core.gate.revisions.race import Outcome
+from mpnn_core.gate.verdicts import Change
+
+# Exact is within this of the original in float64 (docs/exactness.md), in nats.
+EXACT = 1e-4
+# Half a digit; rounding alone moves the largest error by less.
+LOST_DIGITS = math.sqrt(10)
+# Below this, an error is the last bits of float32.
+ROUNDING = 2e-6
+SCHEMA = 1
+
+
+class CompareError(GateError):
+    """The comparison cannot be made; the message says what is missing."""
+
+
+@dataclass
+class Answer:
+    """Largest error of some log-probabilities against the original in float64, in nats."""
+
+    name: str
+    base: float | None
+    head: float | None
+    note: str = ""
+
+    @property
+    def is_worse(self) -> bool:
+        """Over what exact means, or half a digit less exact than the base."""
+        if self.head is None:
+            return self.base is not None
+        allowed = EXACT
+        if self.base is not None:
+            allowed = min(EXACT, LOST_DIGITS * max(self.base, ROUNDING))
+        return not self.head <= allowed
+
+
+@dataclass
+class Comparison:
+    """Two revisions, benchmark by benchmark."""
+
+    base: str
+    head: str
+    outcomes: list[Outcome]
+    answers: list[Answer]
+    threshold: float
+    seconds: float
+    machine: Mapping[str, str] = field(default_factory=dict)
+    date: str = ""
+
+    @property
+    def regressions(self) -> list[str]:
+        """Each named regression with its size and confidence; none is a green comparison."""
+        found = []
+        for o in self.outcomes:
+            if o.change is Change.SLOWER:
+                found.append(
+                    f"{o.benchmark} is slower than {self.base}: time {o.time}, "
+                    f"{100 * (1 - ERROR):.0f} % interval, {o.sessions} restarts of "
+                    f"{o.rounds // o.sessions} rounds"
+                )
+            elif o.change is Change.BROKEN:
+                found.append(f"{o.benchmark} does not run here: {o.note}")
+        found += [
+            f"{a.name} is less exact than {self.base}: "
+            + (f"{a.head:.1e} against {a.base or 0:.1e} nats" if a.head is not None else a.note)
+            for a in self.answers
+            if a.is_worse
+        ]
+        return found
+
+    def save(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1)
+        path.write_text(content + "\n", "utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> Comparison | None:
+        """What the last comparison left at `path`; None where there is none of this version."""
+        try:
+            content = json.loads(path.read_text("utf-8"))
+            if content.pop("schema") != SCHEMA:
+                return None
+            outcomes = [
+                Outcome(
+                    **{
+                        **o,
+                        "change": Change(o["change"]),
+                        "ratio": o["ratio"] and Interval(**o["ratio"]),
+                        "control": o["control"] and Interval(**o["control"]),
+                    }
+                )
+                for o in content.pop("outcomes")
+            ]
+            answers = [Answer(**a) for a in content.pop("answers")]
+            return cls(outcomes=outcomes, answers=answers, **content)
+        except FileNotFoundError:
+            return None
+        except (KeyError, TypeError, ValueError) as error:
+            raise CompareError(f"{path} is not a comparison: {error!r}") from None
+
+
+_STYLE = {
+    Change.SLOWER: "bold red",
+    Change.BROKEN: "bold red",
+    Change.FASTER: "green",
+    Change.NONE: "green",
+    Change.INCONCLUSIVE: "yellow",
+}
+
+
+def render(comparison: Comparison, console: Console) -> None:
+    """Print the table, the answers and the verdict."""
+    c = comparison
+    console.width = max(console.width, COLUMNS)
+    table = Table(title=f"{c.head} against {c.base}", title_justify="left", box=None)
+    for column in ("benchmark", "time", "verdict", "would catch", "base against itself"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("")
+    for o in c.outcomes:
+        caught, control = o.sensitivity(c.threshold), "-"
+        if o.control is not None:
+            control = f"[{o.control.low:.3f}, {o.control.high:.3f}]"
+        table.add_row(
+            Text(o.benchmark),
+            Text(o.time),
+            Text(o.change, _STYLE.get(o.change, "")),
+            Text("-" if caught is None else f"{100 * (caught - 1):.1f} %"),
+            Text(control),
+            Text(o.note),
+        )
+    console.print(table)
+    for a in c.answers:
+        base, head = ("-" if x is None else f"{x:.1e}" for x in (a.base, a.head))
+        style = "bold red" if a.is_worse else ""
+        console.print(Text(f"{a.name}: largest error {head} nats, in {c.base} {base}", style))
+    for regression in c.regressions:
+        console.print(Text(regression, "bold red"))
+    open_ = sum(o.change is Change.INCONCLUSIVE for o in c.outcomes)
+    verdict = f"{len(c.regressions)} regressions" if c.regressions else "no regression"
+    left = f", {open_} inconclusive" if open_ else ""
+    console.print(Text(f"{verdict}{left}; threshold {100 * (c.threshold - 1):.0f} %, "
+                       f"{c.seconds:.0f} s of measuring"))  # fmt: skip
