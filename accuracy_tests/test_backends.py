@@ -73,12 +73,12 @@ def test_log_probabilities_are_those_of_torch(name, native, plain) -> None:
 def test_structures_are_computed_as_many_at_a_time_as_stay_in_the_caches(plain) -> None:
     """A quarter of the time of TS50 x 8 (claim E6); plain torch takes all at once."""
     model, structures = mpnn.load_model(backend="native"), [protein("5L33")] * 12
-    groups = [group for group, _ in model._batches(structures, [1] * 12)]
+    groups = [group for group, _ in model.executor.batches(structures, [1] * 12)]
     assert [s for group in groups for s in group] == list(range(12))
-    most = model.backend.best_encoded_bytes / model._encoding_bytes()
+    most = model.backend.best_encoded_bytes / model.executor.encoding_bytes
     residues = [len(group) * len(protein("5L33")) for group in groups]
     assert max(residues) <= most, f"{max(residues)} residues at once, {most:.0f} fit"
-    assert len(list(plain._batches(structures, [1] * 12))) == 1
+    assert len(list(plain.executor.batches(structures, [1] * 12))) == 1
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

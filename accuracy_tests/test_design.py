@@ -59,8 +59,8 @@ def test_nor_on_what_is_designed_beside_them(alone, model):
 @pytest.mark.parametrize("budget", [1, 5 << 20])
 def test_nor_on_how_the_work_is_cut(budget, alone, model, monkeypatch):
     monkeypatch.setattr(execution, "MEMORY_BUDGET_BYTES", budget)
-    cut = list(model._batches([protein("6MRR"), protein("1A8O")], [6, 2]))
-    assert len(cut) > 1 or len(cut[0][1]) > 1
+    groups = list(model.executor.batches([protein("6MRR"), protein("1A8O")], [6, 2]))
+    assert len(groups) > 1 or len(groups[0][1]) > 1
     found = model.design([protein("6MRR"), protein("1A8O")], 6, 1.0, seed=37)[0]
     assert found.sequences == alone.sequences
     assert np.abs(found.log_probs - alone.log_probs).max() <= REBATCHED

@@ -46,6 +46,7 @@ class Backend(Protocol):
 
     name: str
     replays: Replay | None = None
+    knows: frozenset[str] = frozenset({"profile", "group", "weight"})
 
     @property
     def best_encoded_bytes(self) -> int | None:

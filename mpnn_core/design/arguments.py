@@ -1,21 +1,147 @@
-"""What callers give, checked in one place: every form of an argument becomes one."""
+"""What callers give, checked in one place: every form of an argument becomes one form.
+
+`design_arguments` and `decode_arguments` check the arguments of `Model.design` and of
+`Model.log_probs`. Nothing is computed on a device before they return.
+"""
 
 from __future__ import annotations
 
+import os
+import secrets
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mpnn_core.constants import ALPHABET, LETTERS
+from mpnn_core.sampling.constraints import Constraints, Resolved
+from mpnn_core.sampling.orders import COLOURED, coloured_orders, drawn_orders, ranks
 from mpnn_core.structures.structure import Structure
 
+Temperature = float | Sequence[float] | NDArray[np.floating]
+
 # Temperature 0: logits that differ in their last bit differ by a factor of e^50 in probability.
-_COLDEST = np.float32(1e-8)
+COLDEST = np.float32(1e-8)
 
 
-def _listed(structures: Structure | Sequence[Structure]) -> list[Structure]:
+class DesignArguments(NamedTuple):
+    """What a design run is asked for; lists have an entry per structure.
+
+    Attributes
+    ----------
+    num_sequences : per structure, n
+    temperature : float32, what broadcasts to (n, L) for every structure
+    constraints : each resolved on its structure
+    orders : (1 or n, L) int64 positions as decoded; None where an order is drawn for each sequence
+    """
+
+    structures: list[Structure]
+    num_sequences: int
+    temperature: NDArray[np.float32]
+    seed: int
+    constraints: list[Resolved]
+    orders: list[NDArray[np.int64] | None]
+
+
+class DecodeArguments(NamedTuple):
+    """Given sequences under given orders; lists have an entry per structure.
+
+    Where a structure has one sequence or one order, it goes with all of the others.
+
+    Attributes
+    ----------
+    tokens : (n, L) int64
+    ranks : (n, L) int64, when each position is decoded; positions of equal rank do not see each
+        other
+    """
+
+    structures: list[Structure]
+    tokens: list[NDArray[np.int64]]
+    ranks: list[NDArray[np.int64]]
+
+
+def design_arguments(
+    structures: Structure | Sequence[Structure],
+    num_sequences: int,
+    temperature: Temperature,
+    seed: int | None,
+    constraints: Constraints | Sequence[Constraints] | None,
+    decoding_order: Any,
+    neighbours: int,
+) -> DesignArguments:
+    """The arguments of `Model.design`, checked; `neighbours` is the network's k.
+
+    Raises
+    ------
+    ValueError, TypeError, ConstraintError, MemoryError
+        As `Model.design` describes them.
+    """
+    if num_sequences < 1:
+        raise ValueError(f"num_sequences is {num_sequences}; expected at least 1")
+    temperatures = np.asarray(temperature, dtype=np.float32)
+    if not ((temperatures >= 0) & np.isfinite(temperatures)).all():
+        raise ValueError(
+            f"temperature is {temperatures}; expected a number of at least 0, such as 0.1 "
+            "(0 always takes the likeliest residue)"
+        )
+    temperatures = np.maximum(temperatures, COLDEST)
+    seed = secrets.randbits(32) if seed is None else seed
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"seed is {seed}; expected 0 to 2**63 - 1")
+    items = listed(structures)
+    if isinstance(constraints, Constraints) or constraints is None:
+        constraints = [constraints or Constraints()] * len(items)
+    if len(constraints) != len(items):
+        raise ValueError(f"{len(constraints)} constraints for {len(items)} structures")
+    if isinstance(decoding_order, str) and decoding_order != COLOURED:
+        raise ValueError(
+            f"decoding_order is {decoding_order!r}; expected positions, {COLOURED!r} or None"
+        )
+    check_memory(items, num_sequences)
+    coloured = isinstance(decoding_order, str)
+    order_of_each = per_structure(structures, None if coloured else decoding_order)
+    resolved = [c.resolve(item) for c, item in zip(constraints, items, strict=True)]
+    for structure in items:
+        temperatures_of(structure, temperatures, num_sequences)
+    orders = [
+        None if order is None else checked_orders(structure, order, num_sequences)
+        for structure, order in zip(items, order_of_each, strict=True)
+    ]
+    if coloured:
+        orders = [
+            coloured_orders(structure, r, neighbours, num_sequences, seed)
+            for structure, r in zip(items, resolved, strict=True)
+        ]
+    return DesignArguments(items, num_sequences, temperatures, seed, resolved, orders)
+
+
+def decode_arguments(
+    structures: Structure | Sequence[Structure], sequences: Any, decoding_order: Any, seed: int
+) -> DecodeArguments:
+    """The arguments of `Model.log_probs`, checked; orders that are not given are drawn.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `Model.log_probs` describes them.
+    """
+    items = listed(structures)
+    tokens = [
+        tokens_of(structure, sequence)
+        for structure, sequence in zip(items, per_structure(structures, sequences), strict=True)
+    ]
+    orders = [
+        drawn_orders(seed, len(t), s.mask) if order is None else checked_orders(s, order, len(t))
+        for s, t, order in zip(
+            items, tokens, per_structure(structures, decoding_order), strict=True
+        )
+    ]
+    return DecodeArguments(items, tokens, [ranks(order) for order in orders])
+
+
+def listed(structures: Structure | Sequence[Structure]) -> list[Structure]:
+    """One structure or several, as a list."""
     items = [structures] if isinstance(structures, Structure) else list(structures)
     if not items:
         raise ValueError("the list of structures is empty")
@@ -28,41 +154,41 @@ def _listed(structures: Structure | Sequence[Structure]) -> list[Structure]:
     return items
 
 
-def _per_structure(structures: Structure | Sequence[Structure], given: Any) -> list[Any]:
-    """One entry of `given` per structure, from what came with one structure or a list of them."""
+def per_structure(structures: Structure | Sequence[Structure], values: Any) -> list[Any]:
+    """One entry of `values` per structure, from what came with one structure or a list of them."""
     if isinstance(structures, Structure):
-        return [given]
-    if given is None:
+        return [values]
+    if values is None:
         return [None] * len(structures)
-    if isinstance(given, str) or len(given) != len(structures):
+    if isinstance(values, str) or len(values) != len(structures):
         raise ValueError(
             f"{len(structures)} structures were given; expected a list with an entry for each"
         )
-    return list(given)
+    return list(values)
 
 
-def _tokens(structure: Structure, given: Any) -> NDArray[np.int64]:
-    """Any form of sequences -> (n, L) int64."""
-    if given is None:
+def tokens_of(structure: Structure, sequences: Any) -> NDArray[np.int64]:
+    """Any form of sequences -> (n, L) int64; None is the structure's own."""
+    if sequences is None:
         return structure.tokens[None]
-    if isinstance(given, str):
-        given = [given]
-    if len(given) and isinstance(given[0], str):
-        for sequence in given:
+    if isinstance(sequences, str):
+        sequences = [sequences]
+    if len(sequences) and isinstance(sequences[0], str):
+        for sequence in sequences:
             unknown = [letter for letter in sequence if letter not in ALPHABET]
             if unknown:
                 raise ValueError(
                     f"{structure.name}: a sequence holds {unknown[0]!r}; expected letters of "
                     f"{ALPHABET}"
                 )
-        lengths = {len(sequence) for sequence in given}
+        lengths = {len(sequence) for sequence in sequences}
         if lengths != {len(structure)}:
             raise ValueError(
                 f"{structure.name} has {len(structure)} residues; a sequence of "
                 f"{(lengths - {len(structure)}).pop()} was given"
             )
-        given = [[ALPHABET.index(letter) for letter in sequence] for sequence in given]
-    tokens = np.atleast_2d(np.asarray(given))
+        sequences = [[ALPHABET.index(letter) for letter in sequence] for sequence in sequences]
+    tokens = np.atleast_2d(np.asarray(sequences))
     if tokens.ndim != 2 or tokens.shape[1] != len(structure) or tokens.dtype.kind not in "iu":
         raise ValueError(
             f"{structure.name}: sequences have shape {tokens.shape} and dtype {tokens.dtype}; "
@@ -75,25 +201,44 @@ def _tokens(structure: Structure, given: Any) -> NDArray[np.int64]:
     return tokens.astype(np.int64)
 
 
-def _orders(structure: Structure, given: ArrayLike, n: int) -> NDArray[np.int64]:
-    """Checked decoding orders, (1 or n or any number for n = 1, L) int64."""
-    orders = np.atleast_2d(np.asarray(given))
+def checked_orders(structure: Structure, orders: ArrayLike, n: int) -> NDArray[np.int64]:
+    """Decoding orders of n sequences: (1 or n, L) int64; of one sequence, any number of them."""
+    rows = np.atleast_2d(np.asarray(orders))
     L = len(structure)
-    if orders.shape[1:] != (L,) or not (np.sort(orders, 1) == np.arange(L)).all():
+    if rows.shape[1:] != (L,) or not (np.sort(rows, 1) == np.arange(L)).all():
         raise ValueError(
-            f"{structure.name}: a decoding order, shape {orders.shape}, does not list each of the "
+            f"{structure.name}: a decoding order, shape {rows.shape}, does not list each of the "
             f"positions 0 to {L - 1} once"
         )
-    if n > 1 and len(orders) not in (1, n):
-        raise ValueError(f"{structure.name}: {len(orders)} decoding orders for {n} sequences")
-    return orders.astype(np.int64)
+    if n > 1 and len(rows) not in (1, n):
+        raise ValueError(f"{structure.name}: {len(rows)} decoding orders for {n} sequences")
+    return rows.astype(np.int64)
 
 
-def _temperatures(structure: Structure, given: NDArray[np.float32], n: int) -> NDArray[np.float32]:
+def temperatures_of(
+    structure: Structure, temperature: NDArray[np.float32], n: int
+) -> NDArray[np.float32]:
+    """The temperature of every position of n sequences: (n, L)."""
     try:
-        return np.broadcast_to(given, (n, len(structure)))
+        return np.broadcast_to(temperature, (n, len(structure)))
     except ValueError:
         raise ValueError(
-            f"temperature has shape {given.shape}; {structure.name} needs one number, or what "
-            f"broadcasts to {(n, len(structure))}"
+            f"temperature has shape {temperature.shape}; {structure.name} needs one number, or "
+            f"what broadcasts to {(n, len(structure))}"
         ) from None
+
+
+def check_memory(structures: Sequence[Structure], n: int) -> None:
+    """Raise MemoryError before any work if n sequences of each are more than memory holds."""
+    if not hasattr(os, "sysconf"):
+        return
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    float_bytes = np.dtype(np.float32).itemsize
+    # Log-probabilities and probabilities of each residue, and its place in the order.
+    needed = n * sum(map(len, structures)) * (2 * float_bytes * LETTERS + 8)
+    if needed > memory:
+        raise MemoryError(
+            f"{n} sequences of {sum(map(len, structures))} residues are {needed / 1e9:.0f} GB of "
+            f"results, and this machine has {memory / 1e9:.0f} GB; design fewer at a time, with "
+            "another seed each time"
+        )

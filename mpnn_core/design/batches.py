@@ -53,8 +53,8 @@ class Batch:
         return torch.device("cpu") if self.device.type in WITHOUT_FLOAT64 else self.device
 
     @cached_property
-    def jobs(self) -> list[tuple[int, int]]:
-        """(structure, sequence) of every sequence."""
+    def sequences(self) -> list[tuple[int, int]]:
+        """(structure, number of the sequence) of every sequence."""
         return [(s, first + i) for s, first, count in self.runs for i in range(count)]
 
     @cached_property
@@ -114,7 +114,7 @@ class Batch:
     def structure_position(self) -> Tensor:
         """Of every position, which of the group's structures' positions it is: (P,) int64."""
         first = np.cumsum([0, *(len(self.structures[s]) for s in self.group)])
-        of_sequence = first[[s - self.group[0] for s, _ in self.jobs]]
+        of_sequence = first[[s - self.group[0] for s, _ in self.sequences]]
         shift = upload(of_sequence, self.wide) - self.position_starts[:-1]
         sequence = self.sequence_of_position
         return torch.arange(len(sequence), device=self.wide) + shift[sequence]
@@ -123,7 +123,7 @@ class Batch:
     def row_starts(self) -> list[int]:
         """Where each sequence starts among the rows of all, and M."""
         of_structure = dict(zip(self.group, np.diff(self.offsets).tolist(), strict=True))
-        return np.cumsum([0, *(of_structure[s] for s, _ in self.jobs)]).tolist()
+        return np.cumsum([0, *(of_structure[s] for s, _ in self.sequences)]).tolist()
 
     @cached_property
     def rows_of_sequences(self) -> Tensor:
@@ -143,7 +143,7 @@ class Batch:
         """An array (L, ...) per sequence -> (M, ...) over the rows."""
         parts = [
             values[self.structures[s].mask]
-            for values, (s, _) in zip(per_sequence, self.jobs, strict=True)
+            for values, (s, _) in zip(per_sequence, self.sequences, strict=True)
         ]
         return upload(np.concatenate(parts), self.device)
 
@@ -196,33 +196,36 @@ def sorted_within(key: Tensor, sequence: Tensor, starts: Sequence[int]) -> Tenso
     return by_key[sequence[by_key].argsort(stable=True)]
 
 
-def within(budget: int, sizes: Sequence[int]) -> Iterator[list[int]]:
-    """Consecutive runs of indices whose sizes add up to at most `budget`, or one larger alone."""
-    run: list[int] = []
+def groups_within(budget: int, sizes: Sequence[int]) -> Iterator[list[int]]:
+    """Consecutive indices, grouped so that their sizes add up to at most `budget`.
+
+    A size that is larger than the budget is a group of its own.
+    """
+    group: list[int] = []
     total = 0
     for index, size in enumerate(sizes):
-        if run and total + size > budget:
-            yield run
-            run, total = [], 0
-        run.append(index)
+        if group and total + size > budget:
+            yield group
+            group, total = [], 0
+        group.append(index)
         total += size
-    if run:
-        yield run
+    if group:
+        yield group
 
 
-def cut(budget: int, runs: Sequence[Run], lengths: Sequence[int]) -> Iterator[list[Run]]:
-    """Runs in lists of at most `budget` rows, or of one sequence."""
-    taken: list[Run] = []
+def runs_within(budget: int, runs: Sequence[Run], lengths: Sequence[int]) -> Iterator[list[Run]]:
+    """Runs divided into lists of at most `budget` rows, or of one sequence."""
+    part: list[Run] = []
     room = budget
     for s, first, count in runs:
         while count:
             fits = min(count, room // lengths[s])
-            if not fits and taken:
-                yield taken
-                taken, room = [], budget
+            if not fits and part:
+                yield part
+                part, room = [], budget
                 continue
             fits = max(1, fits)
-            taken.append((s, first, fits))
+            part.append((s, first, fits))
             first, count, room = first + fits, count - fits, room - fits * lengths[s]
-    if taken:
-        yield taken
+    if part:
+        yield part

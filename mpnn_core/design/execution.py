@@ -1,14 +1,159 @@
-"""Structures in, batches out: what is computed together, where, and in how much memory."""
+"""Runs a job: what is encoded together, what is decoded together, where, in how much memory."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
-# Work is cut to keep the large tensors under about this size each, with the same results.
+from mpnn_core.backends.contract import Backend
+from mpnn_core.backends.plain import TorchBackend
+from mpnn_core.constants import LETTERS
+from mpnn_core.design.batches import Batch, groups_within, runs_within
+from mpnn_core.design.jobs import ASCII, Compute, Job
+from mpnn_core.network.graph import Backbones, upload
+from mpnn_core.network.mpnn import MPNN
+from mpnn_core.structures.structure import Structure
+
+# Work is divided to keep the large tensors under about this size each, with the same results.
 MEMORY_BUDGET_BYTES = 1 << 30
+FLOAT_BYTES = 4
+HOST = torch.device("cpu")
 
 
-def _memory_budget(device: torch.device) -> int:
+class Executor:
+    """Runs jobs on a backend, batch by batch.
+
+    Attributes
+    ----------
+    backend : what computes. A job that needs what the backend does not know runs in plain torch, on
+        the same device
+    """
+
+    def __init__(self, network: MPNN, backend: Backend, device: torch.device) -> None:
+        self.network = network
+        self.backend = backend
+        self.device = device
+        self._kept_bytes = 0  # left on the device since its memory was looked at
+
+    def run(self, job: Job) -> Iterator[tuple[Batch, tuple[Tensor, ...]]]:
+        """Every batch of a job with its outputs; the first `job.fetched` may be on the host."""
+        for group, batches in self.batches(job.structures, job.counts):
+            structures = [job.structures[s] for s in group]
+            replays = self.backend.replays if job.recordable else None
+            if replays and len(batches) == 1 and batches[0].recordable:
+                outputs = self._replayed(job, batches[0], structures)
+                yield batches[0], self._kept(outputs, job.fetched)
+                continue
+            backbones = Backbones.from_structures(structures, self.device)
+            with self._computing():
+                inputs = [job.inputs(batch, self.backend) for batch in batches]
+                backend = self.serving(frozenset().union(*(x.needs for x in inputs)))
+                encoding = backend.encode(backbones)
+            for batch, x in zip(batches, inputs, strict=True):
+                with self._computing():
+                    outputs = job.compute(backend, batch, encoding, x)
+                yield batch, self._kept(outputs, job.fetched)
+
+    def batches(
+        self, structures: list[Structure], counts: list[int]
+    ) -> Iterator[tuple[list[int], list[Batch]]]:
+        """Structures that are encoded together, and the batches that decode their `counts`
+        sequences."""
+        lengths = [int(s.mask.sum()) for s in structures]
+        budget = memory_budget(self.device)
+        together = min(budget, self.backend.best_encoded_bytes or budget)
+        for group in groups_within(together // self.encoding_bytes, lengths):
+            runs = [(s, 0, counts[s]) for s in group]
+            parts = runs_within(budget // self.row_bytes, runs, lengths)
+            yield group, [Batch(structures, group, part, self.device) for part in parts]
+
+    def serving(self, needs: frozenset[str]) -> Backend:
+        """The backend, or plain torch if `needs` names what the backend does not know."""
+        return self.backend if needs <= self.backend.knows else self._plain
+
+    @property
+    def encoding_bytes(self) -> int:
+        """Bytes that one residue's encoding takes: h_E and a term per decoder layer and edge."""
+        H, layers = self.network.W_out.in_features, len(self.network.decoders)
+        return FLOAT_BYTES * H * self.network.neighbours * (2 + layers)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes that one residue of one sequence takes: states, tables, and int64 edge rows."""
+        H, layers = self.network.W_out.in_features, len(self.network.decoders)
+        states = FLOAT_BYTES * (H * 3 * (1 + layers) + 4 * LETTERS)
+        return states + 2 * 8 * self.network.neighbours
+
+    @cached_property
+    def letters(self) -> Tensor:
+        """`jobs.ASCII` on the device: (21,) uint8."""
+        return upload(ASCII, self.device)
+
+    @cached_property
+    def blank(self) -> NDArray[np.float32]:
+        """The log-probabilities (21,) of a node state of zero: of a residue that is no node."""
+        blank: NDArray[np.float32] = self.network.W_out.bias.float().log_softmax(-1).cpu().numpy()
+        return blank
+
+    @cached_property
+    def _plain(self) -> Backend:
+        return TorchBackend(self.network)
+
+    def _replayed(self, job: Job, batch: Batch, structures: list[Structure]) -> tuple[Tensor, ...]:
+        """The outputs of a batch, encoding and all, as the backend recorded or records them."""
+        assert self.backend.replays is not None
+        backbones = Backbones.from_structures(structures, HOST)
+        inputs = job.inputs(replace(batch, device=HOST), self.backend)
+        tensors = (backbones.coords, backbones.residue_index, backbones.chain, *inputs.tensors())
+        with self._computing():
+            return self.backend.replays(
+                (job.compute.__name__, *batch.key),
+                _whole(self.backend, job.compute, batch, type(inputs).of),
+                tensors,
+                job.fetched,
+            )
+
+    def _kept(self, outputs: tuple[Tensor, ...], fetched: int) -> tuple[Tensor, ...]:
+        """The outputs; where half of the device's memory is in use, all of them on the host."""
+        if self.device.type != "cuda":
+            return outputs
+        self._kept_bytes += sum(x.nbytes for x in outputs[fetched:])
+        if self._kept_bytes < MEMORY_BUDGET_BYTES:  # looking takes a millisecond
+            return outputs
+        if not is_half_free(self.device):
+            return (*outputs[:fetched], *(x.cpu() for x in outputs[fetched:]))
+        self._kept_bytes = 0
+        return outputs
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        with torch.inference_mode():
+            if self.device.type != "cuda":
+                yield
+            else:  # Triton launches on the current device
+                with torch.cuda.device(self.device):
+                    yield
+
+
+def _whole(backend: Backend, compute: Compute, batch: Batch, inputs_of: Any) -> Any:
+    """Encoding and computing a batch, as one function of tensors. It holds no data of a job."""
+
+    def whole(coords: Tensor, residue_index: Tensor, chain: Tensor, *tensors: Tensor) -> Any:
+        encoding = backend.encode(Backbones(coords, residue_index, chain, batch.offsets))
+        return compute(backend, batch, encoding, inputs_of(*tensors))
+
+    return whole
+
+
+def memory_budget(device: torch.device) -> int:
     """Bytes that the large tensors may take: of a GPU, which is good at large ones, an eighth."""
     if device.type != "cuda":
         return MEMORY_BUDGET_BYTES
@@ -16,6 +161,6 @@ def _memory_budget(device: torch.device) -> int:
     return max(MEMORY_BUDGET_BYTES, total // 8)
 
 
-def _is_half_free(device: torch.device) -> bool:
+def is_half_free(device: torch.device) -> bool:
     total: int = torch.cuda.get_device_properties(device).total_memory
     return torch.cuda.memory_allocated(device) < total // 2

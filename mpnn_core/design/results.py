@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mpnn_core.constants import ALPHABET, LETTERS
+from mpnn_core.constants import LETTERS
+from mpnn_core.design.arguments import DesignArguments, Temperature
+from mpnn_core.design.batches import Batch
+from mpnn_core.design.jobs import ASCII, Decoding, Sampled
 from mpnn_core.structures.fasta import chain_sequences
 from mpnn_core.structures.structure import Structure
-
-Temperature = float | Sequence[float] | NDArray[np.floating]
-_CODES = np.frombuffer(bytearray(ALPHABET.encode()), np.uint8)
-_FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,41 +119,13 @@ class OnDevice:
 
     def _letters(self, structure: Structure, rows: list[Tensor], blank: Any) -> NDArray[np.float32]:
         """(rows, 21) of the complete residues of n sequences -> (n, L, 21)."""
-        found = torch.cat(rows).cpu().numpy().reshape(-1, int(structure.mask.sum()), LETTERS)
+        complete = torch.cat(rows).cpu().numpy().reshape(-1, int(structure.mask.sum()), LETTERS)
         if structure.mask.all():
-            return found
-        whole = np.empty((len(found), len(structure), LETTERS), np.float32)
+            return complete
+        whole = np.empty((len(complete), len(structure), LETTERS), np.float32)
         whole[:] = blank
-        whole[:, structure.mask] = found
+        whole[:, structure.mask] = complete
         return whole
-
-
-class Sampled(NamedTuple):
-    """What one batch gave, on the device.
-
-    Attributes
-    ----------
-    letters : (M,) uint8, ASCII
-    sums : (sequences, 3) float64, over the rows: negative log-probabilities where designed,
-        and everywhere; designed residues that are the native ones
-    log_probs, probabilities : (M, 21) float32
-    order : (P,) int64, the positions of every sequence as decoded
-    """
-
-    letters: Tensor
-    sums: Tensor
-    log_probs: Tensor
-    probabilities: Tensor
-    order: Tensor
-
-    @property
-    def large(self) -> int:
-        """Bytes of what may stay on the device."""
-        return sum(x.numel() * x.element_size() for x in self[2:])
-
-    def fetched(self) -> Sampled:
-        """The same with the large arrays on the host."""
-        return Sampled(*self[:2], *(x.cpu() for x in self[2:]))
 
 
 def mean_nll(
@@ -169,26 +139,76 @@ def mean_nll(
     return mean
 
 
-def _check_memory(structures: Sequence[Structure], n: int) -> None:
-    """Raise MemoryError before any work if what it gives cannot be held."""
-    if not hasattr(os, "sysconf"):
-        return
-    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    # Log-probabilities and probabilities of each residue, and its place in the order.
-    needed = n * sum(map(len, structures)) * (2 * _FLOAT_BYTES * LETTERS + 8)
-    if needed > there:
-        raise MemoryError(
-            f"{n} sequences of {sum(map(len, structures))} residues are {needed / 1e9:.0f} GB of "
-            f"results, and this machine has {there / 1e9:.0f} GB; design fewer at a time, with "
-            "another seed each time"
-        )
+def design_results(
+    arguments: DesignArguments,
+    batches: Sequence[tuple[Batch, Sampled]],
+    temperature: Temperature,
+    model_name: str,
+    blank: NDArray[np.float32],
+) -> list[Designs]:
+    """The designs of every structure, from what the batches gave.
+
+    `blank` (21,) is what a residue that is no node gets for its log-probabilities.
+    """
+    structures = arguments.structures
+    letters: list[list[NDArray[np.uint8]]] = [[] for _ in structures]
+    sums: list[list[NDArray[np.float64]]] = [[] for _ in structures]
+    parts: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in structures]
+    for batch, sampled in batches:
+        rows, totals = sampled.letters.cpu().numpy(), sampled.sums.cpu().numpy()
+        row = position = sequence = 0
+        for s, _, count in batch.runs:
+            m, p = count * int(structures[s].mask.sum()), count * len(structures[s])
+            letters[s].append(rows[row : row + m].reshape(count, -1))
+            sums[s].append(totals[sequence : sequence + count])
+            parts[s].append((
+                sampled.log_probs[row : row + m], sampled.probabilities[row : row + m],
+                sampled.order[position : position + p],
+            ))  # fmt: skip
+            row, position, sequence = row + m, position + p, sequence + count
+    designs = []
+    for s, structure in enumerate(structures):
+        nll, global_nll, recovered = np.concatenate(sums[s]).T
+        constraints = arguments.constraints[s]
+        count = constraints.designed.sum()
+        designs.append(Designs(
+            structure=structure,
+            seed=arguments.seed,
+            temperature=temperature,
+            model_name=model_name,
+            design_chains=constraints.design_chains,
+            sequences=_sequences(structure, np.concatenate(letters[s])),
+            scores=(nll / count).astype(np.float32),
+            global_scores=(global_nll / structure.mask.sum()).astype(np.float32),
+            recovery=(recovered / count).astype(np.float32),
+            designed=constraints.designed,
+            on_device=OnDevice(parts[s], blank),
+        ))  # fmt: skip
+    return designs
+
+
+def log_prob_results(
+    job: Decoding,
+    batches: Iterable[tuple[Batch, tuple[Tensor, ...]]],
+    blank: NDArray[np.float32],
+) -> list[NDArray[np.float32]]:
+    """Log-probabilities (n, L, 21) of every structure, from what the batches gave."""
+    structures = job.structures
+    log_probs = [
+        np.tile(blank, (n, len(s), 1)) for n, s in zip(job.counts, structures, strict=True)
+    ]
+    for batch, (rows,) in batches:
+        parts = batch.parts(rows.cpu().numpy())
+        for (s, i), part in zip(batch.sequences, parts, strict=True):
+            log_probs[s][i, structures[s].mask] = part
+    return log_probs
 
 
 def _sequences(structure: Structure, letters: NDArray[np.uint8]) -> list[str]:
     """ASCII (n, complete residues) -> n strings of L letters; the others keep theirs."""
     L = len(structure)
     if not structure.mask.all():
-        whole = np.tile(_CODES[structure.tokens], (len(letters), 1))
+        whole = np.tile(ASCII[structure.tokens], (len(letters), 1))
         whole[:, structure.mask] = letters
         letters = whole
     text = letters.tobytes().decode("ascii")
@@ -211,8 +231,8 @@ def format_designs(designs: Sequence[Designs], native: Scores, version: str) -> 
         chain_sequences(s, s.sequence, first.design_chains),
     ]
     for at in designs:
-        found = zip(at.sequences, at.scores, at.global_scores, at.recovery, strict=True)
-        for sample, (sequence, score, global_score, recovery) in enumerate(found, start=1):
+        rows = zip(at.sequences, at.scores, at.global_scores, at.recovery, strict=True)
+        for sample, (sequence, score, global_score, recovery) in enumerate(rows, start=1):
             lines += [
                 f">T={np.asarray(at.temperature).item():g}, sample={sample}, score={score:.4f}"
                 f", global_score={global_score:.4f}, seq_recovery={recovery:.4f}",

@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 import torch
 
+from mpnn_core.design.arguments import Temperature
 from mpnn_core.design.model import Model, load_model
-from mpnn_core.design.results import Designs, Temperature
+from mpnn_core.design.results import Designs
 from mpnn_core.network.families import PACKAGED
 from mpnn_core.sampling.constraints import Constraints
 from mpnn_core.structures.structure import Structure

@@ -109,13 +109,13 @@ def visit_groups(order: np.ndarray, groups: Sequence[Sequence[int]]) -> np.ndarr
 COLOURED = "coloured"
 
 
-def _drawn_orders(seed: int, n: int, designed: NDArray[np.bool_]) -> NDArray[np.int64]:
+def drawn_orders(seed: int, n: int, designed: NDArray[np.bool_]) -> NDArray[np.int64]:
     """The original's random orders of n sequences: (n, L)."""
     L = len(designed)
     return np.stack([draw_order(order_noise(seed, i, L), designed) for i in range(n)])
 
 
-def _coloured_orders(
+def coloured_orders(
     structure: Structure, resolved: Resolved, neighbours: int, n: int, seed: int
 ) -> NDArray[np.int64]:
     """Random orders of few levels, for n sequences: (n, L)."""

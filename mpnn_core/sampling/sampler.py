@@ -62,6 +62,14 @@ class Distribution:
     group: Tensor | None = None
     weight: Tensor | None = None
 
+    @property
+    def in_use(self) -> frozenset[str]:
+        return frozenset(
+            n
+            for n, v in vars(self).items()
+            if v is not None and n not in ("temperature", "bias", "omit")
+        )
+
     def probabilities(self, logits: Tensor) -> Tensor:
         """(M, 21) -> (M, 21), for every row by itself."""
         temperature = self.temperature[:, None]
