@@ -47,11 +47,11 @@ class Executor:
         """Every batch of a job with its outputs; the first `job.fetched` may be on the host."""
         for group, batches in self.batches(job.structures, job.counts):
             structures = [job.structures[s] for s in group]
-            replays = self.backend.replays if job.recordable else None
-            if replays and len(batches) == 1 and batches[0].recordable:
+            if self.backend.replays and job.recordable and len(batches) == 1:
                 outputs = self._replayed(job, batches[0], structures)
-                yield batches[0], self._kept(outputs, job.fetched)
-                continue
+                if outputs is not None:
+                    yield batches[0], self._kept(outputs, job.fetched)
+                    continue
             backbones = Backbones.from_structures(structures, self.device)
             with self._computing():
                 inputs = [job.inputs(batch, self.backend) for batch in batches]
@@ -107,17 +107,25 @@ class Executor:
     def _plain(self) -> Backend:
         return TorchBackend(self.network)
 
-    def _replayed(self, job: Job, batch: Batch, structures: list[Structure]) -> tuple[Tensor, ...]:
-        """The outputs of a batch, encoding and all, as the backend recorded or records them."""
+    def _replayed(
+        self, job: Job, batch: Batch, structures: list[Structure]
+    ) -> tuple[Tensor, ...] | None:
+        """The outputs of a batch, encoding and all, as the backend recorded or records them.
+
+        None if the batch is too large to gain by it, or needs what a recording leaves out.
+        """
         assert self.backend.replays is not None
-        backbones = Backbones.from_structures(structures, HOST)
+        if not batch.recordable:
+            return None
         inputs = job.inputs(replace(batch, device=HOST), self.backend)
-        tensors = (backbones.coords, backbones.residue_index, backbones.chain, *inputs.tensors())
+        if inputs.needs:
+            return None
+        b = Backbones.from_structures(structures, HOST)
         with self._computing():
             return self.backend.replays(
                 (job.compute.__name__, *batch.key),
                 _whole(self.backend, job.compute, batch, type(inputs).of),
-                tensors,
+                (b.coords, b.residue_index, b.chain, *inputs.tensors()),
                 job.fetched,
             )
 
