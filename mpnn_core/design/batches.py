@@ -1,7 +1,9 @@
 """Sequences that are computed together: their rows and positions, on a device.
 
-A *position* is a residue of a structure, a *row* one with a complete backbone, in one sequence.
-What a batch holds depends on the shapes of its structures alone, so work on it can be recorded.
+A *node* is a residue with a complete backbone in one of the structures; a *row* is a copy of a node
+in one sequence; a *position* is any residue, complete or not, in one sequence. N nodes, M rows and
+P positions: docs/explanation/engine.md draws two structures with three and two sequences. What a
+batch holds depends on the shapes of its structures alone, so that work on it can be recorded.
 """
 
 from __future__ import annotations
@@ -36,8 +38,8 @@ class Batch:
 
     Attributes
     ----------
-    structures : the caller's list
-    group : numbers in that list of those that are encoded together
+    structures : all structures of the job
+    group : the structures that are encoded together, as indices into that list
     runs : (structure, first, count): sequences first to first + count of that structure
     device : where the rows are
     """
@@ -70,14 +72,15 @@ class Batch:
 
     @property
     def recordable(self) -> bool:
-        """Whether it is bound by launches, and one structure, which has no spare slots."""
+        """Whether recording pays and can be done: few rows, which launches bound, of one structure,
+        whose graph has no spare slots."""
         rows = sum(count for *_, count in self.runs) * self.offsets[-1]
         small = self.offsets[-1] <= MOST_RECORDED_NODES and rows <= MOST_RECORDED_ROWS
         return small and len(self.group) == 1
 
     @cached_property
     def key(self) -> tuple[Any, ...]:
-        """What the batch is made of; batches of equal keys are interchangeable."""
+        """The shapes in the batch; a recording of one batch serves all batches of equal keys."""
         missing = [tuple(np.flatnonzero(~self.structures[s].mask)) for s in self.group]
         counts = [(s - self.group[0], count) for s, _, count in self.runs]
         return (self.offsets, tuple(missing), tuple(counts), str(self.device))
@@ -107,8 +110,8 @@ class Batch:
         nodes, sequence = (x.to(self.wide) for x in self._places[:2])
         if all(self.structures[s].mask.all() for s in self.group):
             return torch.arange(len(nodes), device=self.wide)
-        here = np.concatenate([np.flatnonzero(self.structures[s].mask) for s in self.group])
-        return upload(here, self.wide)[nodes] + self.position_starts[sequence]
+        complete = np.concatenate([np.flatnonzero(self.structures[s].mask) for s in self.group])
+        return upload(complete, self.wide)[nodes] + self.position_starts[sequence]
 
     @cached_property
     def structure_position(self) -> Tensor:
@@ -131,16 +134,16 @@ class Batch:
         return upload(np.diff(self.row_starts), self.wide)
 
     def of_nodes(self, per_structure: Sequence[NDArray[Any]]) -> Tensor:
-        """An array (L, ...) per structure of the caller's list -> (N, ...) over the nodes."""
+        """One array (L, ...) per structure of the job -> (N, ...) over the group's nodes."""
         parts = [per_structure[s][self.structures[s].mask] for s in self.group]
         return upload(np.concatenate(parts), self.device)
 
     def of_positions(self, per_structure: Sequence[NDArray[Any]]) -> Tensor:
-        """An array (L, ...) per structure of the caller's list -> over the group's positions."""
+        """One array (L, ...) per structure of the job -> over the positions of the group."""
         return upload(np.concatenate([per_structure[s] for s in self.group]), self.wide)
 
     def of_rows(self, per_sequence: Iterable[NDArray[Any]]) -> Tensor:
-        """An array (L, ...) per sequence -> (M, ...) over the rows."""
+        """One array (L, ...) per sequence -> (M, ...) over the rows."""
         parts = [
             values[self.structures[s].mask]
             for values, (s, _) in zip(per_sequence, self.sequences, strict=True)
@@ -149,17 +152,17 @@ class Batch:
 
     def drawn(self, uniform: Tensor) -> Tensor:
         """Random numbers (P,) -> (M,), in the device's widest precision."""
-        found = uniform.to(self.wide)[self.position]
+        of_rows = uniform.to(self.wide)[self.position]
         if self.device.type in WITHOUT_FLOAT64:
-            found = found.float()
-        return found.to(self.device)
+            of_rows = of_rows.float()
+        return of_rows.to(self.device)
 
     def order(self, key: Tensor) -> Tensor:
         """Positions of every sequence by their key, (P,) -> (P,) int64."""
         if key.device.type == "cpu":  # where a sort of all at once takes longer than many
-            parts = np.split(key.numpy(), np.cumsum(self.lengths)[:-1])
-            found = np.concatenate([np.argsort(part, kind="stable") for part in parts])
-            return torch.from_numpy(found)
+            keys = np.split(key.numpy(), np.cumsum(self.lengths)[:-1])
+            orders = [np.argsort(part, kind="stable") for part in keys]
+            return torch.from_numpy(np.concatenate(orders))
         sequence = self.sequence_of_position
         order = sorted_within(key, sequence, np.cumsum([0, *self.lengths]).tolist())
         return order - self.position_starts[sequence]
@@ -178,7 +181,7 @@ class Batch:
         return torch.segment_reduce(values, "sum", lengths=self.rows_of_sequences, unsafe=True)
 
     def parts(self, rows: NDArray[Any]) -> Iterator[NDArray[Any]]:
-        """(M, ...) over the rows -> per sequence its part, over the complete residues."""
+        """(M, ...) over the rows -> the part of each sequence, over its complete residues."""
         return (rows[first:last] for first, last in pairwise(self.row_starts))
 
 

@@ -21,13 +21,16 @@ from mpnn_core.network.families import PACKAGED
 from mpnn_core.sampling.constraints import Constraints
 from mpnn_core.structures.structure import Structure
 
-# Batches that wait at each worker, so that none is idle while results are taken in order.
+# Batches that wait at each worker, so that none is idle while results are ahead in order.
 WAITING = 3
 
 
 @dataclass(frozen=True, eq=False)
 class Lost:
-    """Stands for the designs of a structure whose worker died, killed for memory for instance."""
+    """Takes the place of the designs of a structure if its worker process died.
+
+    A worker dies when the system kills it for memory, for instance.
+    """
 
     structure: Structure
     device: str
@@ -51,8 +54,8 @@ def design_stream(
     """Designs of structures in the order they come, computed on several devices.
 
     Every structure gets the designs that `Model.design` gives it with the same seed, whatever the
-    devices. When a worker dies, the structures of the batch it worked on come as `Lost`, the
-    others do not; a new worker takes its place.
+    devices. If a worker dies, only the batch in progress is lost: its structures come as `Lost`,
+    and a new worker takes over.
 
     Parameters
     ----------
@@ -61,8 +64,8 @@ def design_stream(
     num_sequences, temperature, seed, constraints : as in `Model.design`
     weights, variant, backend : as in `load_model`
     batch_size : structures that a worker takes at a time
-    details : whether log-probabilities, probabilities and orders are sent back too, which takes
-        longer than computing them
+    details : whether log-probabilities, probabilities and orders are sent back too. Sending them
+        takes longer than computing them
 
     Raises
     ------
@@ -76,54 +79,54 @@ def design_stream(
 
     def worker(w: int) -> ProcessPoolExecutor:
         # CUDA cannot be used in a forked process.
-        given = (str(weights), variant, devices[w], backend)
-        return ProcessPoolExecutor(1, get_context("spawn"), _start, given)
+        model = (str(weights), variant, devices[w], backend)
+        return ProcessPoolExecutor(1, get_context("spawn"), _start, model)
 
-    def handed(batch: list[Structure], w: int) -> _Handed:
-        asked = (batch, num_sequences, temperature, seed, constraints, details)
+    def assigned(batch: list[Structure], w: int) -> _Assigned:
+        arguments = (batch, num_sequences, temperature, seed, constraints, details)
         try:
-            future = workers[w].submit(_design, *asked)
+            future = workers[w].submit(_design, *arguments)
         except BrokenProcessPool:  # it died while it had nothing to do
             workers[w] = worker(w)
-            future = workers[w].submit(_design, *asked)
-        return _Handed(batch, w, workers[w], future)
+            future = workers[w].submit(_design, *arguments)
+        return _Assigned(batch, w, workers[w], future)
 
     def waiting(w: int) -> int:
-        return sum(item.worker == w and not item.future.done() for item in taken)
+        return sum(item.worker == w and not item.future.done() for item in ahead)
 
     workers = [worker(w) for w in range(len(devices))]
     stream = iter(structures)
-    taken: deque[_Handed] = deque()
+    ahead: deque[_Assigned] = deque()
     try:
         while True:
-            while len(taken) < 2 * WAITING * len(devices):
+            while len(ahead) < 2 * WAITING * len(devices):
                 w = min(range(len(devices)), key=waiting)
                 batch = [] if waiting(w) >= WAITING else list(islice(stream, batch_size))
                 if not batch:
                     break
-                taken.append(handed(batch, w))
-            if not taken:
+                ahead.append(assigned(batch, w))
+            if not ahead:
                 return
-            first = taken.popleft()
+            first = ahead.popleft()
             try:
-                found: list[Designs] | list[Lost] = first.future.result()
+                results: list[Designs] | list[Lost] = first.future.result()
             except BrokenProcessPool as error:
                 # A worker does one batch after another, so it is this one that it had begun.
-                found = [Lost(s, devices[first.worker], str(error)) for s in first.batch]
+                results = [Lost(s, devices[first.worker], str(error)) for s in first.batch]
                 if workers[first.worker] is first.pool:
                     first.pool.shutdown(wait=False)
                     workers[first.worker] = worker(first.worker)
-                for i, item in enumerate(taken):
+                for i, item in enumerate(ahead):
                     if item.pool is first.pool and not item.succeeded:
-                        taken[i] = handed(item.batch, item.worker)
-            yield from found
+                        ahead[i] = assigned(item.batch, item.worker)
+            yield from results
     finally:
         for pool in workers:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-class _Handed(NamedTuple):
-    """A batch, and the worker that has it."""
+class _Assigned(NamedTuple):
+    """A batch, and the worker that computes it."""
 
     batch: list[Structure]
     worker: int
@@ -139,13 +142,13 @@ _model: Model | Exception | None = None
 
 
 def _start(weights: str, variant: str, device: str, backend: str) -> None:
-    """What a worker does first."""
+    """Load the model: what a worker process does first."""
     global _model
     if not device.startswith("cuda"):
         torch.set_num_threads(1)  # one worker per core is what several on a CPU are for
     try:
         _model = load_model(weights, variant, device, backend)
-    except Exception as error:  # told by the first batch, whom someone waits for
+    except Exception as error:  # raised by the first batch, whose result somebody waits for
         _model = error
 
 
