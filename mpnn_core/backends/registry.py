@@ -1,26 +1,16 @@
-"""Backends by name, and what those that are not exact lose."""
+"""Backends by name."""
 
 from __future__ import annotations
 
+import sys
 import warnings
 
 import torch
 
 from mpnn_core.backends.contract import Backend, UnavailableError
+from mpnn_core.backends.names import BACKENDS
 from mpnn_core.backends.plain import TorchBackend
 from mpnn_core.network.mpnn import MPNN
-
-BACKENDS = (
-    "auto", "torch", "native", "cuda", "cuda-fast", "mlx", "mlx-fast", "mlx-int8", "coreml",
-    "coreml-fast",
-)  # fmt: skip
-# What the backends that are not exact lose, as measured.
-LOSSES = {
-    "cuda-fast": "float16, its log-probabilities have a KL of 2.9e-5",
-    "mlx-fast": "float16, its log-probabilities have a KL of 1e-5",
-    "mlx-int8": "its log-probabilities have a KL of 2e-4, the likeliest residue changes in 2 %",
-    "coreml-fast": "float16, its log-probabilities have a KL of 2e-6",
-}
 
 
 def find_backend(name: str, network: MPNN, device: torch.device) -> Backend:
@@ -71,5 +61,6 @@ def _apple(name: str, network: MPNN) -> Backend:
     try:
         from mpnn_core.backends.mlx import MLXBackend
     except ImportError as error:
-        raise UnavailableError(f'{error}; pip install "mpnn-core[mlx]"') from None
+        package = "mlx" if sys.platform == "darwin" else "'mlx[cpu]'"
+        raise UnavailableError(f"{error}; pip install {package}") from None
     return MLXBackend(network, "exact" if name == "mlx" else name.removeprefix("mlx-"))
