@@ -28,12 +28,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         code: int = options.run(options)
+        sys.stdout.flush()
         return code
     except KeyboardInterrupt:
         complain("interrupted; all files written so far are complete")
         return INTERRUPTED
     except BrokenPipeError:  # `mpnn-core score ... | head`
-        # Python flushes standard output at exit, and must not fail there.
+        # Python flushes standard output once more at exit, and must not fail there.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except refusals() as error:
