@@ -45,8 +45,8 @@ _MODULES = {
     "load_model": "design.model",
     "read_structure": "structures.readers",
 }
-"""Public name -> its module, which is imported when the name is first used: `import mpnn_core`
-takes no time, and torch is loaded by the first name that needs it."""
+"""Public name -> its module, which is imported when the name is first used. `import mpnn_core` by
+itself loads no library; torch is loaded by the first name that needs it."""
 
 __all__ = [
     "ALPHABET",
@@ -72,7 +72,7 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-    globals()[name] = value  # the next use finds it without this function
+    globals()[name] = value  # the next use does not come here
     return value
 
 

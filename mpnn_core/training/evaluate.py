@@ -44,16 +44,13 @@ SCHEMA = 1
 # A teacher that recovers less than this of TS50 has no trained weights.
 LEAST_REFERENCE_RECOVERY = 0.35
 FEWEST = 5  # structures for an interval: fewer can be resampled in too few different ways
+DEFAULT = EvaluationSettings()
 
-
-Progress = Callable[[int], object]
+Progress = Callable[[int], object]  # called with a number of structures when they are done
 
 
 class ReferenceModelError(ValueError):
-    """A teacher with a recovery so low that its weights cannot be trained."""
-
-
-DEFAULT = EvaluationSettings()
+    """A teacher that recovers too little to have trained weights."""
 
 
 def assess(
@@ -62,7 +59,7 @@ def assess(
     settings: EvaluationSettings = DEFAULT,
     advance: Progress = lambda count: None,
 ) -> Assessment:
-    """Score and design many structures; `advance` counts each of them twice, once for either."""
+    """Score and design many structures; `advance` counts them when scored, and when designed."""
     return Assessment(
         teacher_forced(model, structures, settings.num_orders, settings.seed, advance),
         designed(model, structures, settings, advance),
@@ -192,7 +189,7 @@ def _check_corpora(corpora: Sequence[Corpus]) -> None:
 
 
 def check_reference(name: str, corpus: Corpus, assessed: Assessment) -> None:
-    """Raise ReferenceModelError for a teacher with a recovery too low for trained weights."""
+    """Raise ReferenceModelError for a teacher that recovers too little to have trained weights."""
     mean = by_structure(recovery, corpus.structures, assessed.log_probs).mean()
     if not mean >= LEAST_REFERENCE_RECOVERY:
         raise ReferenceModelError(
