@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 import mpnn_core as mpnn
-from mpnn_core.backends.names import BACKENDS
+from mpnn_core.backends.registry import BACKENDS
 from mpnn_core.gate.report import front
 
 DOCS = Path(__file__).parents[1] / "docs"

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 import mpnn_core as mpnn
-from mpnn_core.backends.names import LOSSES
+from mpnn_core.backends.registry import LOSSES
 from mpnn_core.gate.intervals import ERROR, Interval, median_ratio
 from mpnn_core.gate.ledger import now, this_machine
 from mpnn_core.gate.pairing import interleaved

@@ -1,4 +1,4 @@
-"""`mpnn-core distill`: train smaller networks, students, to say what the published one says."""
+"""`mpnn-core distill`: train smaller networks, the students, on the published one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mpnn-core eval`: what a model loses against the published one."""
+"""`mpnn-core eval`: the accuracy that a model loses against the published one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DEFAULT = EvaluationSettings()
 def add_parser(commands: Any) -> None:
     """Add the command to `mpnn-core`."""
     evaluation = commands.add_parser(
-        "eval", help="what a variant or other weights lose against their teacher, on TS50 and more",
+        "eval", help="measure the accuracy that a variant or other weights lose",
         description="Measure the recovery, perplexity and KL divergence that a variant or other "
         "weights lose against the published model, their teacher, with confidence intervals.",
     )  # fmt: skip

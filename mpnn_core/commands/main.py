@@ -1,7 +1,7 @@
 """The command line: one file per command here, and those of gate/commands.py.
 
-The file of a command adds its parser, and imports what it computes with only when it runs: help
-needs no torch.
+The file of a command adds its parser, and imports the engine only when the command runs, so that
+help is shown without loading torch.
 
 Exit codes: 0, success; 1, a file failed and the others are done, or a gate failed; 2, the call
 itself is wrong, and nothing was written; 130, interrupted; 141, the reader of the output is gone.

@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they read from their texts."""
+"""Options that several commands share, and the functions that read their values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 import mpnn_core as mpnn
-from mpnn_core.backends.names import BACKENDS, LOSSES
+from mpnn_core.backends.registry import BACKENDS, LOSSES
 
 
 class CallError(Exception):
@@ -44,7 +44,7 @@ def add_model_options(command: argparse.ArgumentParser) -> None:
     add_weight_options(command)
     command.add_argument("--device", default="cpu", help="cpu, cuda or mps (default: cpu)")
     command.add_argument(
-        "--backend", default="auto",
+        "--backend", default="auto", metavar="NAME",
         help=f"the implementation that computes: {', '.join(BACKENDS)} (default: auto, the fastest "
         "exact one on the device)",
     )  # fmt: skip
@@ -169,7 +169,7 @@ def progress(total: int, prints: bool = False) -> Iterator[Callable[[int], None]
     columns = (
         TextColumn("structures"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
     )  # fmt: skip
-    # Standard output stays what it is: redirected, it would go to this console, standard error.
+    # Not redirected, for rich would send standard output to this console, which is standard error.
     with Progress(*columns, console=Console(stderr=True), redirect_stdout=False) as bar:
         task = bar.add_task("structures", total=total)
         yield lambda count: bar.advance(task, count)

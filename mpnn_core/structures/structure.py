@@ -109,11 +109,11 @@ class Structure:
                     f"letter {letter!r} at position {i + 1} of the sequence; expected one of "
                     f"{ALPHABET} (X for unknown)"
                 )
-        for what, values in arrays.items():
-            if what != "coords" and values.shape != (L,):
-                raise StructureError(f"{what} must be ({L},), one per residue; got {values.shape}")
+        for array, values in arrays.items():
+            if array != "coords" and values.shape != (L,):
+                raise StructureError(f"{array} must be ({L},), one per residue; got {values.shape}")
             values.flags.writeable = False
-            object.__setattr__(self, what, values)
+            object.__setattr__(self, array, values)
 
         infinite = np.isinf(coords).any((1, 2))
         if infinite.any():
