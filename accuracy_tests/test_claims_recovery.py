@@ -16,6 +16,7 @@ from mpnn_core.network.checkpoints import load_student, weights_file
 from mpnn_core.network.families import PACKAGED
 from mpnn_core.peers import original
 from mpnn_core.training import evaluate, metrics
+from mpnn_core.training.recipes import EvaluationSettings
 
 CPU = torch.device("cpu")
 INITIALISATIONS = 60
@@ -44,7 +45,7 @@ def recovery(
 
 def recovery_of_designs(model: mpnn.Model, structures: list[mpnn.Structure]) -> np.ndarray:
     """At T = 0.1, mean of `DESIGNS_PER_CHAIN`, in %: (S,)."""
-    settings = evaluate.Settings(num_sequences=DESIGNS_PER_CHAIN)
+    settings = EvaluationSettings(num_sequences=DESIGNS_PER_CHAIN)
     designs = evaluate.designed(model, structures, settings)
     return 100 * metrics.by_structure(metrics.designed_recovery, structures, designs).mean(1)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import re
 import shutil
 import subprocess
@@ -13,9 +15,11 @@ import pytest
 from proteins import path_of, protein
 
 import mpnn_core as mpnn
+from mpnn_core.commands import design as design_command
 from mpnn_core.commands.main import main
 from mpnn_core.gate.ledger import Entry, Ledger
 from mpnn_core.gate.verdicts import GateResult, Verdict
+from mpnn_core.sampling.orders import COLOURED
 
 SMALL = path_of("6MRR")  # 68 residues
 THREE_CHAINS = path_of("6EHB")
@@ -188,6 +192,44 @@ def test_an_empty_folder_is_refused(tmp_path, capsys) -> None:
     assert "holds no structure" in capsys.readouterr().err
 
 
+def test_a_dash_prints_what_would_be_written(tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    bad = tmp_path / "bad.pdb"
+    bad.write_text("not a structure\n")
+    arguments = [SMALL, bad, path_of("5L33"), "-n", 2, "-T", 0.1, "-T", 0.5, "--seed", 4]
+    assert design(tmp_path / "out", *arguments) == 1
+    capsys.readouterr()
+    assert design("-", *arguments) == 1
+    printed = capsys.readouterr()
+    files = [tmp_path / "out" / "seqs" / f"{name}.fa" for name in ("6MRR", "5L33")]
+    assert printed.out == "".join(file.read_text() for file in files)
+    assert printed.err.splitlines()[-1] == "mpnn-core: 1 of 3 files failed"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.pdb", "out"]
+
+
+def test_probabilities_are_not_printed(tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert design("-", SMALL, "--save-probs") == 2
+    said = capsys.readouterr()
+    assert said.err == ("mpnn-core: --save-probs writes files; give --out a folder instead of -\n")
+    assert said.out == "" and not list(tmp_path.iterdir())
+
+
+def test_the_orders_are_those_of_the_model(tmp_path, model) -> None:
+    assert design_command.ORDERS == ("random", COLOURED)
+    assert design(tmp_path, SMALL, "--orders", COLOURED, "--seed", 3) == 0
+    expected = model.design(protein("6MRR"), seed=3, decoding_order=COLOURED).sequences
+    assert records(tmp_path / "seqs" / "6MRR.fa")[1][1] == expected[0]
+
+
+def test_the_example_can_be_designed(tmp_path, capsys) -> None:
+    assert main(["example"]) == 0
+    path = Path(capsys.readouterr().out.removesuffix("\n"))
+    assert path.is_relative_to(Path(mpnn.__file__).parent), "it ships with the package"
+    assert design(tmp_path, path, "--seed", 1) == 0
+    assert [p.name for p in (tmp_path / "seqs").iterdir()] == ["5L33.fa"]
+
+
 def test_a_lossy_variant_says_what_it_loses(tmp_path, capsys) -> None:
     assert design(tmp_path, SMALL, "--variant", "fast") == 0
     loss = mpnn.VARIANTS["fast"].loss
@@ -281,3 +323,32 @@ def test_the_installed_command(tmp_path) -> None:
     assert table(found.stdout)[0]["structure"] == "6MRR"
     found = subprocess.run([command, "--version"], capture_output=True, text=True, check=False)
     assert found.stdout.strip() == f"mpnn-core {mpnn.__version__}"
+
+
+def test_a_bar_on_the_terminal_leaves_standard_output_alone(tmp_path) -> None:
+    """`mpnn-core score ... > table.tsv` in a terminal: that shows the bar, and not the table."""
+    command = Path(sys.executable).with_name("mpnn-core")
+    terminal, side = pty.openpty()
+    with open(side, "wb", buffering=0) as stderr:
+        found = subprocess.run(
+            [command, "score", SMALL], stdout=subprocess.PIPE, stderr=stderr, text=True, check=False
+        )
+        shown = os.read(terminal, 1 << 16).decode()
+    os.close(terminal)
+    assert found.returncode == 0
+    assert [row["structure"] for row in table(found.stdout)] == ["6MRR"]
+    assert "structures" in shown and "6MRR" not in shown
+
+
+def test_a_reader_that_has_gone_ends_the_command() -> None:
+    command = Path(sys.executable).with_name("mpnn-core")
+    reader, writer = os.pipe()
+    os.close(reader)
+    buffered = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    for arguments in (["score", SMALL], ["design", SMALL, "--out", "-"]):
+        found = subprocess.run(
+            [command, *arguments], stdout=writer, stderr=subprocess.PIPE, text=True, check=False,
+            env=buffered,
+        )  # fmt: skip
+        assert (found.returncode, found.stderr) == (141, "")
+    os.close(writer)

@@ -23,7 +23,7 @@ from mpnn_core.network.architectures import build_network
 from mpnn_core.network.checkpoints import file_sha256, load_checkpoint, load_student, weights_file
 from mpnn_core.network.variants import VARIANTS, find_variant
 from mpnn_core.training.corpus import Corpus, corpus_of
-from mpnn_core.training.lessons import Batch, ResidentCorpus
+from mpnn_core.training.lessons import Minibatch, ResidentCorpus
 from mpnn_core.training.recipes import (
     RECIPES,
     DistillError,
@@ -33,7 +33,7 @@ from mpnn_core.training.recipes import (
     with_values,
 )
 from mpnn_core.training.run import Run
-from mpnn_core.training.students import Student, apart, cut, forward
+from mpnn_core.training.students import Student, apart, initial_weights, logits_and_states
 
 CPU = torch.device("cpu")
 SMALL = ("1mr1D", "2xcjA", "2cviA", "2va0A")  # the shortest chains of TS50
@@ -68,10 +68,10 @@ def test_a_batch_computes_what_the_model_computes(corpus: Corpus, teacher: torch
     resident = ResidentCorpus.of(corpus, CPU)
     spare = len(resident.coords) - 1
     rows = torch.tensor([*range(spare), *[spare] * 7])
-    batch = Batch.of(resident, rows)
+    batch = Minibatch.of(resident, rows)
     order = torch.rand(len(rows))
     b, g = batch.backbones, batch.graph(48)
-    logits, states = forward(
+    logits, states = logits_and_states(
         teacher, b.coords, b.residue_index, b.chain, g.neighbours, g.valid, batch.native, order
     )
     found = logits.log_softmax(-1)[batch.present].split(resident.sizes.tolist())
@@ -110,10 +110,10 @@ def test_steps_take_whole_chains_of_clusters_in_turn(corpus: Corpus, seed: int, 
     assert (plan == resident.plan(seed, 0, 12, nodes)).all()
 
 
-def whole(corpus: Corpus) -> tuple[ResidentCorpus, Batch]:
+def whole(corpus: Corpus) -> tuple[ResidentCorpus, Minibatch]:
     """All of a corpus as one batch, with the spare row at its end."""
     resident = ResidentCorpus.of(corpus, CPU)
-    return resident, Batch.of(resident, torch.arange(len(resident.coords)))
+    return resident, Minibatch.of(resident, torch.arange(len(resident.coords)))
 
 
 def test_noise_stays_within_its_bound(corpus: Corpus) -> None:
@@ -198,7 +198,7 @@ def test_a_lesson_is_the_network_on_the_structure_that_it_shows(
     lesson = batch.varied(Lessons(noise=0, divide=1, crop=1), resident)
     order = torch.rand(len(lesson.rows))
     b, g = lesson.backbones, lesson.graph(48)
-    logits, _ = forward(
+    logits, _ = logits_and_states(
         teacher, b.coords, b.residue_index, b.chain, g.neighbours, g.valid, lesson.native, order
     )
     model = mpnn.load_model("v_48_020")
@@ -216,14 +216,14 @@ def test_a_lesson_is_the_network_on_the_structure_that_it_shows(
 
 def test_a_student_of_the_teachers_shape_starts_as_the_teacher(teacher: torch.nn.Module) -> None:
     state = teacher.state_dict()
-    assert all((v == state[k]).all() for k, v in cut(state, state).items())
+    assert all((v == state[k]).all() for k, v in initial_weights(state, state).items())
 
 
 def test_a_shallow_student_starts_from_the_first_and_the_last_layer(
     teacher: torch.nn.Module,
 ) -> None:
     state = teacher.state_dict()
-    lean = cut(state, mpnn.load_model("random", "lean").network.state_dict())
+    lean = initial_weights(state, mpnn.load_model("random", "lean").network.state_dict())
     for kind in ("encoder_layers", "decoder_layers"):
         for layer, source in ((0, 0), (1, 2)):
             assert (lean[f"{kind}.{layer}.W2.weight"] == state[f"{kind}.{source}.W2.weight"]).all()
@@ -290,7 +290,8 @@ def test_a_student_that_matches_comes_nearer_to_the_teachers_states(
         given = b.coords, b.residue_index, b.chain, g.neighbours, g.valid, batch.native, order
         with torch.no_grad():
             (_, own), (_, taught) = (
-                forward(network, *given) for network in (run.students[0].network, run.teacher)
+                logits_and_states(network, *given)
+                for network in (run.students[0].network, run.teacher)
             )
             return float(apart(own, taught, batch.present))
 

@@ -11,16 +11,17 @@ import pytest
 from proteins import TS50, path_of, protein, without_backbone
 
 import mpnn_core as mpnn
-from mpnn_core.commands import study
+from mpnn_core.commands import evaluate as command
 from mpnn_core.commands.main import main
+from mpnn_core.constants import AMINO_ACIDS
 from mpnn_core.network.architectures import build_network, random_network
 from mpnn_core.network.checkpoints import Checkpoint, file_sha256, weights_file
 from mpnn_core.training import evaluate, metrics
 from mpnn_core.training.corpus import Corpus, CorpusError, corpus_of, read_corpus
-from mpnn_core.training.evaluate import Settings
 from mpnn_core.training.metrics import METRICS, Assessment
+from mpnn_core.training.recipes import EvaluationSettings
 
-FEW = Settings(num_orders=2, num_sequences=2, seed=3)
+FEW = EvaluationSettings(num_orders=2, num_sequences=2, seed=3)
 TEN = TS50[::5]
 
 
@@ -88,7 +89,7 @@ def test_divergence_is_from_the_teacher_to_the_model(four):
 
 def test_composition_is_in_percent_of_the_counted_letters(four):
     designs = np.array([[mpnn.ALPHABET.index(a) for a in s] for s in ("ACAC", "ACDC")])
-    shares = dict(zip(metrics.LETTERS, metrics.composition([four], [designs]), strict=True))
+    shares = dict(zip(AMINO_ACIDS, metrics.composition([four], [designs]), strict=True))
     assert {a: share for a, share in shares.items() if share} == {"A": 75, "D": 25}
 
 
@@ -163,7 +164,7 @@ def test_a_loss_is_positive_where_the_model_is_worse():
 def test_fewer_neighbours_lose_in_every_metric(model, fewer, small, monkeypatch):
     monkeypatch.setattr(evaluate, "ts50", lambda: small)
     ticks: list[int] = []
-    found = evaluate.compare(fewer, model, [], FEW, ticks.append)
+    found = evaluate.compare_with_teacher(fewer, model, [], FEW, ticks.append)
     assert sum(ticks) == 4 * len(small)
     assert list(found["sets"]) == ["ten", "ten, after the cut-off", "ten, before the cut-off"]
     assert [s["chains"] for s in found["sets"].values()] == [10, 5, 5]
@@ -216,16 +217,16 @@ def test_a_reference_that_recovers_too_little_is_refused(weights, model, small, 
         network = build_network(Checkpoint("v_48_020", network.state_dict(), 48), variant)
     poor = mpnn.Model(network, "poor", variant, model.device)
     with pytest.raises(evaluate.ReferenceModelError, match=r"poor recovers \d+\.\d % of ten"):
-        evaluate.compare(model, poor, [], FEW)
+        evaluate.compare_with_teacher(model, poor, [], FEW)
 
 
 def test_corpora_without_native_residues_or_a_name_of_their_own_are_refused(model, small):
     s = protein("6MRR")
     backbone = mpnn.Structure.from_backbone(s.coords, "X" * len(s))
     with pytest.raises(CorpusError, match="designed: no residue has a known native letter"):
-        evaluate.compare(model, model, [small, corpus_of("designed", [backbone])], FEW)
+        evaluate.compare_with_teacher(model, model, [small, corpus_of("designed", [backbone])], FEW)
     with pytest.raises(CorpusError, match="two corpora are called ten"):
-        evaluate.compare(model, model, [small, small], FEW)
+        evaluate.compare_with_teacher(model, model, [small, small], FEW)
 
 
 # ----------------------------------------------------------------------------------- mpnn-core eval
@@ -233,7 +234,6 @@ def test_corpora_without_native_residues_or_a_name_of_their_own_are_refused(mode
 
 def test_eval_prints_and_writes_what_it_found(small, fewer, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(evaluate, "ts50", lambda: small)
-    monkeypatch.setattr(study, "ts50", lambda: small)
     folder = tmp_path / "mine"
     folder.mkdir()
     for name in ("6MRR", "5L33"):
@@ -272,6 +272,6 @@ def test_eval_refuses_what_cannot_be_evaluated(tmp_path, capsys, monkeypatch, sm
     assert main(["eval", "--teacher", str(random), "-n", "1", "--out", str(out)]) == 2
     assert "random recovers" in capsys.readouterr().err
     assert not out.exists()
-    monkeypatch.setattr(study, "find_spec", lambda name: None)
+    monkeypatch.setattr(command, "find_spec", lambda name: None)
     assert main(["eval"]) == 2
-    assert 'pip install "mpnn-core[eval]"' in capsys.readouterr().err
+    assert "pip install scipy" in capsys.readouterr().err

@@ -9,17 +9,44 @@ A first design::
     designs = model.design(structure, num_sequences=8, temperature=0.1, seed=37)
 """
 
-from mpnn_core.constants import ALPHABET
-from mpnn_core.design.model import Model, load_model
-from mpnn_core.design.results import Designs, Scores
-from mpnn_core.design.stream import Lost, design_stream
-from mpnn_core.network.families import CheckpointError
-from mpnn_core.network.variants import VARIANTS, Variant
-from mpnn_core.sampling.constraints import PSSM, ConstraintError, Constraints
-from mpnn_core.structures.readers import read_structure
-from mpnn_core.structures.structure import Structure, StructureError
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mpnn_core.constants import ALPHABET
+    from mpnn_core.design.model import Model, load_model
+    from mpnn_core.design.results import Designs, Scores
+    from mpnn_core.design.stream import Lost, design_stream
+    from mpnn_core.network.families import CheckpointError
+    from mpnn_core.network.variants import VARIANTS, Variant
+    from mpnn_core.sampling.constraints import PSSM, ConstraintError, Constraints
+    from mpnn_core.structures.readers import read_structure
+    from mpnn_core.structures.structure import Structure, StructureError
 
 __version__ = "0.1.0"
+
+_MODULES = {
+    "ALPHABET": "constants",
+    "PSSM": "sampling.constraints",
+    "VARIANTS": "network.variants",
+    "CheckpointError": "network.families",
+    "ConstraintError": "sampling.constraints",
+    "Constraints": "sampling.constraints",
+    "Designs": "design.results",
+    "Lost": "design.stream",
+    "Model": "design.model",
+    "Scores": "design.results",
+    "Structure": "structures.structure",
+    "StructureError": "structures.structure",
+    "Variant": "network.variants",
+    "design_stream": "design.stream",
+    "load_model": "design.model",
+    "read_structure": "structures.readers",
+}
+"""Public name -> its module, which is imported when the name is first used. `import mpnn_core` by
+itself loads no library; torch is loaded by the first name that needs it."""
 
 __all__ = [
     "ALPHABET",
@@ -39,3 +66,15 @@ __all__ = [
     "load_model",
     "read_structure",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value  # the next use does not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

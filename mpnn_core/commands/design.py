@@ -1,47 +1,99 @@
-"""`mpnn-core design` and `mpnn-core score`."""
+"""`mpnn-core design`: sequences for backbones, as FASTA."""
 
 from __future__ import annotations
 
 import argparse
 import secrets
+import sys
 from collections.abc import Iterator, Sequence
-
-import numpy as np
+from pathlib import Path
+from typing import Any
 
 import mpnn_core as mpnn
 from mpnn_core.commands.options import (
     CallError,
-    _files,
-    _float,
-    _model,
-    _pairs,
-    _positions,
-    _progress,
-    _verdict,
+    add_input_options,
     complain,
+    exit_code,
+    labels,
+    model_of,
+    number,
+    pairs,
+    progress,
+    structure_paths,
 )
-from mpnn_core.design.model import RANDOM
-from mpnn_core.design.results import format_designs
-from mpnn_core.structures.fasta import FastaError, read_sequences
-from mpnn_core.structures.files import write_atomically
-from mpnn_core.training.corpus import batches
+
+ORDERS = ("random", "coloured")
+STANDARD_OUTPUT = Path("-")
 
 
-def run_design(options: argparse.Namespace) -> int:
-    """`mpnn-core design`."""
-    files, model = _files(options.files), _model(options)
-    constraints = mpnn.Constraints(
-        chains=options.chains,
-        fixed=_positions(options.fixed),
-        omit=options.omit.upper() + "X",
-        omit_at={at: letters.upper() for at, letters in _pairs(options.omit_at, "--omit-at")},
-        tied=[_positions([group]) for group in options.tied],
-        tied_chains=_positions([options.tied_chains]),
-        bias={letter: _float(value, "--bias") for letter, value in _pairs(options.bias, "--bias")},
-    )
+def add_parser(commands: Any) -> None:
+    """Add the command to `mpnn-core`."""
+    design = commands.add_parser(
+        "design", help="design sequences for backbones",
+        description="Design sequences for protein backbones, as ProteinMPNN does.",
+    )  # fmt: skip
+    add_input_options(design)
+    design.add_argument(
+        "-n", "--num-sequences", type=number(int, 1), default=1, metavar="N",
+        help="sequences per structure, at each temperature (default: 1)",
+    )  # fmt: skip
+    design.add_argument(
+        "-T", "--temperature", type=number(float, 0), action="append", metavar="T",
+        help="sampling temperature; 0 takes the likeliest residue; repeatable (default: 0.1)",
+    )  # fmt: skip
+    design.add_argument(
+        "--omit", default="", metavar="LETTERS",
+        help="amino acids that are never drawn, such as C; X never is",
+    )  # fmt: skip
+    design.add_argument(
+        "--omit-at", action="append", default=[], metavar="POSITIONS=LETTERS",
+        help="amino acids that are never drawn at some positions, such as A10-20=CP; repeatable",
+    )  # fmt: skip
+    design.add_argument(
+        "--bias", action="append", default=[], metavar="LETTER=VALUE",
+        help="a number added to the logit of an amino acid at all positions, such as W=-1.5; "
+        "repeatable",
+    )  # fmt: skip
+    design.add_argument(
+        "--tied", action="append", default=[], metavar="POSITIONS",
+        help="positions that all get the same amino acid, such as A10,B10; repeatable",
+    )  # fmt: skip
+    design.add_argument(
+        "--tied-chains", default="", metavar="A,B",
+        help="chains of a homo-oligomer: residues with the same author number get the same amino "
+        "acid",
+    )  # fmt: skip
+    design.add_argument(
+        "--orders", choices=ORDERS, default=ORDERS[0],
+        help="decoding orders: random, as in ProteinMPNN, or coloured, which need about half the "
+        "decoding steps and are not distributed as the random ones are (default: random)",
+    )  # fmt: skip
+    design.add_argument(
+        "--out", type=Path, required=True, metavar="DIR",
+        help="the folder to write: DIR/seqs/NAME.fa for each structure; - prints the FASTA instead",
+    )  # fmt: skip
+    design.add_argument(
+        "--save-probs", action="store_true",
+        help="write DIR/probs/NAME.npz as well: probabilities, log-probabilities and decoding "
+        "orders",
+    )  # fmt: skip
+    design.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Design all files, as many in one call of the model as it computes well together."""
+    from mpnn_core.training.corpus import batched
+
+    prints = options.out == STANDARD_OUTPUT
+    if prints and options.save_probs:
+        raise CallError("--save-probs writes files; give --out a folder instead of -")
+    files = structure_paths(options.files)
+    model = model_of(options)
+    constraints = constraints_of(options)
     seed = secrets.randbits(32) if options.seed is None else options.seed
     failures = 0
-    with _progress(len(files)) as advance:
+    with progress(len(files), prints) as advance:
 
         def usable() -> Iterator[mpnn.Structure]:
             nonlocal failures
@@ -59,37 +111,68 @@ def run_design(options: argparse.Namespace) -> int:
                 failures += 1
                 advance(1)
 
-        for structures in batches(usable(), options.num_sequences):
-            waiting = [structure.name for structure in structures]
+        for structures in batched(usable(), options.num_sequences):
+            pending = [structure.name for structure in structures]
             try:
-                at_each = [
+                by_temperature = [
                     model.design(
                         structures, options.num_sequences, temperature, seed, constraints,
-                        None if options.orders == RANDOM else options.orders,
+                        None if options.orders == "random" else options.orders,
                     )
                     for temperature in options.temperature or [0.1]
                 ]  # fmt: skip
-                for designs in zip(*at_each, strict=True):
+                for designs in zip(*by_temperature, strict=True):
                     native = model.score(designs[0].structure, None, constraints, seed=seed)
                     _write(options, designs, native)
-                    waiting.pop(0)
+                    pending.pop(0)
                     advance(1)
+            except BrokenPipeError:  # nobody reads any further
+                raise
             # Out of memory, disk full, a length that the backend has no bucket for.
             except (RuntimeError, MemoryError, OSError, ValueError) as error:
-                complain(f"{', '.join(waiting)}: {error}")
-                failures += len(waiting)
-    return _verdict(failures, len(files))
+                complain(f"{', '.join(pending)}: {error}")
+                failures += len(pending)
+    return exit_code(failures, len(files))
+
+
+def constraints_of(options: argparse.Namespace) -> mpnn.Constraints:
+    """The constraints that the options state."""
+    return mpnn.Constraints(
+        chains=options.chains,
+        fixed=labels(options.fixed),
+        omit=options.omit.upper() + "X",
+        omit_at={at: letters.upper() for at, letters in pairs(options.omit_at, "--omit-at")},
+        tied=[labels([group]) for group in options.tied],
+        tied_chains=labels([options.tied_chains]),
+        bias={letter: _bias(value) for letter, value in pairs(options.bias, "--bias")},
+    )
+
+
+def _bias(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise CallError(f"--bias: {text!r} is no number") from None
 
 
 def _write(
     options: argparse.Namespace, designs: Sequence[mpnn.Designs], native: mpnn.Scores
 ) -> None:
-    """The files of one structure, from its designs at each temperature."""
-    text = format_designs(designs, native, mpnn.__version__).encode()
+    """Write the designs of one structure, those at each temperature."""
+    import numpy as np
+
+    from mpnn_core.design.results import format_designs
+    from mpnn_core.structures.files import write_atomically
+
+    text = format_designs(designs, native, mpnn.__version__)
+    if options.out == STANDARD_OUTPUT:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        return
     structure = designs[0].structure
     name = structure.name
-    letters = [sequence for at in designs for sequence in at.sequences]
     if options.save_probs:
+        letters = [sequence for at in designs for sequence in at.sequences]
         write_atomically(
             options.out / "probs" / f"{name}.npz",
             lambda file: np.savez_compressed(
@@ -105,45 +188,5 @@ def _write(
                 alphabet=np.array(list(mpnn.ALPHABET)),
             ),
         )
-    # Last: who finds the FASTA file finds the rest.
-    write_atomically(options.out / "seqs" / f"{name}.fa", lambda file: file.write(text))
-
-
-def run_score(options: argparse.Namespace) -> int:
-    """`mpnn-core score`."""
-    files = _files(options.files)
-    if options.fasta is not None and len(files) > 1:
-        raise CallError(f"--fasta scores sequences on one structure; {len(files)} were given")
-    model = _model(options)
-    constraints = mpnn.Constraints(chains=options.chains, fixed=_positions(options.fixed))
-    failures = 0
-    print("structure", "sequence", "score", "global_score", "orders", sep="\t")
-    with _progress(len(files)) as advance:
-        for file in files:
-            try:
-                structure = mpnn.read_structure(file)
-                constraints.check(structure)
-                named = [("native", structure.sequence)]
-                if options.fasta is not None:
-                    chains = constraints.design_chains(structure)
-                    named = read_sequences(options.fasta, structure, chains)
-                found = model.score(
-                    structure, [s for _, s in named], constraints,
-                    options.num_orders, options.seed or 0,
-                )  # fmt: skip
-            except (mpnn.StructureError, FastaError) as error:
-                complain(str(error))
-                failures += 1
-            except (ValueError, RuntimeError, MemoryError) as error:
-                complain(f"{file}: {error}")
-                failures += 1
-            else:
-                means = found.score.mean(1), found.global_score.mean(1)
-                for (title, _), score, global_score in zip(named, *means, strict=True):
-                    label = " ".join(title.split())  # a tab would add a column
-                    print(
-                        structure.name, label, f"{score:.4f}", f"{global_score:.4f}",
-                        options.num_orders, sep="\t",
-                    )  # fmt: skip
-            advance(1)
-    return _verdict(failures, len(files))
+    # The FASTA file is written last: where it exists, the other file does too.
+    write_atomically(options.out / "seqs" / f"{name}.fa", lambda file: file.write(text.encode()))

@@ -6,8 +6,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from mpnn_core.gate.budget import seconds
 
 LEDGER = Path(".mpnn_core") / "ledger.json"
@@ -87,6 +85,8 @@ def _storage_option(command: argparse.ArgumentParser) -> None:
 
 def run_claims(options: argparse.Namespace) -> int:
     """`mpnn-core claims`."""
+    from rich.console import Console
+
     from mpnn_core.gate.ledger import Ledger, render
     from mpnn_core.gate.verdicts import GateResult
 
@@ -97,6 +97,8 @@ def run_claims(options: argparse.Namespace) -> int:
 
 def run_compare(options: argparse.Namespace) -> int:
     """`mpnn-core compare`."""
+    from rich.console import Console
+
     from mpnn_core.gate.project import RESULT
     from mpnn_core.gate.revisions import builds, compare, comparison
 
@@ -119,6 +121,8 @@ def run_compare(options: argparse.Namespace) -> int:
 
 def run_history(options: argparse.Namespace) -> int:
     """`mpnn-core history`."""
+    from rich.console import Console
+
     from mpnn_core.gate import history
 
     series = history.series(history.load_runs(options.storage), options.claim)

@@ -1,1 +1,1 @@
-"""Protein backbones, and the files they come from and go to."""
+"""Structures and sequences: reading them from files, and the files they are written to."""

@@ -1,4 +1,4 @@
-"""Designs as FASTA files, with the header fields of the original; sequences from FASTA files."""
+"""Sequences of several chains as FASTA text, joined by "/" as in the original."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mpnn_core.structures.structure import Structure
 
 
 class FastaError(ValueError):
-    """A FASTA file that cannot be used; names the file and the record."""
+    """An unusable FASTA file; the message names the file and the record."""
 
 
 def chain_sequences(structure: Structure, sequence: str, chains: Iterable[str]) -> str:
@@ -26,13 +26,13 @@ def read_sequences(
 ) -> list[tuple[str, str]]:
     """(title, sequence of L letters) of each record of a FASTA file.
 
-    A record holds the sequences of `chains` joined by "/", as `format_designs` writes them, or of
-    all chains; other chains keep the structure's own residues.
+    A record holds the sequences of `chains`, or of all chains, joined by "/", as `mpnn-core design`
+    writes them. The remaining chains keep the residues of the structure.
 
     Raises
     ------
     FastaError
-        No such file, no record, or a record whose chains do not fit the structure.
+        The file does not exist or has no record, or a record does not fit the structure.
     """
     from Bio.SeqIO.FastaIO import SimpleFastaParser
 
@@ -52,6 +52,7 @@ def read_sequences(
 def _filled(
     path: str | os.PathLike[str], title: str, text: str, structure: Structure, chains: list[str]
 ) -> str:
+    """The sequence of a structure with the chains of one record in it, L letters."""
     parts = text.upper().split("/")
     if len(parts) == len(structure.chains):
         chains = list(structure.chains)

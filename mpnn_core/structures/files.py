@@ -1,4 +1,4 @@
-"""Files that appear whole, or not at all."""
+"""Output files: each is written whole, or not at all."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import IO
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Let `write` fill a file that appears at `path` whole, or not at all."""
+    """Call `write` with an open file; once complete, it appears at `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
     try:

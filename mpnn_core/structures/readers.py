@@ -1,7 +1,7 @@
 """PDB and mmCIF files, plain or gzipped, read into a `Structure`.
 
-Files give atoms, atoms give residues, residues give chains, in this order below. Whatever is wrong
-with a file is a `StructureError` that names the file, the chain and the residue.
+From top to bottom: a file gives atoms, atoms give residues, residues give the structure. An
+unusable file is a `StructureError` that names the file, the chain and the residue.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ from mpnn_core.structures.structure import Structure, StructureError
 
 PEPTIDE_BOND = 2.0
 """Å. A C and an N nearer than this are bonded: the bond is 1.33, the closest contact above 2.5."""
-# What mmCIF writes for an unknown and for an inapplicable value.
-_UNKNOWN = ("?", ".")
-# Names of force fields and of protonation states, which the wwPDB does not define, or defines as
-# something else (its GLH is a modified glutamine), and its names for what has no letter here.
+
+_UNKNOWN = ("?", ".")  # mmCIF's unknown and inapplicable values
+
+# Residue names of force fields, which the wwPDB does not define, or defines as another residue (its
+# GLH is a modified glutamine); and the wwPDB's names of residues that have no letter of their own.
 _FURTHER_NAMES = {
     "ASH": "D", "GLH": "E", "CYX": "C", "CYM": "C", "LYN": "K", "ARN": "R", "TYM": "Y",
     "HID": "H", "HIE": "H", "HIP": "H", "HSD": "H", "HSP": "H",
@@ -42,25 +43,25 @@ def read_structure(
 ) -> Structure:
     """The protein chains of a PDB or mmCIF file, plain or gzipped.
 
-    The format is told from the content, not from the name. Chains and residues are laid out as
-    the original's `parse_PDB` and `tied_featurize` lay them out: chains in the order of their
-    ids, residues in that of author number and insertion code. Of several models the first is
-    read. Of alternative conformations, or different residues in one place, one is read, whole:
-    the one with the highest backbone occupancy, of equals the first in the file. Modified
-    residues and protonation states count as their parent; what has a protein backbone but no
-    parent is X. HETATM residues belong to a chain when a peptide bond joins them to it, or when
-    they are MSE, as in the original; waters, ligands and nucleotides don't.
+    The content of the file decides the format, not its name. Chains and residues come in the order
+    of the original's `parse_PDB` and `tied_featurize`: chains sorted by id, residues by author
+    number and insertion code. Of several models the first is read. Of alternative conformations,
+    or of different residues with one number, a single one is read: the one with the highest
+    backbone occupancy; of equals, the first in the file. Modified residues and protonation states
+    count as their parent; a residue with a protein backbone and no parent is X. A HETATM residue
+    belongs to a chain if a peptide bond joins it to the chain, or if it is MSE, as in the original;
+    waters, ligands and nucleotides do not belong to any.
 
     Parameters
     ----------
     path : the file
-    chains : the author's chain ids, "A", "A,B" or ["A", "B"]; None is all protein chains
+    chains : the author's chain ids, "A", "A,B" or ["A", "B"]; None reads all protein chains
 
     Raises
     ------
     StructureError
-        No such file, not a structure, cut short, no protein, chain not there, no residue with a
-        complete backbone, a coordinate that is infinite or not a number.
+        The file does not exist, is no structure, is cut short, or holds no protein; a chain does
+        not exist; no residue has a complete backbone; a coordinate is infinite or no number.
     """
     file = Path(path)
     try:
@@ -73,8 +74,11 @@ def read_structure(
 
 
 def structure_name(path: str | os.PathLike[str]) -> str:
-    """What a structure read from this file is called: "5L33" for 5L33.pdb and 5L33.cif.gz."""
+    """The name of a structure that is read from this file: "5L33" for 5L33.pdb, 5L33.cif.gz."""
     return Path(Path(path).name.removesuffix(".gz")).stem
+
+
+# --------------------------------------------------------------------------- a file gives atoms
 
 
 class _Atom(NamedTuple):
@@ -89,18 +93,8 @@ class _Atom(NamedTuple):
     occupancy: float
 
 
-class _Residue(NamedTuple):
-    """The backbone of one conformer of one residue."""
-
-    number: int
-    icode: str
-    letter: str
-    hetero: bool  # belongs to the chain only if peptide-bonded to it
-    xyz: dict[str, tuple[float, float, float]]
-    occupancy: float  # summed over the backbone
-
-
 def _read_text(file: Path) -> str:
+    """The text of a file, unpacked."""
     try:
         data = file.read_bytes()
         if data[:2] == b"\x1f\x8b":
@@ -124,6 +118,7 @@ def _read_text(file: Path) -> str:
 
 
 def _is_mmcif(text: str) -> bool:
+    """Whether the first line that is no comment opens a data block."""
     lines = (line for line in io.StringIO(text) if line.strip() and not line.startswith("#"))
     return next(lines, "").lstrip().lower().startswith("data_")
 
@@ -133,8 +128,8 @@ def _pdb_atoms(text: str) -> Iterator[_Atom]:
     from Bio.PDB.PDBParser import PDBParser
 
     records = io.StringIO("".join(_pdb_records(text)))
-    # QUIET, because what Biopython warns of (chains in pieces, residues and atoms that come
-    # twice) it settles as the original does: one chain, first come.
+    # QUIET: Biopython warns of chains in pieces and of residues and atoms that come twice, and then
+    # does what the original does: it joins the pieces, and takes the first.
     model = next(iter(PDBParser(QUIET=True).get_structure("", records)))
     for chain in model:
         for residue in chain.get_unpacked_list():
@@ -152,8 +147,8 @@ def _pdb_records(text: str) -> Iterator[str]:
     """The atom and model records of a PDB file, after a check that each, and the file, is whole."""
     kinds: set[str] = set()
     widths: list[int] = []
-    model = 0  # the line that opened the model we are in
-    closed = False  # the atoms so far
+    model = 0  # the line that opened the present model; 0 outside of models
+    closed = False  # whether a TER, END or the like follows the atoms so far
     kind = line = ""
     for n, line in enumerate(text.rstrip().splitlines(), start=1):
         kind = line[:6].rstrip()
@@ -187,7 +182,7 @@ def _checked_record(line: str, n: int) -> str:
         raise StructureError(f"line {n}: truncated within its coordinates: {line!r}", **where)
     if not line[54:60].strip():
         line = f"{line[:54]}  1.00{line[60:]}"
-    for what, start, stop, read in (
+    for field, start, stop, read in (
         ("residue number", 22, 26, int),
         ("coordinate", 30, 38, float),
         ("coordinate", 38, 46, float),
@@ -197,7 +192,7 @@ def _checked_record(line: str, n: int) -> str:
         try:
             read(line[start:stop])
         except ValueError:
-            message = f"line {n}: unreadable {what} {line[start:stop]!r}"
+            message = f"line {n}: unreadable {field} {line[start:stop]!r}"
             raise StructureError(message, **where) from None
     return line
 
@@ -251,6 +246,7 @@ def _mmcif_atoms(text: str) -> Iterator[_Atom]:
 
 
 def _check_mmcif_whole(text: str, data: dict[str, list[str]]) -> None:
+    """Raise StructureError for an mmCIF file that is cut short."""
     for category in ("_atom_site", next(reversed(data), "").partition(".")[0]):
         rows = {len(v) for key, v in data.items() if key.startswith(f"{category}.")}
         if len(rows) > 1:
@@ -261,41 +257,56 @@ def _check_mmcif_whole(text: str, data: dict[str, list[str]]) -> None:
         raise StructureError(f"truncated: a PDB entry that ends in {lines[-1]!r}, not '#'")
 
 
+# ---------------------------------------------------- atoms give residues, and these the structure
+
+
+class _Residue(NamedTuple):
+    """The backbone of one conformer of one residue."""
+
+    number: int
+    icode: str
+    letter: str
+    hetero: bool  # belongs to the chain only if peptide-bonded to it
+    xyz: dict[str, tuple[float, float, float]]
+    occupancy: float  # summed over the backbone
+
+
 def _assemble(name: str, atoms: Iterable[_Atom], chains: str | Sequence[str] | None) -> Structure:
+    """The structure of some chains of a file, or of all its protein chains."""
     atoms_of: dict[str, list[_Atom]] = defaultdict(list)
     for atom in atoms:
         atoms_of[atom.chain].append(atom)
     residues_of = {chain: _residues(atoms_of[chain]) for chain in sorted(atoms_of)}
     proteins = [chain for chain, residues in residues_of.items() if residues]
-    there = f"protein chains there: {', '.join(proteins)}"
+    choice = f"protein chains there: {', '.join(proteins)}"
     if not proteins:
         raise StructureError(
             "no protein chain: no residue that is an amino acid by its name or its backbone"
         )
     if isinstance(chains, str):
         chains = chains.split(",")
-    wanted = proteins if chains is None else sorted({c.strip() or " " for c in chains})
-    if not wanted:
-        raise StructureError(f"no chain asked for; {there}")
-    for chain in wanted:
+    selected = proteins if chains is None else sorted({c.strip() or " " for c in chains})
+    if not selected:
+        raise StructureError(f"no chain asked for; {choice}")
+    for chain in selected:
         if chain not in proteins:
             kind = "is no protein" if chain in atoms_of else "is not there"
-            raise StructureError(f"{kind}; {there}", chain=chain)
+            raise StructureError(f"{kind}; {choice}", chain=chain)
 
-    rows = [(chain, residue) for chain in wanted for residue in residues_of[chain]]
+    rows = [(chain, residue) for chain in selected for residue in residues_of[chain]]
     return Structure(
         name,
         np.array([[r.xyz.get(a, (np.nan,) * 3) for a in BACKBONE] for _, r in rows]),
         "".join(r.letter for _, r in rows),
         np.array([chain for chain, _ in rows]),
-        _residue_index([residues_of[chain] for chain in wanted]),
+        _residue_index([residues_of[chain] for chain in selected]),
         np.array([f"{r.number}{r.icode}" for _, r in rows]),
     )
 
 
 def _residue_index(chains: Iterable[Sequence[_Residue]]) -> NDArray[np.int64]:
-    """(L,) int64, as the original's `tied_featurize`: every number and insertion code between
-    the first and the last of a chain takes one place, whether or not it is in the file."""
+    """(L,) int64, as the original's `tied_featurize`: every number and insertion code between the
+    first and the last of a chain counts, whether or not the file has it."""
     index: list[int] = []
     start = 0
     for residues in chains:
@@ -321,7 +332,7 @@ def _residues(atoms: Iterable[_Atom]) -> list[_Residue]:
         # Atoms decide between equals only where there is nothing to sum: an occupancy of zero.
         if (residue.occupancy, len(residue.xyz)) > (best.occupancy, len(best.xyz)):
             chosen[residue.number, residue.icode] = residue
-    return [chosen[place] for place in sorted(chosen)]
+    return [chosen[number] for number in sorted(chosen)]
 
 
 def _conformers(atoms: Sequence[_Atom]) -> Iterator[_Residue]:

@@ -1,8 +1,8 @@
-"""Protein backbones: what the network sees, and the PDB and mmCIF files it is read from.
+"""Protein backbones as plain data, one row per residue.
 
-A `Structure` is plain data, one row per residue. Files are read by `read_structure`; coordinates
-that come from elsewhere enter through `Structure.from_backbone`. Whatever is wrong with either is
-a `StructureError` that names the file, the chain and the residue.
+`read_structure` (readers.py) makes a `Structure` from a file, `Structure.from_backbone` from
+coordinates. An unusable structure is a `StructureError` that names the file, the chain and the
+residue.
 """
 
 from __future__ import annotations
@@ -12,12 +12,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import count
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 
 from mpnn_core.constants import ALPHABET, BACKBONE, CHAIN_GAP
+
+if TYPE_CHECKING:  # a structure takes tensors, and needs no torch
+    from torch import Tensor
 
 _TOKENS = np.zeros(128, np.int64)  # by the code of a letter
 _TOKENS[np.frombuffer(ALPHABET.encode("ascii"), np.uint8)] = np.arange(len(ALPHABET))
@@ -48,21 +51,20 @@ class StructureError(ValueError):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Structure:
-    """The backbone of L residues in one or more chains. Its arrays cannot be written to.
+    """The backbone of L residues in one or more chains. Its arrays are read-only.
 
-    Numbers that are missing from a chain are no rows: they only advance `residue_index`. Residues
-    whose backbone is incomplete are rows, with `mask` False.
+    A residue number that is missing from a chain has no row; it only advances `residue_index`. A
+    residue with an incomplete backbone has a row, with `mask` False.
 
     Attributes
     ----------
-    name : what outputs are called after
+    name : the name of outputs: NAME.fa, and the FASTA header
     coords : (L, 4, 3) float32, Å: the atoms N, CA, C, O; NaN where missing
     sequence : L letters of `ALPHABET`
     chain_ids : (L,) str
-    residue_index : (L,) int64, the `residue_idx` of the original's `tied_featurize`: the position
-        in the chain with its missing numbers counted, running on over the chains, and 100 more
-        for each chain
-    residue_numbers : (L,) str, the author's numbering with its insertion code ("52A")
+    residue_index : (L,) int64, the `residue_idx` of the original's `tied_featurize`: it counts
+        residues through all chains, missing numbers included, and jumps by 100 between chains
+    residue_numbers : (L,) str, the author's residue numbers with insertion codes, such as "52A"
     mask : (L,) bool, True where all of N, CA, C, O are known; follows from `coords`
 
     Raises
@@ -107,11 +109,11 @@ class Structure:
                     f"letter {letter!r} at position {i + 1} of the sequence; expected one of "
                     f"{ALPHABET} (X for unknown)"
                 )
-        for what, values in arrays.items():
-            if what != "coords" and values.shape != (L,):
-                raise StructureError(f"{what} must be ({L},), one per residue; got {values.shape}")
+        for array, values in arrays.items():
+            if array != "coords" and values.shape != (L,):
+                raise StructureError(f"{array} must be ({L},), one per residue; got {values.shape}")
             values.flags.writeable = False
-            object.__setattr__(self, what, values)
+            object.__setattr__(self, array, values)
 
         infinite = np.isinf(coords).any((1, 2))
         if infinite.any():
@@ -138,10 +140,10 @@ class Structure:
     @classmethod
     def from_backbone(
         cls,
-        coords: ArrayLike | torch.Tensor,
+        coords: ArrayLike | Tensor,
         sequence: str,
         chain_ids: str | Sequence[str] | NDArray[np.str_] | None = None,
-        residue_index: ArrayLike | torch.Tensor | None = None,
+        residue_index: ArrayLike | Tensor | None = None,
         name: str = "backbone",
     ) -> Structure:
         """A structure from coordinates.
@@ -151,18 +153,19 @@ class Structure:
         coords : (L, 4, 3), Å: the atoms N, CA, C, O; NaN where missing
         sequence : L letters of `ALPHABET`; "X" * L where it is unknown
         chain_ids : L ids, or L letters; None is one chain, "A"
-        residue_index : (L,) integers; differences within a chain are what counts, so that PDB
-            numbers will do; None is 0, 1, 2, ... and 100 more for each chain
-        name : what outputs are called after
+        residue_index : (L,) integers, such as PDB residue numbers: the network sees only their
+            differences within a chain. None is 0, 1, 2, ... with a jump of 100 between chains
+        name : the name of outputs: NAME.fa, and the FASTA header
 
         Raises
         ------
         StructureError
-            As `Structure`, and for what is not a number, a letter or an integer.
+            As `Structure`, and for coordinates that are no numbers, a sequence that is no str and
+            a residue index that is not of integers.
         """
-        if isinstance(coords, torch.Tensor):
-            coords = coords.detach().to("cpu", torch.float32).numpy()
-        if isinstance(residue_index, torch.Tensor):
+        if hasattr(coords, "detach"):  # a tensor
+            coords = coords.detach().cpu().float().numpy()
+        if residue_index is not None and hasattr(residue_index, "detach"):
             residue_index = residue_index.detach().cpu().numpy()
         try:
             coords = np.asarray(coords, dtype=np.float64)
@@ -205,9 +208,3 @@ class Structure:
         tokens = _TOKENS[np.frombuffer(self.sequence.encode("ascii"), np.uint8)]
         tokens.flags.writeable = False
         return tokens
-
-
-# Files to atoms.
-
-
-# Atoms to a structure.

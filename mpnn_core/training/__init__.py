@@ -1,1 +1,1 @@
-"""Students of the published network: corpora, lessons, training, and what students lose."""
+"""Training and evaluation of students, smaller networks that learn from the published one."""

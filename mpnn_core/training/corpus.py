@@ -1,7 +1,7 @@
-"""Many structures with what is known of each: what is trained and what is evaluated on.
+"""A corpus: many structures, to train and to evaluate on, and their sequence clusters.
 
-A corpus is a folder of PDB or mmCIF files, or an npz of single chains, one row per residue; its
-fields are those of `FIELDS`.
+It is read from a folder of PDB or mmCIF files, or from an npz of single chains, with one row per
+residue and the fields of `FIELDS`.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from mpnn_core.structures.readers import read_structure
 from mpnn_core.structures.structure import Structure, StructureError
 
 SUFFIXES = (".pdb", ".ent", ".cif", ".mmcif")
-# Residues per call: enough to fill the processor, few enough to lose little to a power cut.
+# Residues per call: enough to fill the processor, few enough to lose little in an interruption.
 ROWS_PER_CALL = 8192
 
-# Field of an npz of S chains of N residues in all -> its shape, and the kinds of dtype it may have.
+# Field of an npz of S chains with N residues in all -> its shape, and the kinds of its dtype.
 FIELDS: dict[str, tuple[tuple[str | int, ...], str]] = {
     "coords": (("N", 4, 3), "f"),  # Å: N, CA, C, O; NaN where missing
     "aa": (("N",), "iu"),  # index into `alphabet`
@@ -34,7 +34,7 @@ FIELDS: dict[str, tuple[tuple[str | int, ...], str]] = {
     "offsets": (("S + 1",), "iu"),  # chain s has the rows offsets[s] to offsets[s + 1]
     "ids": (("S",), "U"),
     "alphabet": ((), "U"),
-    "pdb": (("S",), "U"),  # this and what follows is optional
+    "pdb": (("S",), "U"),  # this field and the next ones are optional
     "cluster30": (("S",), "iu"),
     "post_cutoff": (("S",), "b"),
 }
@@ -46,22 +46,22 @@ _DEFAULTS: dict[str, Callable[[int], NDArray[Any]]] = {
 
 
 class CorpusError(ValueError):
-    """A corpus that cannot be used: the file, what was expected, what was found."""
+    """An unusable corpus; the message names the file, what was expected and what it holds."""
 
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """S structures, and what is known of each.
+    """S structures, and where each comes from.
 
     Attributes
     ----------
-    name : what outputs call it
+    name : its name in outputs
     structures : each is named after its chain or file
-    pdb : S texts, the PDB entry; "" where unknown
-    cluster : (S,) int64; structures of one 30 % sequence cluster share a number, and each has its
-        own where clusters are unknown
-    post_cutoff : (S,) bool, released after the snapshot that the published weights were trained on
-        (August 2021); False where unknown
+    pdb : S names of PDB entries; "" where unknown
+    cluster : (S,) int64, the number of the 30 % sequence cluster; where it is unknown, each
+        structure has its own
+    post_cutoff : (S,) bool, whether it was released after August 2021, when the snapshot was taken
+        that the published weights were trained on; False where unknown
     """
 
     name: str
@@ -78,23 +78,23 @@ class Corpus:
 
     @property
     def residues(self) -> int:
-        """How many residues have a complete backbone."""
+        """Number of residues with a complete backbone."""
         return sum(int(s.mask.sum()) for s in self.structures)
 
     @cached_property
     def sha256(self) -> str:
-        """Of names, sequences, chains, residue indices and coordinates, from whatever format."""
-        found = hashlib.sha256()
+        """Of names, sequences, chains, residue indices and coordinates; the format is no part."""
+        digest = hashlib.sha256()
         for s in self.structures:
-            found.update(f"{s.name}\n{s.sequence}\n".encode())
+            digest.update(f"{s.name}\n{s.sequence}\n".encode())
             chain = s.chain_numbers
             for numbers in (chain, s.residue_index - s.residue_index[0]):
-                found.update(numbers.astype("<i8").tobytes())
-            found.update(s.coords.astype("<f4").tobytes())
-        return found.hexdigest()
+                digest.update(numbers.astype("<i8").tobytes())
+            digest.update(s.coords.astype("<f4").tobytes())
+        return digest.hexdigest()
 
     def subset(self, keep: ArrayLike, name: str = "") -> Corpus:
-        """The structures that `keep` selects: (S,) bool, or indices."""
+        """The corpus of the structures that `keep` selects: (S,) bool, or indices."""
         rows = np.arange(len(self))[np.asarray(keep)]
         return Corpus(
             name or self.name,
@@ -106,14 +106,17 @@ class Corpus:
 
 
 def corpus_of(name: str, structures: Sequence[Structure]) -> Corpus:
-    """A corpus of structures of which no more is known."""
+    """A corpus of structures whose PDB entries, clusters and dates are unknown."""
     S = len(structures)
     unknown = {key: default(S) for key, default in _DEFAULTS.items()}
     return _corpus(name, structures, unknown)
 
 
-def batches(structures: Iterable[Structure], sequences: int) -> Iterator[list[Structure]]:
-    """Structures to compute `sequences` of in one call, so that small ones share a step's work."""
+def batched(structures: Iterable[Structure], sequences: int) -> Iterator[list[Structure]]:
+    """Lists of structures to compute `sequences` of each in one call.
+
+    A list has at least `ROWS_PER_CALL` residues in all sequences, but for the last.
+    """
     batch: list[Structure] = []
     for structure in structures:
         batch.append(structure)
@@ -132,32 +135,32 @@ def structure_files(folder: Path) -> list[Path]:
     CorpusError
         There is none.
     """
-    found = sorted(
+    files = sorted(
         p for p in folder.iterdir() if Path(p.name.removesuffix(".gz")).suffix.lower() in SUFFIXES
     )
-    if not found:
+    if not files:
         raise CorpusError(f"{folder} holds no structure; expected {', '.join(SUFFIXES)}, or .gz")
-    return found
+    return files
 
 
 def read_corpus(path: Path | str, complain: Callable[[str], None] | None = None) -> Corpus:
     """A folder of structure files, or an npz of single chains.
 
-    The residue index of a chain counts missing numbers, as that of `read_structure` does.
+    The residue index of a chain counts missing numbers, as in `read_structure`.
 
     Parameters
     ----------
     path : the folder or the npz
-    complain : gets the message on each structure that cannot be used, which is then left out; None
-        raises it instead
+    complain : called with a message for each unusable structure, which is then left out; None
+        raises the error instead
 
     Raises
     ------
     CorpusError
-        No such file, neither of the two, a field that is missing or is not what `FIELDS` says, or
-        no structure that can be used.
+        The path does not exist or is neither of the two, a field is missing or differs from
+        `FIELDS`, or no structure can be used.
     StructureError
-        A structure that cannot be used.
+        A structure cannot be used.
     """
     path = Path(path)
     if path.is_dir():
@@ -171,6 +174,7 @@ def read_corpus(path: Path | str, complain: Callable[[str], None] | None = None)
 
 
 def _corpus(name: str, structures: Sequence[Structure], known: dict[str, NDArray[Any]]) -> Corpus:
+    """A corpus from its structures and the optional fields of an npz."""
     return Corpus(
         name,
         tuple(structures),
@@ -185,7 +189,7 @@ def _usable(
     readers: Sequence[Callable[[], Structure]],
     complain: Callable[[str], None] | None,
 ) -> tuple[list[Structure], list[int]]:
-    """The structures that can be read, and which of all they are."""
+    """The structures that can be read, and their indices among all readers."""
     structures, rows = [], []
     for row, read in enumerate(readers):
         try:
@@ -201,7 +205,7 @@ def _usable(
 
 
 def _read_fields(path: Path) -> dict[str, NDArray[Any]]:
-    """The fields of an npz, checked. Each is read once: an access decompresses it anew."""
+    """The fields of an npz, checked. Each is read once, for every access decompresses it."""
     try:
         with path.open("rb") as file:
             content = np.load(file, allow_pickle=False)
@@ -223,11 +227,11 @@ def _read_fields(path: Path) -> dict[str, NDArray[Any]]:
     N, S = fields["aa"].size, fields["ids"].size
     sizes = {"N": N, "S": S, "S + 1": S + 1}
     for key, (axes, kinds) in FIELDS.items():
-        found = fields[key] if key in fields else fields.setdefault(key, _DEFAULTS[key](S))
+        values = fields[key] if key in fields else fields.setdefault(key, _DEFAULTS[key](S))
         expected = tuple(sizes[axis] if isinstance(axis, str) else axis for axis in axes)
-        if found.shape != expected or found.dtype.kind not in kinds:
+        if values.shape != expected or values.dtype.kind not in kinds:
             raise CorpusError(
-                f"{path}: {key} has shape {found.shape} and dtype {found.dtype}; expected "
+                f"{path}: {key} has shape {values.shape} and dtype {values.dtype}; expected "
                 f"{expected} of kind {' or '.join(kinds)}, for {S} chains of {N} residues in all"
             )
     offsets = fields["offsets"]

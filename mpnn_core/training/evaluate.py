@@ -1,86 +1,65 @@
-"""How good a model is, and what it loses against its teacher; by chain, with intervals.
+"""Evaluation of a model against its teacher: metrics of many structures, with intervals.
 
-Three metrics are never mixed. *Teacher-forced recovery*: share of residues whose likeliest letter,
-given the native residues that are decoded before it, is the native one. *Designed recovery*: share
-of residues that a designed sequence has in common with the native one. *Native perplexity*: exp of
-the mean negative log-probability of the native sequence. Papers quote all three as "recovery" or
-"perplexity".
+Papers call three metrics "recovery" or "perplexity"; they are kept apart here. *Teacher-forced
+recovery*: share of residues whose likeliest letter is the native one, given the native residues
+that are decoded before. *Designed recovery*: share of residues that a designed sequence has in
+common with the native one. *Native perplexity*: exp of the mean negative log-probability of the
+native sequence.
 
-A metric of a set of structures is the mean over structures, whatever their length. A loss is the
-paired difference to the teacher under the same decoding orders and the same random numbers;
-positive is worse.
+A metric of a set of structures is the mean over its structures, long or short. A loss is the paired
+difference from the teacher, under the same decoding orders and the same random numbers; positive is
+worse.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mpnn_core.constants import ALPHABET
+from mpnn_core.constants import ALPHABET, AMINO_ACIDS
 from mpnn_core.design.model import Model
 from mpnn_core.gate.intervals import ERROR, Interval, paired_mean
 from mpnn_core.sampling.noise import order_noise
 from mpnn_core.sampling.orders import draw_order
 from mpnn_core.structures.structure import Structure
-from mpnn_core.training.corpus import Corpus, CorpusError, batches, read_corpus
+from mpnn_core.training.corpus import Corpus, CorpusError, batched, read_corpus
 from mpnn_core.training.metrics import (
-    LETTERS,
     METRICS,
     Assessment,
-    _known,
     by_structure,
     composition,
+    known_residues,
     losses,
     metrics,
     recovery,
 )
+from mpnn_core.training.recipes import EvaluationSettings
 
 SCHEMA = 1
-# A model that recovers less than this of TS50 has no trained weights; it is no reference.
+# A teacher that recovers less than this of TS50 has no trained weights.
 LEAST_REFERENCE_RECOVERY = 0.35
-FEWEST = 5  # structures for an interval: fewer have too few different samples of themselves
+FEWEST = 5  # structures for an interval: fewer can be resampled in too few different ways
+DEFAULT = EvaluationSettings()
 
-
-Progress = Callable[[int], object]
+Progress = Callable[[int], object]  # called with a number of structures when they are done
 
 
 class ReferenceModelError(ValueError):
-    """A teacher that is none: it recovers too little."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a model is assessed.
-
-    Attributes
-    ----------
-    num_orders : random decoding orders per structure for what is teacher-forced
-    num_sequences : designs per structure
-    temperature : of the designs
-    seed : draws orders and designs, the same ones for every model
-    """
-
-    num_orders: int = 4
-    num_sequences: int = 4
-    temperature: float = 0.1
-    seed: int = 0
-
-
-DEFAULT = Settings()
+    """A teacher that recovers too little to have trained weights."""
 
 
 def assess(
     model: Model,
     structures: Sequence[Structure],
-    settings: Settings = DEFAULT,
+    settings: EvaluationSettings = DEFAULT,
     advance: Progress = lambda count: None,
 ) -> Assessment:
-    """Score and design many structures; `advance` is told of each of them twice."""
+    """Score and design many structures; `advance` counts them when scored, and when designed."""
     return Assessment(
         teacher_forced(model, structures, settings.num_orders, settings.seed, advance),
         designed(model, structures, settings, advance),
@@ -96,10 +75,10 @@ def teacher_forced(
 ) -> list[NDArray[np.float32]]:
     """Log-probabilities of native sequences: (num_orders, L, 21) each.
 
-    Under the orders that `Model.design` draws from the seed, all positions being designed.
+    The decoding orders are those that `Model.design` draws from the seed to design all positions.
     """
     log_probs: list[NDArray[np.float32]] = []
-    for batch in batches(structures, num_orders):
+    for batch in batched(structures, num_orders):
         orders = [
             [draw_order(order_noise(seed, i, len(s)), s.mask) for i in range(num_orders)]
             for s in batch
@@ -112,31 +91,27 @@ def teacher_forced(
 def designed(
     model: Model,
     structures: Sequence[Structure],
-    settings: Settings = DEFAULT,
+    settings: EvaluationSettings = DEFAULT,
     advance: Progress = lambda count: None,
 ) -> list[NDArray[np.int64]]:
     """Designs as tokens: (num_sequences, L) each."""
     tokens: list[NDArray[np.int64]] = []
-    for batch in batches(structures, settings.num_sequences):
-        found = model.design(batch, settings.num_sequences, settings.temperature, settings.seed)
-        for designs in found:
+    for batch in batched(structures, settings.num_sequences):
+        for designs in model.design(
+            batch, settings.num_sequences, settings.temperature, settings.seed
+        ):
             letters = [[ALPHABET.index(letter) for letter in s] for s in designs.sequences]
             tokens.append(np.array(letters))
         advance(len(batch))
     return tokens
 
 
-# Metrics: a structure and what a model says of it -> one number per order or design.
-
-
-# Means over structures with their intervals.
-
-
 def loss_of_another_sample(loss: NDArray[np.float64], error: float = ERROR) -> Interval:
-    """Where the mean loss of as many other structures of the same kind lies, one draw each.
+    """A prediction interval for the mean loss of another S structures of the same kind.
 
-    Wider than the interval of the mean: the other sample has its own luck. Bootstrap of the
-    difference of two independent samples, ours averaged over its draws (S, n), theirs of one.
+    `loss` is (S, n), of n decoding orders or designs; the other structures have one each. The
+    interval is wider than a confidence interval of the mean, for the other sample varies too. It is
+    a bootstrap of the difference between the means of two independent samples.
     """
     from scipy import stats
 
@@ -144,7 +119,7 @@ def loss_of_another_sample(loss: NDArray[np.float64], error: float = ERROR) -> I
     mean = float(ours.mean())
     if np.ptp(loss) == 0:
         return Interval(mean, mean, mean)
-    found = stats.bootstrap(
+    bootstrap = stats.bootstrap(
         (ours, theirs),
         lambda a, b, axis: b.mean(axis) - a.mean(axis),
         confidence_level=1 - error,
@@ -152,7 +127,8 @@ def loss_of_another_sample(loss: NDArray[np.float64], error: float = ERROR) -> I
         rng=np.random.default_rng(0),
     ).confidence_interval
     offset = mean - float(theirs.mean())
-    return Interval(mean, mean + offset + float(found.low), mean + offset + float(found.high))
+    low, high = (mean + offset + float(bound) for bound in (bootstrap.low, bootstrap.high))
+    return Interval(mean, low, high)
 
 
 def ts50() -> Corpus:
@@ -160,17 +136,17 @@ def ts50() -> Corpus:
     return read_corpus(Path(__file__).parents[1] / "data" / "TS50.npz")
 
 
-def compare(
+def compare_with_teacher(
     model: Model,
     teacher: Model,
     corpora: Sequence[Corpus],
-    settings: Settings = DEFAULT,
+    settings: EvaluationSettings = DEFAULT,
     advance: Progress = lambda count: None,
 ) -> dict[str, Any]:
-    """A model held against its teacher on TS50 and on each corpus, as JSON; docs/evaluation.md.
+    """A model compared with its teacher on TS50 and on each corpus, as JSON (docs/evaluation.md).
 
-    Its `loss` is the one to quote: of teacher-forced recovery on the last corpus, with the interval
-    of `loss_of_another_sample`.
+    The entry `loss` is the one to quote: the loss of teacher-forced recovery on the last corpus,
+    with the interval of `loss_of_another_sample`.
 
     Raises
     ------
@@ -179,10 +155,10 @@ def compare(
     CorpusError
         Two corpora have one name, or one has no native residue to recover.
     """
-    every = (ts50(), *corpora)
-    _check_corpora(every)
+    all_corpora = (ts50(), *corpora)
+    _check_corpora(all_corpora)
     sets: dict[str, Any] = {}
-    for corpus in every:
+    for corpus in all_corpora:
         quoted = corpus.name
         reference = assess(teacher, corpus.structures, settings, advance)
         if not sets:
@@ -205,7 +181,7 @@ def _check_corpora(corpora: Sequence[Corpus]) -> None:
     if twice:
         raise CorpusError(f"two corpora are called {twice[0]}; rename one, or evaluate them apart")
     for corpus in corpora:
-        if not any(_known(s).any() for s in corpus.structures):
+        if not any(known_residues(s).any() for s in corpus.structures):
             raise CorpusError(
                 f"{corpus.name}: no residue has a known native letter and a complete backbone; "
                 "there is nothing to recover"
@@ -213,7 +189,7 @@ def _check_corpora(corpora: Sequence[Corpus]) -> None:
 
 
 def check_reference(name: str, corpus: Corpus, assessed: Assessment) -> None:
-    """Refuse a teacher whose recovery says that its weights are not trained."""
+    """Raise ReferenceModelError for a teacher that recovers too little to have trained weights."""
     mean = by_structure(recovery, corpus.structures, assessed.log_probs).mean()
     if not mean >= LEAST_REFERENCE_RECOVERY:
         raise ReferenceModelError(
@@ -224,7 +200,8 @@ def check_reference(name: str, corpus: Corpus, assessed: Assessment) -> None:
 
 
 def _sets(corpus: Corpus) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    """A corpus, and apart what the published weights cannot have been trained on."""
+    """The sets of a corpus: all of it; and if it has both, the structures released after and before
+    the snapshot that the published weights were trained on."""
     post = corpus.post_cutoff
     yield corpus.name, np.ones_like(post)
     if post.any() and not post.all():
@@ -235,6 +212,7 @@ def _sets(corpus: Corpus) -> Iterator[tuple[str, NDArray[np.bool_]]]:
 def _compared(
     corpus: Corpus, keep: NDArray[np.bool_], assessed: Assessment, reference: Assessment
 ) -> dict[str, Any]:
+    """Metrics, losses and compositions on the structures of a corpus that `keep` (S,) selects."""
     part = corpus.subset(keep)
     model, teacher = (
         Assessment(
@@ -245,13 +223,13 @@ def _compared(
     )
     values = metrics(part.structures, model, teacher)
     of_teacher = metrics(part.structures, teacher, teacher)
-    found: dict[str, Any] = {
+    comparison: dict[str, Any] = {
         "corpus_sha256": part.sha256,
         "chains": len(part),
         "residues": part.residues,
         "metrics": {},
         "composition": {
-            "letters": LETTERS,
+            "letters": AMINO_ACIDS,
             "native": composition(part.structures, [s.tokens for s in part.structures]),
             "teacher": composition(part.structures, teacher.designs),
             "model": composition(part.structures, model.designs),
@@ -264,22 +242,22 @@ def _compared(
     }
     for name in METRICS:
         loss = losses(name, values[name], of_teacher[name])
-        there = np.isfinite(loss).all(1)
-        if there.any():
-            found["metrics"][name] = {
-                "teacher": float(of_teacher[name][there].mean()),
-                "model": float(values[name][there].mean()),
-                **_intervals(loss[there]),
+        defined = np.isfinite(loss).all(1)
+        if defined.any():
+            comparison["metrics"][name] = {
+                "teacher": float(of_teacher[name][defined].mean()),
+                "model": float(values[name][defined].mean()),
+                **_intervals(loss[defined]),
             }
         by_chain[name] = {
-            side: [None if np.isnan(v) else round(float(v), 4) for v in given.mean(1)]
-            for side, given in (("teacher", of_teacher[name]), ("model", values[name]))
+            side: [None if np.isnan(v) else round(float(v), 4) for v in by_draw.mean(1)]
+            for side, by_draw in (("teacher", of_teacher[name]), ("model", values[name]))
         }
-    return found | ({"by_chain": by_chain} if keep.all() else {})
+    return comparison | ({"by_chain": by_chain} if keep.all() else {})
 
 
 def _intervals(loss: NDArray[np.float64]) -> dict[str, dict[str, float | None]]:
-    """The mean of losses (S, n) with both intervals, without any where S says too little."""
+    """The mean of losses (S, n) with both intervals; without them if S is below `FEWEST`."""
     if len(loss) < FEWEST:
         alone = {"value": float(loss.mean()), "low": None, "high": None}
         return {"loss": alone, "loss_of_another_sample": alone}

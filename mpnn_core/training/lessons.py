@@ -1,4 +1,4 @@
-"""Lessons: structures cropped, bent and batched, with what the teacher says of them."""
+"""Training examples: structures divided, cropped and bent, and the teacher's predictions."""
 
 from __future__ import annotations
 
@@ -12,28 +12,26 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from mpnn_core.constants import ALPHABET, CA
+from mpnn_core.constants import CA, UNKNOWN
 from mpnn_core.network.graph import Backbones, Graph, nearest_of_present
 from mpnn_core.training.corpus import Corpus
 from mpnn_core.training.recipes import Lessons
 
-UNKNOWN = ALPHABET.index("X")
-
 
 @dataclass(frozen=True, eq=False)
 class ResidentCorpus:
-    """A corpus on the device, one row per residue; the last row is a spare one that fills batches.
+    """A corpus on the device, one row per residue, and one spare row that fills up minibatches.
 
     Attributes
     ----------
     coords : (R + 1, 4, 3) float32, Å, about the centre of each structure
     tokens : (R + 1,) int64, the native sequence
-    drawn : (R + 1,) int64, what the teacher drew last; the native residue at first
+    drawn : (R + 1,) int64, the residue that the teacher drew last; the native one at first
     residue_index, chain, structure : (R + 1,) int64
-    place : (R + 1,) float32, where along its structure a residue is, between 0 and 1
-    spread : (R + 1,) float32, Å, standard deviation of a structure's CA along an axis
-    starts, sizes : (S,) first row and residues of every structure, on the host
-    clusters : arrays of structures; a cluster is as likely as another
+    place : (R + 1,) float32, the place of a residue along its structure, between 0 and 1
+    spread : (R + 1,) float32, Å, standard deviation of the CA of its structure along an axis
+    starts, sizes : (S,) first row and number of residues of every structure, on the host
+    clusters : the structures of each cluster; all clusters are equally likely
     """
 
     coords: Tensor
@@ -85,13 +83,14 @@ class ResidentCorpus:
 
     @property
     def structures(self) -> int:
-        """Structures, the spare row's own included."""
+        """Number of structures, counting the spare row as one."""
         return len(self.sizes) + 1
 
     def plan(self, seed: int, block: int, steps: int, nodes: int) -> NDArray[np.int32]:
-        """Rows of every step of a block: (steps, nodes), filled up with the spare row.
+        """The rows of every step of a block: (steps, nodes), filled up with the spare row.
 
-        Clusters come in random order, each once before any comes again, with one chain each.
+        Clusters come in random order, and again only after all of them have come; a random chain
+        of each is taken.
         """
         random = np.random.default_rng([seed, block])
         rows = np.full((steps, nodes), self.coords.shape[0] - 1, dtype=np.int32)
@@ -107,6 +106,7 @@ class ResidentCorpus:
         return rows
 
     def _chains(self, random: np.random.Generator) -> Iterator[int]:
+        """Structures without end, one of each cluster in turn."""
         while True:
             for c in random.permutation(len(self.clusters)):
                 members = self.clusters[c]
@@ -120,16 +120,16 @@ def _mean_by(group: Tensor, values: Tensor, count: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
-    """Whole structures of a corpus in a fixed number of nodes.
+class Minibatch:
+    """The input of one step: whole structures of a corpus in a fixed number of nodes.
 
     Attributes
     ----------
     backbones : N nodes
     structure : (N,) int64, rows of one structure share a number
     native : (N,) int64
-    present : (N,) bool, False on nodes that fill up or are left out of a lesson
-    rows : (N,) int64, which residues of the corpus these are
+    present : (N,) bool, False for nodes that fill up, and for residues that were cropped
+    rows : (N,) int64, the row of each node in the corpus
     """
 
     backbones: Backbones
@@ -139,8 +139,8 @@ class Batch:
     rows: Tensor
 
     @classmethod
-    def of(cls, corpus: ResidentCorpus, rows: Tensor) -> Batch:
-        """`rows`: (N,) int64 on the device, structures whole and one after the other."""
+    def of(cls, corpus: ResidentCorpus, rows: Tensor) -> Minibatch:
+        """The minibatch of `rows` (N,) int64, on the device: whole structures, then spare rows."""
         return cls(
             Backbones(
                 corpus.coords[rows], corpus.residue_index[rows], corpus.chain[rows], (0, len(rows))
@@ -152,15 +152,15 @@ class Batch:
         )
 
     def graph(self, k: int) -> Graph:
-        """The k nearest of those present, in a fixed shape: (N, k)."""
+        """The k nearest neighbours among the nodes that are present, in a fixed shape (N, k)."""
         ca = self.backbones.coords[:, CA]
         return nearest_of_present(ca, self.structure, self.present, k)
 
-    def varied(self, lessons: Lessons, corpus: ResidentCorpus) -> Batch:
-        """Every backbone noisy and bent; some structures divided into chains, some cropped."""
+    def varied(self, lessons: Lessons, corpus: ResidentCorpus) -> Minibatch:
+        """The same with noise on every backbone, all of them bent, some divided, some cropped."""
         device = self.rows.device
-        luck = torch.rand(corpus.structures, 7, device=device)[self.structure]  # (N, 7)
-        noise, divided, crop, first, second, three, depth = luck.unbind(1)
+        uniform = torch.rand(corpus.structures, 7, device=device)[self.structure]  # (N, 7)
+        noise, divided, crop, first, second, three, depth = uniform.unbind(1)
         backbones = self.backbones
         scale = (lessons.noise * noise)[:, None, None]
         coords = backbones.coords + scale * torch.randn_like(backbones.coords)
@@ -183,10 +183,10 @@ class Batch:
 
 
 def _waves(coords: Tensor, structure: Tensor, structures: int, strain: float) -> Tensor:
-    """Smooth displacements of all atoms (N, 4, 3), Å, of one field per structure.
+    """Smooth displacements of all atoms, (N, 4, 3) Å: one random field per structure.
 
-    A field is four plane waves of 20 to 80 Å. What it does to a distance inside a structure is a
-    strain, so bonds and angles keep within a few per cent what they are, and far atoms shift.
+    A field is the sum of four plane waves of 20 to 80 Å. It changes every distance by a few per
+    cent, so bonds and angles stay nearly as they are, and atoms far from each other shift.
     """
     device = coords.device
     along, towards = F.normalize(torch.randn(2, structures, 4, 3, device=device), dim=-1)
@@ -201,15 +201,15 @@ def _waves(coords: Tensor, structure: Tensor, structures: int, strain: float) ->
 
 @dataclass(frozen=True, eq=False)
 class Lesson:
-    """What the teacher says of a batch.
+    """What the students learn from a minibatch: the context, and the teacher's predictions in it.
 
     Attributes
     ----------
-    tokens : (N,) int64, the sequence that neighbours are seen with
+    tokens : (N,) int64, the sequence that is decoded, which residues see of each other
     order : (N,) float32, smaller is decoded first
-    native : (N,) bool, the context of this residue's chain is the native sequence
-    log_probs : (N, 21) float32
-    states : (layers, N, H) float32, after every layer
+    native : (N,) bool, whether `tokens` is the native sequence throughout the structure
+    log_probs : (N, 21) float32, of the teacher
+    states : (layers, N, H) float32, of the teacher after every layer
     """
 
     tokens: Tensor
@@ -219,8 +219,8 @@ class Lesson:
     states: Tensor
 
 
-def _whole_structures(corpus: ResidentCorpus, nodes: int) -> Iterator[NDArray[np.int64]]:
-    """All structures once, in order, in parts of `nodes` rows filled up with the spare row."""
+def whole_structures(corpus: ResidentCorpus, nodes: int) -> Iterator[NDArray[np.int64]]:
+    """The rows of all structures, in order, in arrays (nodes,) filled up with the spare row."""
     part: list[NDArray[np.int64]] = []
     filled = 0
 

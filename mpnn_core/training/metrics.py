@@ -1,4 +1,4 @@
-"""What a model's accuracy is measured in, per structure."""
+"""Metrics of accuracy: of each structure, one number per decoding order or design."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mpnn_core.constants import ALPHABET, CA, CB
+from mpnn_core.constants import ALPHABET, AMINO_ACIDS, CA, CB, UNKNOWN
 from mpnn_core.network.features import with_virtual_cb
 from mpnn_core.structures.structure import Structure
 
-LETTERS = ALPHABET[:20]
-# Side-chain neighbours from which on a residue is buried, and up to which it is exposed: the core
+# Numbers of side-chain neighbours: at least so many is buried, at most so many is exposed. The core
 # and surface cutoffs of Rosetta's LayerSelector.
 BURIED, EXPOSED = 5.2, 2.0
 
 
 @dataclass(frozen=True, eq=False)
 class Assessment:
-    """What a model says of S structures.
+    """The predictions of a model on S structures, which metrics are computed from.
 
     Attributes
     ----------
@@ -35,10 +34,13 @@ class Assessment:
 
 
 def by_structure(
-    metric: Callable[..., NDArray[np.float64]], structures: Sequence[Structure], *given: Any
+    metric: Callable[..., NDArray[np.float64]], structures: Sequence[Structure], *predictions: Any
 ) -> NDArray[np.float64]:
-    """A metric of each structure, from one entry of each of `given`: (S, n)."""
-    return np.stack([metric(*row) for row in zip(structures, *given, strict=True)])
+    """A metric of each structure: (S, n).
+
+    The metric is called with each structure and its entry in each of `predictions`.
+    """
+    return np.stack([metric(*row) for row in zip(structures, *predictions, strict=True)])
 
 
 def recovery(
@@ -71,15 +73,15 @@ def divergence(
 
 
 def sidechain_neighbours(structure: Structure) -> NDArray[np.float64]:
-    """How many residues surround each side chain: (L,), NaN where the backbone is incomplete.
+    """Number of residues around each side chain: (L,), NaN where the backbone is incomplete.
 
     Neighbours are counted within a soft cone along CA-CB, as Rosetta's LayerSelector does
     (rosettacommons.org/docs, ResidueSelectors): residue j counts
-    1 / (1 + exp(d - 9)) * (max(0, cos + 0.5) / 1.5)^2, d being the distance of the CB atoms in Å
-    and cos that of the angle between CA-CB of i and the line from CB of i to CB of j. It needs no
-    side chain: CB is the virtual one of the network's own features.
+    1 / (1 + exp(d - 9)) * (max(0, cos a + 0.5) / 1.5)^2, where d is the distance of the CB atoms in
+    Å, and a the angle between CA-CB of i and the line from CB of i to CB of j. CB is the virtual
+    one of the network's features, so no side chain is needed.
     """
-    counted = np.full(len(structure), np.nan)
+    neighbours = np.full(len(structure), np.nan)
     atoms = with_virtual_cb(torch.from_numpy(structure.coords[structure.mask])).double().numpy()
     cb = atoms[:, CB]
     axis = cb - atoms[:, CA]
@@ -89,12 +91,12 @@ def sidechain_neighbours(structure: Structure) -> NDArray[np.float64]:
     np.fill_diagonal(distance, np.inf)
     cosine = np.einsum("ijc,ic->ij", line, axis) / distance
     near = 1 / (1 + np.exp(np.minimum(distance, 100.0) - 9))
-    counted[structure.mask] = (near * (np.maximum(0, cosine + 0.5) / 1.5) ** 2).sum(1)
-    return counted
+    neighbours[structure.mask] = (near * (np.maximum(0, cosine + 0.5) / 1.5) ** 2).sum(1)
+    return neighbours
 
 
 def residue_classes(structure: Structure) -> dict[str, NDArray[np.bool_]]:
-    """Which residues are buried, exposed and neither: (L,) bool each."""
+    """Masks of the buried, the exposed and the remaining residues: (L,) bool each."""
     count = sidechain_neighbours(structure)
     with np.errstate(invalid="ignore"):
         buried, exposed = count >= BURIED, count <= EXPOSED
@@ -110,7 +112,7 @@ METRICS = {
     "boundary": "teacher-forced, boundary, %",
     "exposed": "teacher-forced, exposed, %",
 }
-"""What each metric is called, and its unit; those in % lose points."""
+"""Metric -> its name in tables, with its unit. A loss of a metric in % is in points."""
 
 
 def metrics(
@@ -120,7 +122,7 @@ def metrics(
 
     NaN where a structure has no residue of a class.
     """
-    found = {
+    values = {
         "recovery": 100 * by_structure(recovery, structures, assessed.log_probs),
         "designed": 100 * by_structure(designed_recovery, structures, assessed.designs),
         "nll": by_structure(native_nll, structures, assessed.log_probs),
@@ -129,14 +131,14 @@ def metrics(
     classes = [residue_classes(s) for s in structures]
     for name in ("buried", "boundary", "exposed"):
         members = [of_structure[name] for of_structure in classes]
-        found[name] = 100 * by_structure(recovery, structures, assessed.log_probs, members)
-    return found
+        values[name] = 100 * by_structure(recovery, structures, assessed.log_probs, members)
+    return values
 
 
 def losses(
     metric: str, values: NDArray[np.float64], teacher: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """What a model loses by structure: positive is worse, whichever way the metric points."""
+    """The loss of a model against its teacher by structure: positive is worse, in every metric."""
     if metric == "kl":
         return values
     return values - teacher if metric == "nll" else teacher - values
@@ -145,24 +147,27 @@ def losses(
 def composition(
     structures: Sequence[Structure], tokens: Sequence[NDArray[np.int64]]
 ) -> list[float]:
-    """Share of each of `LETTERS` among all residues of sequences (n, L) per structure, in %."""
+    """Share of each of the 20 amino acids in sequences (n, L) of each structure, in %."""
     letters = np.concatenate(
-        [np.atleast_2d(t)[:, _known(s)].ravel() for s, t in zip(structures, tokens, strict=True)]
+        [
+            np.atleast_2d(t)[:, known_residues(s)].ravel()
+            for s, t in zip(structures, tokens, strict=True)
+        ]
     )
-    counts = np.bincount(letters, minlength=len(ALPHABET))[: len(LETTERS)]
+    counts = np.bincount(letters, minlength=len(ALPHABET))[: len(AMINO_ACIDS)]
     return [float(share) for share in 100 * counts / counts.sum()]
 
 
-def _known(structure: Structure) -> NDArray[np.bool_]:
-    """Residues with a complete backbone whose native letter is known."""
-    return structure.mask & (structure.tokens != ALPHABET.index("X"))
+def known_residues(structure: Structure) -> NDArray[np.bool_]:
+    """Residues with a complete backbone and a known native letter: (L,) bool."""
+    return structure.mask & (structure.tokens != UNKNOWN)
 
 
 def _mean(
     structure: Structure, values: NDArray[Any], members: NDArray[np.bool_] | None = None
 ) -> NDArray[np.float64]:
     """Mean over the known residues (among `members`) of values (n, L): (n,); NaN of none."""
-    chosen = _known(structure) if members is None else _known(structure) & members
+    chosen = known_residues(structure) if members is None else known_residues(structure) & members
     if not chosen.any():
         return np.full(len(values), np.nan)
     return np.asarray(values[:, chosen].mean(1, dtype=np.float64))

@@ -1,4 +1,4 @@
-"""How students are trained, as data."""
+"""How students are trained, and how a model is evaluated: settings as data, without torch."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ from typing import Any, TypeVar
 
 
 class DistillError(ValueError):
-    """A run that cannot start or go on: what was expected, and what to do."""
+    """A training run that cannot start or go on; the message says what was expected."""
 
 
 @dataclass(frozen=True)
 class Lessons:
-    """What the teacher shows, the same for all students of a run.
+    """The training examples, which are the same for all students of a run.
 
     Attributes
     ----------
     teacher : published checkpoint, or path
     steps : length of the run; learning rates fall to 0 at its end
-    nodes : residues per step, whole structures
-    noise : backbone noise, Å; a structure's standard deviation is uniform between 0 and this
-    native : share of structures whose context is the native sequence
+    nodes : residues per step, in whole structures
+    noise : largest backbone noise, Å; the standard deviation in a structure is uniform between 0
+        and this
+    native : share of structures whose residues see the native sequence around them
     divide : share of structures that are divided into two or three chains at random residues
-    crop : share of structures of which only what lies on one side of a random plane is kept
-    deform : strain of the smooth waves that bend a structure, a ratio; its standard deviation is
-        uniform between 0 and this
-    seed : of noise, orders, contexts and the order of structures
+    crop : share of structures that are cut by a random plane, and kept on one side of it
+    deform : largest strain of the smooth waves that bend a structure, a ratio; the standard
+        deviation in a structure is uniform between 0 and this
+    seed : of the noise, the decoding orders, the sequences and the order of structures
     """
 
     teacher: str = "v_48_020"
@@ -47,17 +48,18 @@ class Recipe:
 
     Attributes
     ----------
-    start : "teacher" takes the teacher's first and last layers, cut to the student's width;
-        "random" is what the original starts from; or a checkpoint of the student's shape, by path
-    learning_rate, warmup, fall : reached after `warmup` steps, held, then linear to 0 over the
-        last share `fall` of the steps
-    orthogonal : matrices between hidden states learn by orthogonalised momentum (Muon), by AdamW
-        like everything else if not
+    start : initial weights: "teacher", the teacher's first and last layers, reduced to the
+        student's width; "random", as in the training of the original; or the path of a checkpoint
+        of the student's shape
+    learning_rate, warmup, fall : the rate rises for `warmup` steps, is held, and falls linearly to
+        0 over the last share `fall` of the steps
+    orthogonal : whether matrices between hidden states are trained by orthogonalised momentum
+        (Muon); everything else is trained by AdamW
     weight_decay : of AdamW and of Muon
-    native_weight : weight of the cross-entropy to the native residue
-    match : weight of the distance of the nodes' states to the teacher's after every layer, for
-        students of its depths and width
-    average : decay of the moving average of weights, which is what ships
+    native_weight : weight of the cross-entropy to the native residue in the loss
+    match : weight in the loss of the distance of the nodes' states from the teacher's, after every
+        layer; for students of the teacher's width and number of layers
+    average : decay of the moving average of the weights; the averaged weights are what is saved
     """
 
     start: str = "teacher"
@@ -71,7 +73,26 @@ class Recipe:
     average: float = 0.999
 
 
-Settings = TypeVar("Settings", Lessons, Recipe)
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How a model is evaluated (evaluate.py).
+
+    Attributes
+    ----------
+    num_orders : random decoding orders per structure for teacher-forced metrics
+    num_sequences : designs per structure
+    temperature : of the designs
+    seed : of orders and designs, which are the same for every model
+    """
+
+    num_orders: int = 4
+    num_sequences: int = 4
+    temperature: float = 0.1
+    seed: int = 0
+
+
+TrainingSettings = TypeVar("TrainingSettings", Lessons, Recipe)
+
 RECIPES: dict[str, Recipe] = {
     "fast": Recipe(learning_rate=5e-4, match=0.3),
     "lean": Recipe(learning_rate=2e-3),
@@ -82,19 +103,19 @@ RECIPES: dict[str, Recipe] = {
 
 
 def recipe_for(student: str) -> Recipe:
-    """The recipe of a student by its variant's name; DistillError lists those there are."""
+    """The recipe of the student of a variant; DistillError if there is none, with a list."""
     if student not in RECIPES:
         raise DistillError(f"no student is called {student!r}; there are {', '.join(RECIPES)}")
     return RECIPES[student]
 
 
-def with_values(settings: Settings, values: Mapping[str, str]) -> Settings:
-    """`settings` with those of `values` that it has, read from text.
+def with_values(settings: TrainingSettings, values: Mapping[str, str]) -> TrainingSettings:
+    """`settings` with the fields that `values` names, each read from its text.
 
     Raises
     ------
     DistillError
-        A text that is no value of its setting.
+        A text is not of the type of its field.
     """
     changed: dict[str, Any] = {}
     for name, default in asdict(settings).items():
@@ -112,7 +133,7 @@ def with_values(settings: Settings, values: Mapping[str, str]) -> Settings:
 
 
 def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
-    """Rate at `step` of `steps`: up, held, down to 0."""
+    """The learning rate at `step` of `steps`: it rises, is held, and falls to 0."""
     rising = min(1.0, (step + 1) / recipe.warmup)
     falling = min(1.0, (steps - step) / max(1.0, recipe.fall * steps))
     return recipe.learning_rate * min(rising, falling)

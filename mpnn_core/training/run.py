@@ -1,19 +1,17 @@
-"""Small students of the pretrained network: recipes, lessons, the training run.
+"""The training run of small students of the pretrained network.
 
 A student learns the teacher's distribution over the 21 letters at every residue of real backbones
-(Hinton et al., 2015, arXiv:1503.02531): the Kullback-Leibler divergence to the teacher, and a share
-of cross-entropy to the native residue. No lesson comes twice: each has fresh backbone noise, a
-random decoding order, a context that is the native sequence or a mixture of it with what the
-teacher itself drew there last, and a structure that is bent a little and may be cut into several
-chains or lack what lies beyond a plane. Teacher and student see the same.
+(Hinton et al., 2015, arXiv:1503.02531). Its loss is the Kullback-Leibler divergence from the
+teacher, and a share of the cross-entropy to the native residue. No example comes twice: each has
+fresh backbone noise and a random decoding order; its sequence is the native one, or a mixture of it
+with residues that the teacher drew; its structure is bent a little, and may be divided into several
+chains or cropped by a plane. Teacher and students get the same input.
 
-The corpus lives on the device as one disjoint graph. A step takes whole structures up to a fixed
-number of residues, so shapes never change: on a GPU the networks are compiled and a step, from
-gathering residues to averaging weights, is one CUDA graph. Students of one run share the teacher's
-work.
+The corpus lies on the device as one disjoint graph. A step takes whole structures up to a fixed
+number of residues (step.py). The students of one run share the teacher's predictions.
 
-A run is a folder. It is cut wherever it is convenient: what was saved resumes, and resumed equals
-uninterrupted.
+A run is a folder. It can be stopped at any time and resumed from what was saved last; a resumed run
+gives the same weights as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -30,39 +28,29 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save as serialise
-from torch import Tensor
 
+from mpnn_core.constants import UNKNOWN
 from mpnn_core.network.architectures import build_network
 from mpnn_core.network.checkpoints import Checkpoint, load_checkpoint
-from mpnn_core.network.graph import Graph
-from mpnn_core.network.mpnn import MPNN
 from mpnn_core.network.variants import find_variant
 from mpnn_core.structures.files import write_atomically
 from mpnn_core.training.corpus import Corpus
-from mpnn_core.training.lessons import UNKNOWN, Batch, Lesson, ResidentCorpus, _whole_structures
-from mpnn_core.training.recipes import DistillError, Lessons, Recipe, learning_rate
-from mpnn_core.training.students import Student, forward
+from mpnn_core.training.lessons import Minibatch, ResidentCorpus, whole_structures
+from mpnn_core.training.recipes import DistillError, Lessons, Recipe
+from mpnn_core.training.step import TrainingStep
+from mpnn_core.training.students import Student
 
-SAVE_SECONDS = 120.0
-
-
-# ----------------------------------------------------------------------------- lessons
-
-
-# ----------------------------------------------------------------------------- students
-
-
-# ----------------------------------------------------------------------------- the run
+SAVE_SECONDS = 120.0  # from one saving to the next
 
 
 @dataclass
 class Look:
-    """Where a run stands; `report` of `Run.train` gets one at every look.
+    """The state of a run, which `Run.train` reports now and then.
 
     Attributes
     ----------
-    divergence : student -> from the teacher, on the lessons of the last block, nats per residue
-    recovery, held_out : what `Run.validate` found, if there are validation structures
+    divergence : student -> KL divergence from the teacher in the last steps, nats per residue
+    recovery, held_out : the results of `Run.validate`, if there are validation structures
     """
 
     step: int
@@ -79,11 +67,11 @@ class Run:
 
     Parameters
     ----------
-    recipes : variant name -> recipe
-    lessons : what the teacher shows
-    corpus : what is learnt from
-    validation : what `report` gets teacher-forced recovery on
-    device : "cuda" compiles the networks and records a step as one graph; "cpu" is plain
+    recipes : variant name -> recipe of its student
+    lessons : how the training examples are made
+    corpus : structures to train on
+    validation : structures to measure teacher-forced recovery on as training goes
+    device : "cuda" compiles the networks and records a step as one CUDA graph; "cpu" does neither
     """
 
     def __init__(
@@ -116,96 +104,7 @@ class Run:
         self.step = 0
         self.seconds = 0.0
         self.history: list[dict[str, Any]] = []
-        compiled = self.device.type == "cuda"
-        self.forwards = {
-            id(n): torch.compile(forward, dynamic=False, fullgraph=True) if compiled else forward
-            for n in (self.teacher, *(s.network for s in self.students))
-        }
-        # What a recorded step reads and writes besides the students: the plan of a block.
-        self.block = 200 if compiled else 10
-        N, B = lessons.nodes, self.block
-        self.rows = torch.zeros(B, N, dtype=torch.int32, device=self.device)
-        self.rates = torch.zeros(len(self.students), B, device=self.device)
-        self.losses = torch.zeros(len(self.students), B, device=self.device)
-        self.cursor = torch.zeros(1, dtype=torch.int64, device=self.device)
-        self.count = torch.zeros((), dtype=torch.int64, device=self.device)
-        self.graph: torch.cuda.CUDAGraph | None = None
-
-    # -- one step
-
-    def _forward(
-        self, network: MPNN, batch: Batch, graph: Graph, tokens: Tensor, order: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        b = batch.backbones
-        assert graph.valid is not None
-        found: tuple[Tensor, Tensor] = self.forwards[id(network)](
-            network,
-            b.coords,
-            b.residue_index,
-            b.chain,
-            graph.neighbours,
-            graph.valid,
-            tokens,
-            order,
-        )
-        return found
-
-    def _lesson(self, batch: Batch, graph: Graph) -> Lesson:
-        """Draws a context and an order, and asks the teacher; what it draws is kept."""
-        luck = torch.rand(self.corpus.structures, 2, device=self.device)[batch.structure]  # (N, 2)
-        native = luck[:, 0] < self.lessons.native
-        redrawn = ~native & (torch.rand_like(luck[:, 0]) < luck[:, 1])
-        tokens = torch.where(redrawn, self.corpus.drawn[batch.rows], batch.native)
-        order = torch.rand_like(luck[:, 0])
-        # Grad mode is left on: nothing of the teacher needs a gradient, and tiles are for no_grad.
-        logits, states = self._forward(self.teacher, batch, graph, tokens, order)
-        log_probs = logits.log_softmax(-1)
-        gumbel = -torch.empty_like(log_probs[:, :UNKNOWN]).exponential_().log()
-        drawn = (log_probs[:, :UNKNOWN] + gumbel).argmax(-1)
-        self.corpus.drawn[batch.rows] = torch.where(
-            batch.present, drawn, self.corpus.drawn[batch.rows]
-        )
-        return Lesson(tokens, order, native, log_probs, states)
-
-    def _one_step(self) -> None:
-        rows = self.rows.index_select(0, self.cursor)[0].long()
-        batch = Batch.of(self.corpus, rows).varied(self.lessons, self.corpus)
-        graph = batch.graph(self.teacher.neighbours)
-        lesson = self._lesson(batch, graph)
-        for i, student in enumerate(self.students):
-            student.rate.copy_(self.rates[i].index_select(0, self.cursor)[0])
-            said = self._forward(student.network, batch, graph, lesson.tokens, lesson.order)
-            loss, divergence = student.loss(batch, *said, lesson)
-            loss.backward()
-            student.update(self.count)
-            self.losses[i].index_copy_(0, self.cursor, divergence[None])
-        self.cursor += 1
-        self.count += 1
-
-    def _record(self) -> None:
-        """A step as one CUDA graph. Warming up changes nothing that lasts."""
-        kept = [{k: v.clone() for k, v in s.state().items()} for s in self.students]
-        drawn, random = self.corpus.drawn.clone(), torch.cuda.get_rng_state()
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(3):
-                self.cursor.zero_()
-                self._one_step()
-        torch.cuda.current_stream().wait_stream(stream)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self._one_step()
-        torch.cuda.synchronize()
-        with torch.no_grad():
-            for student, state in zip(self.students, kept, strict=True):
-                now = student.state()
-                for name in now:
-                    # Moments that did not exist before the first step start at 0.
-                    now[name].copy_(state[name]) if name in state else now[name].zero_()
-                student.gradient.zero_()
-            self.corpus.drawn.copy_(drawn)
-        torch.cuda.set_rng_state(random)
+        self.training_step = TrainingStep(lessons, self.corpus, self.teacher, self.students)
 
     def train(
         self,
@@ -214,36 +113,37 @@ class Run:
         report: Callable[[Look], None] = lambda _: None,
         pause: float = 30.0,
     ) -> bool:
-        """Go on until the last step, or for so many minutes; True when the last step was done.
+        """Train to the last step, or for some minutes.
 
         Parameters
         ----------
         folder : where the run is saved, every two minutes and at the end
-        minutes : stop and save after this long; a later run resumes
-        report : gets a `Look` about every `pause` seconds
+        minutes : stop and save after so many; the run can be resumed
+        report : called with a `Look` about every `pause` seconds
+
+        Returns
+        -------
+        Whether the last step was reached.
 
         Raises
         ------
         DistillError
-            A loss is not finite. What was saved before stays.
+            A loss is not finite. The folder keeps what was saved before.
         """
         begun = last_look = last_save = time.monotonic()
         looked_at, saved_seconds = self.step, self.seconds
-        if self.device.type == "cuda" and self.graph is None and self.step < self.lessons.steps:
-            self._plan()
-            self._record()
+        if self.step < self.lessons.steps:
+            self.training_step.record(self.step)
         while self.step < self.lessons.steps:
-            self._plan()
-            steps = min(self.block, self.lessons.steps - self.step)
-            for _ in range(steps):
-                self.graph.replay() if self.graph is not None else self._one_step()
-            losses = self.losses[:, :steps].cpu()  # waits for the block
+            self.training_step.plan(self.step)
+            steps = min(self.training_step.block, self.lessons.steps - self.step)
+            losses = self.training_step.take(steps)
             for student, row in zip(self.students, losses, strict=True):
                 if not bool(torch.isfinite(row).all()):
                     at = self.step + int((~torch.isfinite(row)).nonzero()[0])
                     raise DistillError(
-                        f"{student.name}: the loss of step {at} is not finite. What {folder} holds "
-                        "is from before; resume with a smaller learning rate"
+                        f"{student.name}: the loss of step {at} is not finite. {folder} keeps "
+                        "what was saved before; resume with a smaller learning rate"
                     )
             self.step += steps
             now = time.monotonic()
@@ -270,31 +170,17 @@ class Run:
                 break
         return self.step >= self.lessons.steps
 
-    def _plan(self) -> None:
-        """The next block: its residues and its learning rates. A block's plan is its own."""
-        step, lessons = self.step, self.lessons
-        rows = self.corpus.plan(lessons.seed, step, self.block, lessons.nodes)
-        self.rows.copy_(torch.from_numpy(rows))
-        rates = [
-            [learning_rate(s.recipe, step + i, lessons.steps) for i in range(self.block)]
-            for s in self.students
-        ]
-        self.rates.copy_(torch.tensor(rates))
-        self.cursor.zero_()
-        self.count.fill_(step)
-
-    # -- looking at it
-
     @torch.no_grad()
     def validate(self) -> tuple[dict[str, float], dict[str, float]]:
-        """On the validation structures, whole and clean, with the averaged weights.
+        """Recovery and divergence on the validation structures, with the averaged weights.
 
-        One random order per structure, the same at every look.
+        The structures are whole and without noise; each has one random decoding order, the same in
+        every call.
 
         Returns
         -------
-        teacher-forced recovery of teacher and students, and the students' divergence from the
-        teacher in nats per residue, both means over structures
+        Teacher-forced recovery of teacher and students, and the students' KL divergence from the
+        teacher in nats per residue; both are means over structures.
         """
         assert self.validation is not None
         corpus = self.validation
@@ -305,24 +191,23 @@ class Run:
         trained = [s.weights.clone() for s in self.students]
         for student in self.students:
             student.weights.copy_(student.averaged)
-        found = {
-            name: torch.zeros(len(order), 2, device=self.device)  # native letter?, divergence
-            for name, _ in networks
+        by_residue = {  # whether the likeliest letter is the native one; divergence
+            name: torch.zeros(len(order), 2, device=self.device) for name, _ in networks
         }
-        for rows in _whole_structures(corpus, self.lessons.nodes):
-            batch = Batch.of(corpus, torch.from_numpy(rows).to(self.device))
-            graph = batch.graph(self.teacher.neighbours)
+        for rows in whole_structures(corpus, self.lessons.nodes):
+            minibatch = Minibatch.of(corpus, torch.from_numpy(rows).to(self.device))
+            graph = minibatch.graph(self.teacher.neighbours)
             taught = None
             for name, network in networks:
-                with torch.enable_grad():  # the compiled networks know this mode
-                    logits, _ = self._forward(
-                        network, batch, graph, batch.native, order[batch.rows]
+                with torch.enable_grad():  # the mode that the networks are compiled for
+                    logits, _ = self.training_step.predictions(
+                        network, minibatch, graph, minibatch.native, order[minibatch.rows]
                     )
                 log_probs = logits.log_softmax(-1)
                 taught = log_probs if taught is None else taught
-                found[name][batch.rows] = torch.stack(
+                by_residue[name][minibatch.rows] = torch.stack(
                     [
-                        (logits[:, :UNKNOWN].argmax(-1) == batch.native).float(),
+                        (logits[:, :UNKNOWN].argmax(-1) == minibatch.native).float(),
                         (taught.exp() * (taught - log_probs)).sum(-1),
                     ],
                     1,
@@ -330,17 +215,18 @@ class Run:
         for student, weights in zip(self.students, trained, strict=True):
             student.weights.copy_(weights)
         means = {
-            name: torch.stack([s.mean(0) for s in rows[:-1].cpu().split(sizes.tolist())]).mean(0)
-            for name, rows in found.items()
+            name: torch.stack([s.mean(0) for s in values[:-1].cpu().split(sizes.tolist())]).mean(0)
+            for name, values in by_residue.items()
         }
         recovery = {name: float(mean[0]) for name, mean in means.items()}
         divergence = {name: float(mean[1]) for name, mean in means.items() if name != "teacher"}
         return recovery, divergence
 
-    # -- the folder
-
     def save(self, folder: Path) -> None:
-        """Write the run: `NAME.safetensors`, what ships, `NAME.training.json` and `state/`."""
+        """Write the weights of each student, its training record, and the state to resume from.
+
+        These are NAME.safetensors, NAME.training.json and state/NAME.safetensors.
+        """
         random = torch.cuda.get_rng_state() if self.device.type == "cuda" else torch.get_rng_state()
         shared = {"random": random, "drawn": self.corpus.drawn.to(torch.uint8)}
         position = {"step": str(self.step), "seconds": str(self.seconds)}
@@ -362,7 +248,7 @@ class Run:
                 write_atomically(path, methodcaller("write", content))
 
     def _record_of(self, student: Student) -> dict[str, Any]:
-        """How a student was made: what a model card is written from."""
+        """The training record of a student, from which its model card is written."""
         return {
             "student": student.name,
             "seed": self.lessons.seed,
@@ -393,12 +279,12 @@ class Run:
         }
 
     def resume(self, folder: Path) -> None:
-        """Go on from what `save` wrote. All students must be at the same step.
+        """Continue from what `save` wrote. All students must be at the same step.
 
         Raises
         ------
         DistillError
-            There is nothing saved, or it is of other students, another recipe or another corpus.
+            Nothing is saved, or it is of other students, another recipe or another corpus.
         """
         steps = set()
         for student in self.students:
@@ -430,7 +316,7 @@ class Run:
 
 
 def device_name(device: torch.device) -> str:
-    """What a training record calls the device."""
+    """The name of the device in a training record."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type}, {platform.machine()}, {torch.get_num_threads()} threads"

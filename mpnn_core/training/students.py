@@ -1,4 +1,4 @@
-"""Students: smaller networks that start from pieces of their teacher's weights."""
+"""Students: smaller networks, their initial weights, their loss and their optimisers."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mpnn_core.constants import UNKNOWN
 from mpnn_core.network.architectures import build_network, random_network
 from mpnn_core.network.checkpoints import file_sha256, load_checkpoint, weights_file
 from mpnn_core.network.families import CheckpointError
 from mpnn_core.network.graph import Backbones, Graph
 from mpnn_core.network.mpnn import MPNN
 from mpnn_core.network.variants import find_variant
-from mpnn_core.training.lessons import UNKNOWN, Batch, Lesson
+from mpnn_core.training.lessons import Lesson, Minibatch
 from mpnn_core.training.recipes import DistillError, Recipe
 
-GRADIENT_NORM = 1.0
+GRADIENT_NORM = 1.0  # larger gradients are scaled down to it
 
 
-def forward(
+def logits_and_states(
     network: MPNN,
     coords: Tensor,
     residue_index: Tensor,
@@ -47,10 +48,10 @@ def forward(
 
 
 def apart(states: Tensor, taught: Tensor, present: Tensor) -> Tensor:
-    """How far states are from the teacher's: 0 is there, 1 as far as its mean is; a scalar.
+    """The distance of states from the teacher's, a scalar: 0 if equal, 1 for the teacher's mean.
 
-    Squared distance over variance in each layer, mean over layers; `states`, `taught`
-    (layers, N, H), of the nodes `present` (N,).
+    In each layer the squared distance over the variance of the teacher's states; then the mean over
+    layers. `states` and `taught` are (layers, N, H); only the nodes `present` (N,) count.
     """
     counted = present[:, None].float()
     mean = (taught * counted).sum((1, 2), keepdim=True) / (counted.sum() * taught.shape[-1])
@@ -59,10 +60,10 @@ def apart(states: Tensor, taught: Tensor, present: Tensor) -> Tensor:
 
 
 class Student:
-    """A network that learns: its weights in one vector, their moments and their average.
+    """A network in training: its weights in one vector, their moments and their moving average.
 
-    All parameters are views of `weights`, all gradients of `gradient`: optimiser, average and
-    checkpoint deal with one tensor whatever the network.
+    All parameters are views of `weights`, and all gradients of `gradient`, so that optimisers,
+    average and checkpoint handle one tensor.
     """
 
     def __init__(self, name: str, recipe: Recipe, teacher: MPNN, device: torch.device) -> None:
@@ -78,7 +79,9 @@ class Student:
         self.before: dict[str, Any] | None = None
         self.network = random_network(variant, seed=0)
         if recipe.start == "teacher":
-            self.network.load_state_dict(cut(teacher.state_dict(), self.network.state_dict()))
+            self.network.load_state_dict(
+                initial_weights(teacher.state_dict(), self.network.state_dict())
+            )
         elif recipe.start != "random":
             try:
                 start = build_network(load_checkpoint(recipe.start), variant)
@@ -121,18 +124,18 @@ class Student:
         )
 
     def loss(
-        self, batch: Batch, logits: Tensor, states: Tensor, lesson: Lesson
+        self, minibatch: Minibatch, logits: Tensor, states: Tensor, lesson: Lesson
     ) -> tuple[Tensor, Tensor]:
-        """What is minimised, and the divergence to the teacher alone, per residue."""
+        """The loss, and its part that is the KL divergence from the teacher; nats per residue."""
         log_probs = logits.log_softmax(-1)
-        known = batch.present.sum()
+        known = minibatch.present.sum()
         divergence = F.kl_div(log_probs, lesson.log_probs, reduction="none", log_target=True)
-        kl = (divergence.sum(-1) * batch.present).sum() / known
-        graded = batch.present & lesson.native & (batch.native != UNKNOWN)
-        nll = -log_probs.gather(-1, batch.native[:, None])[:, 0]
+        kl = (divergence.sum(-1) * minibatch.present).sum() / known
+        graded = minibatch.present & lesson.native & (minibatch.native != UNKNOWN)
+        nll = -log_probs.gather(-1, minibatch.native[:, None])[:, 0]
         loss = kl + self.recipe.native_weight * (nll * graded).sum() / known
         if self.recipe.match:
-            loss = loss + self.recipe.match * apart(states, lesson.states, batch.present)
+            loss = loss + self.recipe.match * apart(states, lesson.states, minibatch.present)
         return loss, kl.detach()
 
     @torch.no_grad()
@@ -148,17 +151,17 @@ class Student:
             weights.mul_(1 - self.rate * self.recipe.weight_decay)
             weights.sub_(self.rate * self._orthogonal(ahead))
         self.adam.step()
-        # Young averages forget faster, so that the start does not weigh on them.
+        # The average forgets faster in the first steps, so that the initial weights do not last.
         decay = ((1 + step) / (10 + step)).clamp(max=self.recipe.average)
         self.averaged.lerp_(self.weights, 1 - decay)
         self.gradient.zero_()
 
     def _orthogonal(self, momentum: Tensor) -> Tensor:
-        """Every (H, H) block of the vector with its singular values near 1 (Muon).
+        """The momentum with the singular values of every (H, H) block brought near 1 (Muon).
 
         Newton-Schulz iteration with the coefficients of Jordan et al. 2024
-        (kellerjordan.github.io/posts/muon); scaled to AdamW's usual size of step as in Liu et al.
-        2025, arXiv:2502.16982, so that one learning rate serves both.
+        (kellerjordan.github.io/posts/muon), scaled to the usual step of AdamW as in Liu et al. 2025
+        (arXiv:2502.16982), so that both optimisers have one learning rate.
         """
         H = self.hidden
         counts = [math.prod(shape) // (H * H) for shape in self.matrices]
@@ -176,7 +179,7 @@ class Student:
         return torch.cat([_from_blocks(b, shape).flatten() for b, shape in blocks])
 
     def averages(self) -> dict[str, Tensor]:
-        """The averaged weights under the checkpoint's names, on the CPU: what ships."""
+        """The averaged weights, under the names of the checkpoint and on the CPU: the result."""
         sizes = [p.numel() for _, p in self.parameters]
         return {
             name: w.view_as(p).cpu().clone()
@@ -184,7 +187,7 @@ class Student:
         }
 
     def state(self) -> dict[str, Tensor]:
-        """All that a resumed run needs."""
+        """The tensors that a resumed run needs."""
         moments = self.adam.state.get(self.rest, {})
         return {
             "weights": self.weights,
@@ -195,7 +198,7 @@ class Student:
 
     @torch.no_grad()
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """The state that `state` gave."""
+        """Go back to what `state` returned."""
         if state["weights"].shape != self.weights.shape:
             raise DistillError(
                 f"{self.name}: the saved run has {state['weights'].numel()} weights, this recipe "
@@ -213,7 +216,7 @@ class Student:
 
 
 def _record_beside(weights: Path) -> dict[str, Any]:
-    """How a checkpoint was made itself, as far as the record beside it says, and its sha256."""
+    """The sha256 of a checkpoint, and how it was trained if a record lies beside it."""
     path = weights.with_suffix(".training.json")
     record = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     kept = ("seed", "recipe", "run", "curve", "before")
@@ -221,7 +224,7 @@ def _record_beside(weights: Path) -> dict[str, Any]:
 
 
 def _blocks(name: str, shape: torch.Size, hidden: int) -> bool:
-    """Whether it is a matrix between hidden states, made of (H, H) blocks."""
+    """Whether a parameter is a matrix between hidden states, made of (H, H) blocks."""
     return (
         len(shape) == 2
         and all(n % hidden == 0 for n in shape)
@@ -242,12 +245,15 @@ def _from_blocks(blocks: Tensor, shape: tuple[int, ...]) -> Tensor:
     return blocks.view(rows // H, columns // H, H, H).transpose(1, 2).reshape(shape)
 
 
-def cut(teacher: Mapping[str, Tensor], student: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The teacher's weights in the student's shapes: layers left out, then channels.
+def initial_weights(
+    teacher: Mapping[str, Tensor], student: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The teacher's weights in the student's shapes: some layers, and some channels of them.
 
-    Of three layers two are the first and the last. The channels kept are those that the teacher's
-    output layer reads most; the rows of a feed-forward layer those with the largest outputs. Where
-    inputs are left out, the others are scaled up to keep the size of the sum.
+    A student of two layers takes the first and the last of three. It takes the channels with the
+    largest weights in the teacher's output layer, and the rows of a feed-forward layer with the
+    largest weights after it. If inputs are left out, the weights of the others are scaled up, so
+    that their sum keeps its size.
     """
 
     def depth(state: Mapping[str, Tensor], kind: str) -> int:

@@ -27,7 +27,7 @@ from mpnn_core.network.mpnn import MPNN
 Precision = Literal["float16", "float32"]
 # Rows that one call of a level package decodes: the Neural Engine pads the last axis to 64 bytes.
 LEVEL_ROWS = 32
-INSTALL = 'pip install "mpnn-core[coreml]"'
+INSTALL = "pip install coremltools"
 Arrays = dict[str, NDArray[Any]]
 Package = Callable[[Arrays], Arrays]
 

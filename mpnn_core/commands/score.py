@@ -1,0 +1,81 @@
+"""`mpnn-core score`: how well sequences fit backbones, as a table."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import mpnn_core as mpnn
+from mpnn_core.commands.options import (
+    CallError,
+    add_input_options,
+    complain,
+    exit_code,
+    labels,
+    model_of,
+    number,
+    progress,
+    structure_paths,
+)
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to `mpnn-core`."""
+    score = commands.add_parser(
+        "score", help="score sequences on backbones: mean negative log-probability, tab-separated",
+        description="Print a tab-separated table of the mean negative log-probability of sequences "
+        "on backbones, over the designed residues (score) and over all residues (global_score).",
+    )  # fmt: skip
+    add_input_options(score)
+    score.add_argument(
+        "--fasta", type=Path, metavar="FILE",
+        help="sequences to score on one structure, chains joined by '/' (default: the native one)",
+    )  # fmt: skip
+    score.add_argument(
+        "--num-orders", type=number(int, 1), default=10, metavar="N",
+        help="random decoding orders to average over (default: 10)",
+    )  # fmt: skip
+    score.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print a row per structure and sequence."""
+    from mpnn_core.structures.fasta import FastaError, read_sequences
+
+    files = structure_paths(options.files)
+    if options.fasta is not None and len(files) > 1:
+        raise CallError(f"--fasta scores sequences on one structure; {len(files)} were given")
+    model = model_of(options)
+    constraints = mpnn.Constraints(chains=options.chains, fixed=labels(options.fixed))
+    failures = 0
+    print("structure", "sequence", "score", "global_score", "orders", sep="\t")
+    with progress(len(files), prints=True) as advance:
+        for file in files:
+            try:
+                structure = mpnn.read_structure(file)
+                constraints.check(structure)
+                records = [("native", structure.sequence)]
+                if options.fasta is not None:
+                    chains = constraints.design_chains(structure)
+                    records = read_sequences(options.fasta, structure, chains)
+                scores = model.score(
+                    structure, [sequence for _, sequence in records], constraints,
+                    options.num_orders, options.seed or 0,
+                )  # fmt: skip
+            except (mpnn.StructureError, FastaError) as error:
+                complain(str(error))
+                failures += 1
+            except (ValueError, RuntimeError, MemoryError) as error:
+                complain(f"{file}: {error}")
+                failures += 1
+            else:
+                means = scores.score.mean(1), scores.global_score.mean(1)
+                for (title, _), score, global_score in zip(records, *means, strict=True):
+                    label = " ".join(title.split())  # a tab would add a column
+                    print(
+                        structure.name, label, f"{score:.4f}", f"{global_score:.4f}",
+                        options.num_orders, sep="\t",
+                    )  # fmt: skip
+            advance(1)
+    return exit_code(failures, len(files))
