@@ -91,13 +91,12 @@ def test_readme_designs_within_its_first_25_lines():
     assert ">T=0.1, sample=1" in head, "the output of the first design comes too late"
 
 
-@pytest.mark.parametrize("place, marker", enumerate(["gates", "tests"]))
+@pytest.mark.parametrize("place, marker", [(0, "gates"), (1, "tests")])
 def test_each_of_the_first_two_blocks_is_one_line_under_its_marker(place, marker):
     text = README.read_text("utf-8")
     shell = [block for block in blocks(README) if block.language == "bash"]
     assert f"<!-- ci: {marker} -->\n```bash\n{shell[place].text}```\n" in text
     assert shell[place].text.count("\n") == 1, "the block is not one line"
-    assert [block.language for block in blocks(README)][:3:2] == ["bash", "bash"]
 
 
 def test_the_landing_gate_runs_the_block_of_the_tests():
@@ -186,7 +185,7 @@ def test_no_page_or_message_installs_from_an_index():
     """The package is in no index yet: `pip install mpnn-core` would fail, or find a stranger's."""
     texts = [README, ROOT / "CONTRIBUTING.md", *PAGES, *(ROOT / "mpnn_core").rglob("*.py")]
     for path in texts:
-        found = re.search(r"pip install [^\n]*?mpnn[-_]core(?!-VERSION|/)", path.read_text("utf-8"))
+        found = re.search(r'pip install (-\S+ )*"?mpnn[-_]core(?!-VERSION)', path.read_text("utf-8"))
         assert not found, f"{path.relative_to(ROOT)}: {found[0]}"
 
 
