@@ -175,9 +175,7 @@ def test_pages_that_the_code_names_exist():
         and path.name != "test_docs.py"
     ]
     for source in [*sources, ROOT / "claims.toml"]:
-        for page in re.findall(
-            r"docs/[\w/-]+\.(?:md|jsonl?|svg|py)\b", source.read_text("utf-8")
-        ):
+        for page in re.findall(r"docs/[\w/-]+\.(?:md|jsonl?|svg|py)\b", source.read_text("utf-8")):
             assert (ROOT / page).exists(), f"{source.relative_to(ROOT)} names {page}"
 
 
