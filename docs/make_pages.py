@@ -328,6 +328,15 @@ def whole_ledger() -> str:
     return markdown(CPU.completed(CLAIMS), CLAIMS).strip()
 
 
+def gate_table() -> str:
+    """What pyproject.toml tells the gates of this project."""
+    text = (ROOT / "pyproject.toml").read_text("utf-8")
+    tables = re.findall(
+        r"(?ms)^\[+tool\.mpnn_core\.gate.*?(?=^\[+(?!tool\.mpnn_core\.gate)|\Z)", text
+    )
+    return "```toml\n" + "".join(tables).rstrip() + "\n```"
+
+
 # The command line.
 
 
@@ -389,6 +398,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "study": study,
     "guard": guard,
     "ledger": whole_ledger,
+    "gate-table": gate_table,
     "command-line": command_line,
 }
 
