@@ -136,9 +136,9 @@ def test_what_other_machines_recorded_is_shown_with_the_machine(tmp_path) -> Non
     report, path = page(tmp_path, 1)
     text = path.read_text("utf-8")
     measured = [e for other in report.elsewhere for e in other.measured]
-    assert {"many-fast", "many-exact", "log-probs"} == {e.figure for e in measured}
+    assert {"many-fast", "many-exact", "log-probs"} <= {e.figure for e in measured}
     for other in report.elsewhere:
-        assert other.machine["gpu"] in text and other.date in text
+        assert other.machine.get("gpu", other.machine["processor"]) in text and other.date in text
     for e in measured:
         assert e.figure in CLAIMS[e.claim].figures, "a claim of today's"
         assert e.measured in text

@@ -83,10 +83,10 @@ def test_a_student_has_a_training_record_and_a_card_made_from_it(student):
     assert record["student"] == student.name
     assert record["run"]["steps"] > 0
     assert all(math.isfinite(point[2]) for point in record["curve"])
-    listed = (DOCS / "models" / "training-set.tsv").read_text("utf-8").splitlines()
+    listed = (DOCS / "reference" / "models" / "training-set.tsv").read_text("utf-8").splitlines()
     assert listed[0] == f"# {record['corpus']['sha256']}", "the list is of another corpus"
     assert len(listed) - 2 == record["corpus"]["structures"]
-    card = DOCS / "models" / f"{student.name}.md"
+    card = DOCS / "reference" / "models" / f"{student.name}.md"
     assert card.is_file(), f"{card} is missing; python docs/make_model_cards.py makes it"
     assert card.read_text("utf-8") == cards().card(student), (
         f"{card} is not what was recorded; python docs/make_model_cards.py makes it anew"

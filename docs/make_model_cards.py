@@ -1,4 +1,4 @@
-"""Write docs/models/<variant>.md: a card for each student that is in the package.
+"""Write docs/reference/models/<variant>.md: a card for each student that is in the package.
 
 A card is made from what was recorded: mpnn_core/weights/<variant>.json by `mpnn-core eval`, and
 <variant>.training.json by `mpnn-core distill`. Run from the repository's root:
@@ -18,7 +18,7 @@ import mpnn_core as mpnn
 from mpnn_core.network import variants
 from mpnn_core.training.metrics import METRICS
 
-CARDS = Path(__file__).parent / "models"
+CARDS = Path(__file__).parent / "reference" / "models"
 LOOKS_OF_CURVE = 12
 WIDTH = 100
 
@@ -53,10 +53,11 @@ def _head(variant: mpnn.Variant, evaluation: dict[str, Any]) -> Iterator[str]:
     yield f"# {variant.name}: {shape}, k = {variant.neighbours}"
     yield ""
     yield from paragraph(
-        f"A student of {teacher['name']}. **It loses {variant.loss}.** The interval is where the "
-        "mean loss of as many other chains lies, in 99 % of cases ([how it is "
-        "measured](../evaluation.md)). `docs/make_model_cards.py` made this card from what was "
-        "recorded."
+        f"A student of {teacher['name']}: a smaller network, trained to give the same "
+        f"probabilities. **It loses {variant.loss}.** The brackets are a 99 % prediction interval "
+        f"for the mean loss on another {evaluation['chains']} chains ([how it is "
+        "measured](../../explanation/evaluation.md)). `docs/make_model_cards.py` writes this card "
+        "from the stored evaluation and training record."
     )
     yield "```python"
     yield f'model = mpnn_core.load_model("v_48_020", variant="{variant.name}")'
@@ -82,8 +83,8 @@ def _losses(evaluation: dict[str, Any]) -> Iterator[str]:
         f"Means over chains; {settings['num_orders']} decoding orders, "
         f"{settings['num_sequences']} designs at T = {settings['temperature']}, seed "
         f"{settings['seed']}. A loss is the paired difference to the teacher, positive where the "
-        "student is worse, with 99 % intervals by bootstrap over chains: of the mean, and of the "
-        "mean of as many other chains."
+        "student is worse. Both intervals are of 99 %, by bootstrap over chains: one for the mean "
+        "over all chains of this kind, one that predicts the mean of another sample of this size."
     )
     for name, of_set in evaluation["sets"].items():
         yield f"**{name}**: {of_set['chains']} chains, {of_set['residues']:,} residues"
@@ -105,7 +106,7 @@ def _losses(evaluation: dict[str, Any]) -> Iterator[str]:
             if key == "nll":
                 perplexities = (f"{math.exp(value):.2f}" for value in sides)
                 rows.append(("native perplexity, its exponential", *perplexities, "", "", ""))
-        headings = ("metric", "teacher", "student", "loss", "of the mean", "of another sample")
+        headings = ("metric", "teacher", "student", "loss", "mean", "another sample")
         yield from table(headings, rows, numbers=5)
 
 
@@ -132,8 +133,8 @@ def _data(record: dict[str, Any]) -> Iterator[str]:
         f"residues, from {len(corpus['pdb']):,} PDB entries and a few others: single chains "
         "without their partners. No 30 % sequence cluster of them is among the validation chains, "
         "nor among ProteinMPNN's example proteins. Their names, PDB ids and clusters are in "
-        "[training-set.tsv](training-set.tsv); the sha256 of the content, as `mpnn_core.corpus` "
-        f"reads it, is `{corpus['sha256']}`."
+        "[training-set.tsv](training-set.tsv); the sha256 of the content, as "
+        f"`mpnn_core.training.corpus` reads it, is `{corpus['sha256']}`."
     )
 
 
@@ -175,15 +176,15 @@ def _limits(record: dict[str, Any]) -> Iterator[str]:
     yield "## Limits"
     yield ""
     for limit in (
-        "It imitates its teacher, and is better than it in nothing that was measured.",
+        "It imitates its teacher, and no measurement found it better than its teacher.",
         "It saw single chains, some of them divided, and the losses above are of single chains. On "
         "four complexes the students lose two to three times as much, most of it at the "
         "interfaces: the ledger's claim E20 has each one's figure. Tied positions of "
         "homo-oligomers were not evaluated.",
         f"Backbones carried noise of up to {record['recipe']['noise']} Å in training.",
-        "Recovery does not say whether a sequence folds; nothing it designed was made in a "
+        "Recovery does not say whether a sequence folds; none of its designs was made in a "
         "laboratory.",
-        "Where the original's own log-probabilities matter, take the variant `baseline`.",
+        "Where the log-probabilities of the original matter, use the variant `baseline`.",
     ):
         yield textwrap.fill(f"- {limit}", WIDTH, subsequent_indent="  ", break_on_hyphens=False)
     yield ""

@@ -1,0 +1,432 @@
+"""Write every measured figure of README.md and docs/ from what was stored.
+
+A page holds blocks between `<!-- table: NAME -->` and `<!-- end -->`. This script fills them; a
+test fails where a block is not what the stored measurements say, and where README or a page gives
+a measured figure outside of a block. Run from the repository's root, after a measurement or a new
+option of the command line:  python docs/make_pages.py
+
+The stored measurements: fixtures/ledgers/*.json, fixtures/cuda-h100.json, docs/pareto.json,
+docs/guard-runs.jsonl and mpnn_core/weights/*.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import mpnn_core as mpnn
+from mpnn_core.commands.main import parser
+from mpnn_core.gate.claims import load_claims
+from mpnn_core.gate.ledger import Entry, Ledger, markdown
+from mpnn_core.gate.verdicts import Verdict
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+LEDGERS = ROOT / "fixtures" / "ledgers"
+CLAIMS = load_claims(ROOT / "claims.toml")
+
+CPU = Ledger.load(LEDGERS / "cpu-avx512.json")
+GPU = [Ledger.load(path) for path in sorted(LEDGERS.glob("h100*.json"))]
+H100 = json.loads((ROOT / "fixtures" / "cuda-h100.json").read_text("utf-8"))
+PARETO = json.loads((DOCS / "pareto.json").read_text("utf-8"))
+GUARD_RUNS = [
+    json.loads(line) for line in (DOCS / "guard-runs.jsonl").read_text("utf-8").splitlines()
+]
+
+BLOCK = re.compile(r"(?s)(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)")
+
+# What README shows of the CPU: the first three that the stored ledger has. Claim, figure, words.
+HEADLINES = (
+    ("E2", "speed", "8 sequences for one protein (5L33, 106 residues)"),
+    ("E4", "many", "64 sequences for the same protein"),
+    ("E4", "three-chains", "8 sequences for a complex of three chains (3HTN, 429 residues)"),
+    ("E1", "speed", "log-probabilities of one native sequence (5L33)"),
+    ("E4", "one", "1 sequence for one protein (5L33)"),
+)
+GPU_HEADLINE = ("E8", "many-exact", "256 sequences for the complex of three chains (3HTN)")
+
+
+ROUNDING = 1e-7  # a divergence below this is the rounding of float32
+
+# Markdown.
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0) -> str:
+    """A table whose last `numbers` columns are aligned to the right."""
+    rule = "|" + "---|" * (len(headings) - numbers) + "--:|" * numbers
+    return "\n".join([_row(headings), rule, *map(_row, rows)])
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def number(value: float) -> str:
+    """A ratio as it is said aloud: two digits, three from 100 on."""
+    return f"{value:.0f}" if value >= 10 else f"{value:.1f}"
+
+
+def power(value: float) -> str:
+    """A small number: 5.4e-5."""
+    return f"{value:.1e}".replace("e-0", "e-")
+
+
+def machine(of: dict[str, str] | Any) -> str:
+    name = of.get("gpu") or of["processor"]
+    return f"{name}, {of['cores']} cores, Python {of['python']}, torch {of['torch']}"
+
+
+# The ledgers.
+
+
+def measured(ledgers: Iterable[Ledger], claim: str, figure: str) -> Iterator[tuple[Ledger, Entry]]:
+    """What was measured of a figure, with the ledger it stands in."""
+    for ledger in ledgers:
+        for entry in ledger.entries:
+            if (entry.claim, entry.figure) == (claim, figure) and entry.value is not None:
+                yield ledger, entry
+
+
+def speeds() -> str:
+    """README's table: one speed for a workload, and none that the run left inconclusive."""
+    settled, open_ = [], []
+    for claim, figure, words in HEADLINES:
+        row = (words, f"{CPU.machine['cores']} CPU cores")
+        found = [
+            e.value
+            for _, e in measured([CPU], claim, figure) if e.verdict is not Verdict.INCONCLUSIVE
+        ]  # fmt: skip
+        if found:
+            settled.append((*row, f"{number(found[0])} x"))
+        else:
+            open_.append((*row, "not settled"))
+    rows = (settled + open_)[:3]
+    claim, figure, words = GPU_HEADLINE
+    rows += [
+        (words, ledger.machine["gpu"].removesuffix(" 80GB HBM3"), f"{number(entry.value)} x")
+        for ledger, entry in measured(GPU, claim, figure)
+    ]
+    return table(("workload", "on", "times faster"), rows, numbers=1)
+
+
+def choices() -> str:
+    """README's table of models: what each loses, and its speed with the exact one as 1."""
+    exact = next(e for _, e in measured([CPU], "E3", "difference"))
+    fast = H100["accuracy"]["fast"]["designing 3HTN"]
+    at = "3HTN x 512"
+    rows = [
+        (
+            "exact",
+            "the default",
+            f"nothing: log-probabilities within {power(exact.value)} of the original's",
+            "1",
+        ),
+        (
+            "half precision",
+            "`--device cuda --backend cuda-fast`",
+            f"the likeliest residue changes at {100 * (1 - fast['argmax']):.1f} % of positions",
+            number(H100["exact"][at]["ms"] / H100["fast"][at]["ms"]),
+        ),
+    ]
+    native = {
+        p["variant"]: p["speed"]["value"]
+        for p in PARETO["cpu"]["points"]
+        if p["backend"] == "native"
+    }
+    for variant in _students()[::2]:  # the rest are on the page of small models
+        loss = variant.evaluation["loss"]
+        complexes = [f", {value:.1f} on complexes" for value in on_complexes(variant)]
+        rows.append((
+            f"small: {variant.name}",
+            f"`--variant {variant.name}`",
+            f"{loss['value']:.1f} points of recovery on single chains{''.join(complexes)}",
+            number(native[variant.name] / native["baseline"]),
+        ))  # fmt: skip
+    return table(("model", "option", "what it loses", "speed"), rows, numbers=1)
+
+
+def _students() -> list[mpnn.Variant]:
+    """The variants with weights of their own, those that lose least first."""
+    students = [v for v in mpnn.VARIANTS.values() if v.evaluation and v.student == v.name]
+    return sorted(students, key=lambda v: v.evaluation["loss"]["value"])
+
+
+def on_complexes(variant: mpnn.Variant) -> list[float]:
+    """What the stored run recorded of it on four complexes; empty where it did not."""
+    entries = (e for _, e in measured([CPU], "E20", variant.name) if e.workload.startswith("3HTN"))
+    return [e.value for e in entries if e.value is not None][:1]
+
+
+def losses() -> str:
+    """What every small model loses, with its intervals."""
+    rows = []
+    for v in _students():
+        loss = v.evaluation["loss"]
+        of_set = v.evaluation["sets"]["TS50"]["metrics"]["recovery"]["loss"]
+        complexes = [f"{value:.1f}" for value in on_complexes(v)]
+        rows.append((
+            f"[`{v.name}`](~/reference/models/{v.name}.md)",
+            f"{v.encoder_layers}+{v.decoder_layers} layers of width {v.hidden}, "
+            f"k = {v.neighbours}",
+            f"{loss['value']:.1f} [{loss['low']:.1f}, {loss['high']:.1f}]",
+            f"{of_set['value']:.1f} [{of_set['low']:.1f}, {of_set['high']:.1f}]",
+            "".join(complexes[:1]) or "not measured",
+        ))  # fmt: skip
+    chains = _students()[0].evaluation["chains"]
+    return table(
+        ("model", "shape", f"{chains} held-out chains", "TS50, 50 chains", "4 complexes"), rows, 3
+    )
+
+
+def ledger_of(ledger: Ledger, wanted: Callable[[Entry], bool]) -> str:
+    """The measured figures of a ledger, with the machine they are from."""
+    rows = [
+        (
+            f"{e.claim} {e.figure}",
+            e.workload,
+            e.measured,
+            "" if e.control is None else f"{e.control[0]:.3g} to {e.control[1]:.3g}",
+            str(e.verdict),
+        )
+        for e in ledger.measured if wanted(e)
+    ]  # fmt: skip
+    headings = ("figure", "workload", "measured", "control", "verdict")
+    source = f"{machine(ledger.machine)}; {ledger.date[:10]}."
+    return f"{source}\n\n{table(headings, rows)}"
+
+
+def cpu() -> str:
+    """Our own claims as the stored run on a CPU found them."""
+    return ledger_of(CPU, lambda e: e.claim.startswith("E") and e.claim not in ("E20", "E3"))
+
+
+def gpu() -> str:
+    """The pairs with the original on a GPU."""
+    return "\n\n".join(ledger_of(ledger, lambda e: e.claim == "E8") for ledger in GPU)
+
+
+def gpu_rates() -> str:
+    """Designs on one H100 by themselves, exact and in half precision."""
+    rows = []
+    for workload, exact in H100["exact"].items():
+        fast = H100["fast"][workload]
+        rows.append((
+            workload.replace(" x ", " × "),
+            f"{exact['ms']:.3g} ms", f"{exact['per second']:,}" if "per second" in exact else "",
+            f"{fast['ms']:.3g} ms", f"{fast['per second']:,}" if "per second" in fast else "",
+        ))  # fmt: skip
+    headings = ("workload", "exact", "designs/s", "half precision", "designs/s")
+    of = H100["machine"]
+    source = f"{of['gpu']}, torch {of['torch']}, Triton {of['triton']}; {of['date']}."
+    return f"{source}\n\n{table(headings, rows, numbers=4)}"
+
+
+def gpu_accuracy() -> str:
+    """How far the two tiers on a GPU are from plain torch there."""
+    rows = []
+    for tier, words in (("exact", "exact"), ("fast", "half precision")):
+        for protein in ("5L33", "3HTN"):
+            found = H100["accuracy"][tier][f"designing {protein}"]
+            rows.append((
+                words, protein, f"{power(found['largest'])} nats",
+                f"{power(found['kl'])} nats" if found["kl"] > ROUNDING else "0",
+                f"{100 * found['argmax']:.1f} %",
+            ))  # fmt: skip
+    headings = ("tier", "protein", "largest difference", "KL", "same likeliest residue")
+    recovery = {tier: 100 * H100["accuracy"][tier]["TS50 recovery"] for tier in ("exact", "fast")}
+    return (
+        f"{table(headings, rows, numbers=3)}\n\nRecovery of designs on TS50: "
+        f"{recovery['exact']:.1f} % exact, {recovery['fast']:.1f} % in half precision."
+    )
+
+
+def variants() -> str:
+    """Every variant in plain torch and in native code against the original."""
+    of = PARETO["cpu"]
+    by = {(p["variant"], p["backend"]): p["speed"] for p in of["points"]}
+    names = dict.fromkeys(p["variant"] for p in of["points"])
+    rows = [
+        (
+            name,
+            *(
+                "{value:.3g} [{low:.3g}, {high:.3g}] x".format(**by[name, backend])
+                for backend in ("torch", "native")
+            ),
+        )
+        for name in names
+    ]
+    source = (
+        f"{of['workload']}; {machine(of['machine'])}; {of['date'][:10]}, {of['rounds']} rounds."
+    )
+    return f"{source}\n\n{table(('variant', 'plain torch', 'native code'), rows, numbers=2)}"
+
+
+def parity() -> str:
+    """How far the exact model is from the original."""
+    found = next(e for _, e in measured([CPU], "E3", "difference"))
+    return (
+        f"Largest difference of a log-probability on the six example proteins: {found.measured}. "
+        f"The gate fails above {CLAIMS['E3'].figures['difference'].gates['cpu'].at_most:g} nats."
+    )
+
+
+def orders() -> str:
+    """Coloured decoding orders against random ones, claim E9."""
+    return ledger_of(CPU, lambda e: e.claim == "E9")
+
+
+def study() -> str:
+    """What the study reports, and what the stored run found."""
+    rows = []
+    for claim in (c for c in CLAIMS.values() if c.id.startswith("S")):
+        for key, figure in claim.figures.items():
+            entries = [e for e in CPU.entries if (e.claim, e.figure) == (claim.id, key)]
+            done = [e for e in entries if e.value is not None]
+            name = f"{claim.id} {claim.title}: {key}"
+            rows += [(name, str(figure), e.measured, str(e.verdict), e.workload) for e in done]
+            if not done:
+                why = f"needs {figure.needs}" if figure.needs else "inconclusive"
+                rows.append((name, str(figure), "-", why, claim.workload))
+    headings = ("claim", "the study", "here", "verdict", "on")
+    return f"{machine(CPU.machine)}; {CPU.date[:10]}.\n\n{table(headings, rows)}"
+
+
+def guard() -> str:
+    """What the guard said of an unchanged tree, run by run."""
+    rows = []
+
+    def of(run: dict[str, Any]) -> tuple[str, int]:
+        return run["condition"], run["slower"]
+
+    for (condition, slower), runs in groupby(sorted(GUARD_RUNS, key=of), of):
+        found = list(runs)
+        verdicts = Counter(run["verdict"] for run in found)
+        catch = sorted(100 * (run["would_catch"] - 1) for run in found)
+        load = sorted(run["load"] for run in found)
+        rows.append((
+            f"{condition}, {slower} % slower" if slower else f"{condition}, unchanged",
+            f"{len(found)}", *(f"{verdicts[v]}" for v in ("slower", "no change", "inconclusive")),
+            f"{catch[0]:.1f} to {catch[-1]:.1f} %, median {median(catch):.1f}",
+            f"{load[0]:.1f} to {load[-1]:.1f}",
+        ))  # fmt: skip
+    headings = (
+        "machine", "runs", "slower", "no change", "inconclusive", "slowdown it would catch", "load",
+    )  # fmt: skip
+    return table(headings, rows, numbers=6)
+
+
+def whole_ledger() -> str:
+    """Every figure of every claim in the stored run."""
+    return markdown(CPU.completed(CLAIMS), CLAIMS).strip()
+
+
+def gate_table() -> str:
+    """What pyproject.toml tells the gates of this project."""
+    text = (ROOT / "pyproject.toml").read_text("utf-8")
+    tables = re.findall(
+        r"(?ms)^\[+tool\.mpnn_core\.gate.*?(?=^\[+(?!tool\.mpnn_core\.gate)|\Z)", text
+    )
+    return "```toml\n" + "".join(tables).rstrip() + "\n```"
+
+
+# The command line.
+
+
+def command_line() -> str:
+    """Every command and option, from the parsers' own help."""
+    parts = []
+    top = parser()
+    for name, command in _commands(top):
+        parts.append(f"## mpnn-core {name}")
+        parts.append(_help_of_command(top, name))
+        rows = []
+        for action in command._actions:
+            if isinstance(action, argparse._HelpAction | argparse._SubParsersAction):
+                continue
+            text = command._get_formatter()._expand_help(action) if action.help else ""
+            rows.append((_option(action), " ".join(text.split())))
+        if rows:
+            parts.append(table(("option", "meaning"), rows))
+    return "\n\n".join(parts)
+
+
+def _commands(top: argparse.ArgumentParser) -> list[tuple[str, argparse.ArgumentParser]]:
+    return list(_subparsers(top).choices.items())
+
+
+def _subparsers(top: argparse.ArgumentParser) -> argparse._SubParsersAction[Any]:
+    return next(a for a in top._actions if isinstance(a, argparse._SubParsersAction))
+
+
+def _help_of_command(top: argparse.ArgumentParser, name: str) -> str:
+    """What `mpnn-core --help` says of a command, as a sentence."""
+    actions = {action.dest: action.help for action in _subparsers(top)._choices_actions}
+    text = (actions.get(name) or "").strip()
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _option(action: argparse.Action) -> str:
+    metavar = action.metavar
+    if metavar is None and action.choices is not None:
+        metavar = "{" + ",".join(map(str, action.choices)) + "}"
+    if metavar is None and action.option_strings and action.nargs != 0:
+        metavar = action.dest.upper()
+    if not action.option_strings:
+        return f"`{metavar or action.dest}`"
+    return f"`{', '.join(action.option_strings)}{f' {metavar}' if metavar else ''}`"
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "speeds": speeds,
+    "choices": choices,
+    "losses": losses,
+    "cpu": cpu,
+    "gpu": gpu,
+    "gpu-rates": gpu_rates,
+    "gpu-accuracy": gpu_accuracy,
+    "variants": variants,
+    "parity": parity,
+    "orders": orders,
+    "study": study,
+    "guard": guard,
+    "ledger": whole_ledger,
+    "gate-table": gate_table,
+    "command-line": command_line,
+}
+
+
+def filled(text: str, page: Path) -> str:
+    """The text of a page with each of its blocks as the stored measurements have it.
+
+    In a block, a link that begins with `~/` is one from docs/.
+    """
+    docs = Path(os.path.relpath(DOCS, page.parent)).as_posix()
+    return BLOCK.sub(
+        lambda m: f"{m[1]}{BLOCKS[m[2]]().replace('](~/', f']({docs}/')}\n{m[3]}", text
+    )
+
+
+def pages() -> list[Path]:
+    """README and every page of the site."""
+    return [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+
+
+def main() -> None:
+    for path in pages():
+        text = path.read_text("utf-8")
+        new = filled(text, path)
+        if new != text:
+            path.write_text(new, "utf-8")
+            print(path.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()
