@@ -1,20 +1,24 @@
-"""Backends by name, and what those that are not exact lose."""
+"""Backends by name, and the losses of those that are not exact.
+
+The names are read without torch, by the help of the command line.
+"""
 
 from __future__ import annotations
 
 import warnings
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
-from mpnn_core.backends.contract import Backend, UnavailableError
-from mpnn_core.backends.plain import TorchBackend
-from mpnn_core.network.mpnn import MPNN
+    from mpnn_core.backends.contract import Backend
+    from mpnn_core.network.mpnn import MPNN
 
 BACKENDS = (
     "auto", "torch", "native", "cuda", "cuda-fast", "mlx", "mlx-fast", "mlx-int8", "coreml",
     "coreml-fast",
 )  # fmt: skip
-# What the backends that are not exact lose, as measured.
+# The losses of the backends that are not exact, as measured.
 LOSSES = {
     "cuda-fast": "float16, its log-probabilities have a KL of 2.9e-5",
     "mlx-fast": "float16, its log-probabilities have a KL of 1e-5",
@@ -33,6 +37,9 @@ def find_backend(name: str, network: MPNN, device: torch.device) -> Backend:
     """
     if name not in BACKENDS:
         raise ValueError(f"no backend is called {name!r}; there are {', '.join(BACKENDS)}")
+    from mpnn_core.backends.contract import UnavailableError
+    from mpnn_core.backends.plain import TorchBackend
+
     if device.type == "cuda" and name in ("auto", "cuda", "cuda-fast"):
         from mpnn_core.backends.cuda import CudaBackend
 
@@ -68,6 +75,8 @@ def _apple(name: str, network: MPNN) -> Backend:
         from mpnn_core.backends.coreml.backend import CoreMLBackend
 
         return CoreMLBackend(network, "float16" if name == "coreml-fast" else "float32")
+    from mpnn_core.backends.contract import UnavailableError
+
     try:
         from mpnn_core.backends.mlx import MLXBackend
     except ImportError as error:

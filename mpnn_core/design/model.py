@@ -41,9 +41,9 @@ from mpnn_core.design.results import (
     _sequences,
     mean_nll,
 )
-from mpnn_core.network.architectures import build_network, random_network
-from mpnn_core.network.checkpoints import load_checkpoint, load_student
-from mpnn_core.network.families import NAMES, PACKAGED, CheckpointError
+from mpnn_core.network.checkpoints import load_network, resolve
+from mpnn_core.network.families import PACKAGED
+from mpnn_core.network.families import RANDOM as RANDOM
 from mpnn_core.network.graph import Backbones, upload
 from mpnn_core.network.mpnn import MPNN
 from mpnn_core.network.variants import Variant, find_variant
@@ -52,16 +52,13 @@ from mpnn_core.sampling.noise import ORDER, RESIDUE, half_normal
 from mpnn_core.sampling.orders import (
     COLOURED,
     FIXED_WEIGHT,
-    _coloured_orders,
-    _drawn_orders,
+    coloured_orders,
+    drawn_orders,
     ranks,
     visit_groups,
 )
 from mpnn_core.sampling.sampler import Distribution, Profile
 from mpnn_core.structures.structure import Structure
-
-RANDOM = "random"
-_UNMEASURED = "what nobody measured of these weights"
 
 
 class Model:
@@ -164,7 +161,7 @@ class Model:
         ]
         if coloured:
             orders = [
-                _coloured_orders(structure, r, self.variant.neighbours, num_sequences, seed)
+                coloured_orders(structure, r, self.variant.neighbours, num_sequences, seed)
                 for structure, r in zip(items, resolved, strict=True)
             ]
         # On a GPU nothing of this loop waits, but for what is tied or in a given order.
@@ -370,7 +367,7 @@ class Model:
             for s, given in zip(items, _per_structure(structures, sequences), strict=True)
         ]
         orders = [
-            _drawn_orders(seed, len(t), s.mask) if order is None else _orders(s, order, len(t))
+            drawn_orders(seed, len(t), s.mask) if order is None else _orders(s, order, len(t))
             for s, t, order in zip(
                 items, tokens, _per_structure(structures, decoding_order), strict=True
             )
@@ -439,7 +436,7 @@ class Model:
         """
         tokens = _tokens(structure, sequences)
         designed = (constraints or Constraints()).designed(structure)
-        orders = _drawn_orders(seed, num_orders, designed)
+        orders = drawn_orders(seed, num_orders, designed)
         score, global_score = [], []
         for row in tokens:
             lp = self.log_probs(structure, np.repeat(row[None], num_orders, 0), orders)
@@ -583,22 +580,9 @@ def load_model(
     """
     shape = find_variant(variant)
     place = _device(device)
-    if str(weights) == RANDOM:
-        return Model(random_network(shape), RANDOM, shape, place, backend, "everything: random")
-    if str(weights) == PACKAGED and shape.evaluation is not None:
-        checkpoint, loss = load_student(shape), shape.loss
-    elif str(weights) in NAMES and shape.untrained == "unknown":
-        trained = "" if shape.evaluation is None else f" of {weights}"
-        raise CheckpointError(
-            f"variant {variant!r} has no trained weights{trained} yet: {weights} is a network of "
-            f"another shape. Give a path to weights of its own, or weights={RANDOM!r} to measure "
-            "its speed"
-        )
-    else:
-        checkpoint = load_checkpoint(weights)
-        measured = shape.untrained_loss if str(weights) == PACKAGED else _UNMEASURED
-        loss = "" if shape.untrained == "exact" else measured
-    return Model(build_network(checkpoint, shape), checkpoint.name, shape, place, backend, loss)
+    choice = resolve(weights, shape)
+    network, name = load_network(choice, shape)
+    return Model(network, name, shape, place, backend, choice.loss)
 
 
 def _device(device: str | torch.device) -> torch.device:

@@ -32,8 +32,7 @@ from safetensors import safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor
 
-from mpnn_core.network.architectures import build_network
-from mpnn_core.network.checkpoints import Checkpoint, load_checkpoint
+from mpnn_core.network.checkpoints import Checkpoint, build_network, load_checkpoint
 from mpnn_core.network.graph import Graph
 from mpnn_core.network.mpnn import MPNN
 from mpnn_core.network.variants import find_variant
