@@ -60,7 +60,7 @@ Model.log_probs = _rounded
 )
 
 CHANGED_WEIGHT = Plant(
-    "network/architectures.py",
+    "network/checkpoints.py",
     """
 _build_network = build_network
 

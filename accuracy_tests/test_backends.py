@@ -256,7 +256,7 @@ def test_a_forked_process_does_not_wait_for_threads_of_torch_that_it_lacks() -> 
     code = """
 import os, sys, warnings
 import mpnn_core as mpnn, torch
-from mpnn_core.graph import Backbones, nearest_neighbours
+from mpnn_core.network.graph import Backbones, nearest_neighbours
 warnings.simplefilter("ignore")
 torch.set_num_threads(2)
 backbones = Backbones.from_structures([mpnn.read_structure(sys.argv[1])])

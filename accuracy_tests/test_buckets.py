@@ -11,24 +11,34 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from proteins import TS50, protein, random_order, rows_of
 from strategies import CAUGHT, NOISE, Layout, layouts
+from torch import Tensor
 
 from mpnn_core import Model, Structure, Variant, load_model
-from mpnn_core.backends.coreml.buckets import (
-    BUCKETS,
-    Padded,
-    choose_bucket,
-    log_probs,
-    pad,
-    padding_waste,
-)
+from mpnn_core.backends.contract import Backend
+from mpnn_core.backends.coreml.buckets import BUCKETS, Padded, choose_bucket, pad
 from mpnn_core.backends.registry import find_backend
 from mpnn_core.network.architectures import random_network
+from mpnn_core.network.encoding import Copies
 from mpnn_core.network.graph import Backbones, Graph, nearest_neighbours
 from mpnn_core.peers import original
 from mpnn_core.sampling.orders import ranks
 
 TOLERANCE = 1e-4
 K = 48
+
+
+def log_probs(backend: Backend, padded: Padded, tokens: Tensor, rank: Tensor) -> Tensor:
+    """Teacher-forced log-probabilities of a padded structure: (length, 21).
+
+    `tokens` and `rank`, (length,) int64, are those of the real residues.
+    """
+    encoding = backend.encode(padded.backbones, padded.graph)
+    copies = Copies.of(encoding.graph, padded.backbones.offsets, [0])
+    spare = len(padded.backbones) - padded.length
+    # Spare rows are decoded last; no message reads them, whatever their rank.
+    ranks = torch.cat([rank, rank.max() + 1 + torch.arange(spare, device=rank.device)])
+    logits = backend.decode(encoding, copies, torch.nn.functional.pad(tokens, (0, spare)), ranks)
+    return logits[: padded.length].log_softmax(-1)
 
 
 def unpadded(model: Model, structure: Structure) -> np.ndarray:
@@ -181,6 +191,12 @@ def test_padding_that_leaks_into_ours_is_caught(length, bug, model):
 
 
 # ------------------------------------------------------------------------------ choice of bucket
+
+
+def padding_waste(length: int, bucket: int) -> float:
+    """Share of a bucket's rows that hold no residue."""
+    return (bucket - length) / bucket
+
 
 increasing = st.sets(st.integers(1, 5000), min_size=1, max_size=6).map(lambda s: tuple(sorted(s)))
 

@@ -15,28 +15,29 @@ from safetensors.torch import save_file
 
 import mpnn_core
 from mpnn_core import CheckpointError, load_model
-from mpnn_core.network import checkpoints as checkpoints_module
 from mpnn_core.network import families
-from mpnn_core.network.architectures import build_network, random_network
-from mpnn_core.network.checkpoints import Checkpoint, load_checkpoint
+from mpnn_core.network.architectures import random_network
+from mpnn_core.network.checkpoints import Checkpoint, build_network, load_checkpoint
 from mpnn_core.network.families import (
-    NAMES,
+    FAMILIES,
     PACKAGED,
     PACKAGED_SHA256,
     PACKAGED_SOURCE_SHA256,
-    PUBLISHED,
+    checkpoint_of,
+    find_family,
+    published_names,
 )
 from mpnn_core.network.variants import VARIANTS
 from mpnn_core.peers import original
 
+NAMES = published_names()
 FULL_BACKBONE = [name for name in NAMES if not name.startswith("ca/")]
 CA_ONLY = [name for name in NAMES if name.startswith("ca/")]
 
 
 def published_file(name: str) -> Path:
-    prefix, _, level = name.rpartition("/")
-    folder, _ = PUBLISHED[f"{prefix}/" if prefix else ""]
-    return original.WEIGHTS.parent / folder / f"{level}.pt"
+    family = find_family(name)
+    return original.WEIGHTS.parent / family.module / f"{checkpoint_of(name)}.pt"
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,8 @@ def test_a_published_checkpoint_is_the_published_file_bit_for_bit(name):
     theirs = published["model_state_dict"]
     assert checkpoint.name == name
     assert checkpoint.neighbours == published["num_edges"] == 48
-    assert checkpoint.noise_level == published["noise_level"] == int(name[-3:]) / 100
+    stated = find_family(name).noise_levels[checkpoint_of(name)]
+    assert checkpoint.noise_level == published["noise_level"] == stated == int(name[-3:]) / 100
     assert checkpoint.state.keys() == theirs.keys()
     for key, value in checkpoint.state.items():
         assert torch.equal(value, theirs[key]), key
@@ -64,8 +66,8 @@ def test_a_published_checkpoint_is_the_published_file_bit_for_bit(name):
 def test_published_names_are_the_published_files():
     found = {
         f"{prefix}{path.stem}"
-        for prefix, (folder, _) in PUBLISHED.items()
-        for path in (original.WEIGHTS.parent / folder).glob("*.pt")
+        for prefix, family in FAMILIES.items()
+        for path in (original.WEIGHTS.parent / family.module).glob("*.pt")
     }
     assert set(NAMES) == found
 
@@ -139,7 +141,8 @@ def test_without_the_original_package_its_checkpoints_say_what_to_install(monkey
 
 
 def test_a_damaged_package_file_is_refused(monkeypatch):
-    monkeypatch.setattr(checkpoints_module, "PACKAGED_SHA256", "0" * 64)
+    damaged = replace(FAMILIES[""], packaged={PACKAGED: "0" * 64})
+    monkeypatch.setitem(families.FAMILIES, "", damaged)
     with pytest.raises(CheckpointError, match=r"is damaged: sha256 6598e97.*install mpnn-core"):
         load_checkpoint(PACKAGED)
 

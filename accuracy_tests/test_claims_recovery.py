@@ -12,7 +12,7 @@ from mpnn_core.design.model import Model
 from mpnn_core.gate.claims import Gate
 from mpnn_core.gate.intervals import paired_mean
 from mpnn_core.network.architectures import random_network
-from mpnn_core.network.checkpoints import load_student, weights_file
+from mpnn_core.network.checkpoints import resolve, weights_file
 from mpnn_core.network.families import PACKAGED
 from mpnn_core.peers import original
 from mpnn_core.training import evaluate, metrics
@@ -152,7 +152,7 @@ def test_whether_distillation_fails(judge, not_exercised) -> None:
         not_exercised("a training run on a GPU")
     failures = 0
     for variant in trained:
-        finite = all(p.isfinite().all() for p in load_student(variant).state.values())
+        finite = all(p.isfinite().all() for p in resolve(PACKAGED, variant).load().state.values())
         recovered = variant.evaluation["sets"]["TS50"]["metrics"]["recovery"]["model"]
         failures += not (finite and recovered > 100 * evaluate.LEAST_REFERENCE_RECOVERY)
     judge(failures, workload=f"training {', '.join(v.name for v in trained)} from v_48_020")

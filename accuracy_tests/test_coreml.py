@@ -317,7 +317,7 @@ def test_a_wrong_export_says_what_was_expected(tmp_path, capsys, arguments, mess
 def test_without_coremltools_it_says_what_to_install(tmp_path, capsys, monkeypatch) -> None:
     from mpnn_core.commands.main import main
 
-    packages._coremltools.cache_clear()
+    packages.load_coremltools.cache_clear()
     monkeypatch.setattr(packages, "find_spec", lambda name: None)
     assert main(["export", "coreml", "--out", str(tmp_path)]) == 2
     assert "pip install coremltools" in capsys.readouterr().err

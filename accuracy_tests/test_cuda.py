@@ -22,7 +22,7 @@ from mpnn_core.network.architectures import random_network
 from mpnn_core.network.encoding import Copies
 from mpnn_core.network.graph import Backbones
 from mpnn_core.network.variants import find_variant
-from mpnn_core.sampling.noise import ORDER, RESIDUE, uniforms
+from mpnn_core.sampling.noise import ORDER, RESIDUE, uniform_numbers
 from mpnn_core.sampling.sampler import Distribution, sample
 from mpnn_core.sampling.schedule import wavefront
 
@@ -36,6 +36,7 @@ import cuda_shim  # noqa: E402  after the line above
 
 from mpnn_core.backends import cuda  # noqa: E402
 from mpnn_core.backends.cuda import compiled, replays  # noqa: E402
+from mpnn_core.backends.cuda import plan as plans  # noqa: E402
 
 EXACT = 1e-4  # nats, of any log-probability
 KL = 1e-3  # nats, mean over residues, of the fast tier
@@ -182,7 +183,7 @@ def test_compiled_levels_of_many_rows_take_several_batches(monkeypatch) -> None:
         many = Case(copies=300 if GPU else 20)
     backend = compiled_levels(cuda.CudaBackend(many.network, "fast"))
     backend.multiprocessors = 1
-    monkeypatch.setattr(cuda, "LEVELS_EXPECTED", 8)
+    monkeypatch.setattr(plans, "LEVELS_EXPECTED", 8)
     plan = backend.plan(backend.encode(many.backbones), many.copies, many.rank)
     assert plan.rows == compiled.BATCH_ROWS
     assert plan.bounds.diff().max() > compiled.BATCH_ROWS
@@ -249,7 +250,7 @@ def test_levels_that_cannot_be_compiled_are_left_to_triton(case: Case, monkeypat
     monkeypatch.setattr(compiled, "_suitable", lambda device: True)
     monkeypatch.setattr(compiled, "load", lambda device, constants: None)
     assert cuda.CudaBackend(case.network, "fast").launch is compiled.launch
-    assert cuda.CudaBackend(case.network, "fast", cuda.TUNINGS["fast"][0]).launch is None
+    assert cuda.CudaBackend(case.network, "fast", cuda.TUNINGS["fast"].many).launch is None
 
     def refused(device, constants):
         raise RuntimeError("decode_levels.cu does not compile for sm_90: no such target")
@@ -321,7 +322,7 @@ def test_random_numbers_are_the_hosts_bit_for_bit(case: Case, seed, stream) -> N
     keys = torch.tensor([seed, *sequences], device=DEVICE)
     starts = torch.tensor(np.cumsum([0, *lengths]), device=DEVICE)
     found = cuda.CudaBackend(case.network).uniforms(keys, stream, lengths, starts)
-    assert np.array_equal(found.cpu().numpy(), uniforms(seed, stream, sequences, lengths))
+    assert np.array_equal(found.cpu().numpy(), uniform_numbers(seed, stream, sequences, lengths))
 
 
 @needs_triton

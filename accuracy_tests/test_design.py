@@ -12,7 +12,7 @@ from proteins import protein, random_order, rows_of, without_backbone
 
 from mpnn_core import ALPHABET, ConstraintError, Constraints, Designs, load_model
 from mpnn_core.design import execution
-from mpnn_core.design.batches import sorted_within
+from mpnn_core.network.encoding import sorted_within
 from mpnn_core.network.graph import run_of_each
 
 # The same numbers by another batching, hence in another blocking of float32 sums.

@@ -19,8 +19,13 @@ from sklearn.svm import LinearSVC
 import mpnn_core as mpnn
 from mpnn_core.commands.main import main
 from mpnn_core.constants import ALPHABET
-from mpnn_core.network.architectures import build_network
-from mpnn_core.network.checkpoints import file_sha256, load_checkpoint, load_student, weights_file
+from mpnn_core.network.checkpoints import (
+    build_network,
+    file_sha256,
+    load_checkpoint,
+    resolve,
+    weights_file,
+)
 from mpnn_core.network.variants import VARIANTS, find_variant
 from mpnn_core.training.corpus import Corpus, corpus_of
 from mpnn_core.training.lessons import Minibatch, ResidentCorpus
@@ -230,7 +235,7 @@ def test_a_shallow_student_starts_from_the_first_and_the_last_layer(
 
 
 def test_a_student_goes_on_from_a_checkpoint_of_its_shape(teacher: torch.nn.Module) -> None:
-    shipped = load_student(find_variant("extreme-v2")).state
+    shipped = resolve("v_48_020", find_variant("extreme-v2")).load().state
     path = weights_file("v_48_020").with_name("extreme-v2.safetensors")
     student = Student("extreme-v2", Recipe(start=str(path)), teacher, CPU)
     assert all((value == shipped[name]).all() for name, value in student.averages().items())

@@ -14,8 +14,8 @@ import mpnn_core as mpnn
 from mpnn_core.commands import evaluate as command
 from mpnn_core.commands.main import main
 from mpnn_core.constants import AMINO_ACIDS
-from mpnn_core.network.architectures import build_network, random_network
-from mpnn_core.network.checkpoints import Checkpoint, file_sha256, weights_file
+from mpnn_core.network.architectures import random_network
+from mpnn_core.network.checkpoints import Checkpoint, build_network, file_sha256, weights_file
 from mpnn_core.training import evaluate, metrics
 from mpnn_core.training.corpus import Corpus, CorpusError, corpus_of, read_corpus
 from mpnn_core.training.metrics import METRICS, Assessment

@@ -23,22 +23,20 @@ PROLINE = ALPHABET.index("P")
 
 @dataclass(frozen=True, eq=False)
 class Capped(Distribution):
-    """A distribution in which no proline is likelier than `cap`."""
+    """A distribution in which no proline is likelier than `cap`, (M,) float."""
 
-    cap: float | None = None
+    cap: Tensor | None = None
 
     def probabilities(self, logits: Tensor) -> Tensor:
         p = super().probabilities(logits)
-        p[:, PROLINE] = p[:, PROLINE].clamp(max=self.cap)
+        p[:, PROLINE] = p[:, PROLINE].minimum(self.cap)
         return p / p.sum(-1, keepdim=True)
-
-    def of(self, rows: Tensor) -> Capped:
-        return Capped(**{**vars(super().of(rows)), "cap": self.cap})
 
 
 class CappedSampling(Sampling):
     def distribution(self, batch: Batch) -> Capped:
-        return Capped(**{**vars(super().distribution(batch)), "cap": 1e-6})
+        plain = super().distribution(batch)
+        return Capped(**vars(plain), cap=torch.full_like(plain.bias[:, 0], 1e-6))
 
 
 def capped(model: mpnn.Model, kind: type[Sampling] = CappedSampling) -> mpnn.Designs:
@@ -57,13 +55,6 @@ def test_a_field_that_no_fast_backend_knows_is_served_by_plain_torch() -> None:
     assert designs.sequences == capped(plain).sequences
     assert not any("P" in sequence for sequence in designs.sequences)
     assert any("P" in sequence for sequence in capped(fast, Sampling).sequences)
-
-
-def test_what_a_backend_knows_it_computes_itself() -> None:
-    model = mpnn.load_model()
-    assert model.executor.serving(frozenset({"profile", "group", "weight"})) is model.backend
-    assert model.executor.serving(frozenset({"cap"})) is not model.backend
-    assert model.executor.serving(frozenset({"cap"})).name == "torch"
 
 
 class Recorder:

@@ -14,7 +14,7 @@ from proteins import TS50, protein
 import mpnn_core as mpnn
 from mpnn_core.constants import ALPHABET
 from mpnn_core.network import variants
-from mpnn_core.network.checkpoints import file_sha256, load_student
+from mpnn_core.network.checkpoints import file_sha256, resolve
 from mpnn_core.network.families import PACKAGED_SHA256
 from mpnn_core.training import evaluate
 
@@ -36,7 +36,7 @@ def test_a_student_is_the_one_that_was_evaluated(student):
     assert evaluation["model"]["sha256"] == file_sha256(path)
     assert evaluation["model"]["variant"] == student.name
     assert evaluation["teacher"]["sha256"] == PACKAGED_SHA256
-    assert load_student(student).neighbours == student.neighbours
+    assert resolve("v_48_020", student).load().neighbours == student.neighbours
     assert evaluation["chains"] >= 100, "the loss that is quoted is of too few chains"
     assert evaluation["settings"]["confidence"] == 0.99
     quoted = list(evaluation["sets"].values())[1]

@@ -57,15 +57,16 @@ class OnePass:
         self, model: mpnn.Model, structure: mpnn.Structure, path: Path, bucket: int
     ) -> None:
         from mpnn_core.backends.coreml import backend as coreml
+        from mpnn_core.backends.coreml import packages
 
         if ON_MAC:
-            self.package: Callable = coreml.open_package(path, "float16")
+            self.package: Callable = packages.open_package(path, "float16")
         else:
             from mil_evaluator import Evaluator
 
             self.package = Evaluator(path)
         self.model, self.structure, self.bucket, self.coreml = model, structure, bucket, coreml
-        self.path = path
+        self.path, self.packages = path, packages
         spare = bucket - int(structure.mask.sum())
         self.order = random_order(len(structure))
         self.tokens, self.rank = (
@@ -96,7 +97,7 @@ class OnePass:
         note = f"KL {kl:.0e}, argmax agreement {100 * agreement:.1f} %"
         if not ON_MAC:
             not_exercised(ANE, f"{note} as evaluated op by op")
-        share = self.coreml.neural_engine_share(self.path)
+        share = self.packages.neural_engine_share(self.path)
         assert share >= LEAST_ON_NEURAL_ENGINE, f"{100 * share:.0f} % of the operations"
         return f"{note}; {100 * share:.0f} % of the operations on the Neural Engine"
 

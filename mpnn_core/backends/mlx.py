@@ -1,7 +1,7 @@
 """The network in MLX, for the GPU of Apple silicon.
 
 Features, encoder, decoder and the drawing of residues are `mlx.core` operations, reformulated as in
-`network.py`; the k-NN and the levels of a decoding order are the host's. Three tiers:
+`network/mpnn.py`; the k-NN and the levels of a decoding order are the host's. Three tiers:
 
 - exact: float32
 - fast: float16 weights, tables and products; float32 distances, sums, norms and node states
@@ -15,7 +15,7 @@ nothing is said about speed, for MLX's CPU code is not meant to be fast.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mpnn_core.backends.contract import Backend
+from mpnn_core.backends.contract import Backend, require_known
 from mpnn_core.constants import (
     ATOM_PAIRS,
     CA,
@@ -35,10 +35,11 @@ from mpnn_core.constants import (
     MESSAGE_SCALE,
     OFFSET_WIDTH,
     SIGMA,
+    VIRTUAL_CB,
     C,
     N,
 )
-from mpnn_core.network.encoding import Copies
+from mpnn_core.network.encoding import CHANGED_STATES, INITIAL_STATES, Copies
 from mpnn_core.network.features import offset_classes
 from mpnn_core.network.graph import Backbones, Graph, nearest_neighbours
 from mpnn_core.network.mpnn import MPNN, MessageLayer
@@ -47,8 +48,8 @@ from mpnn_core.sampling.schedule import wavefront
 
 TIERS = ("exact", "fast", "int8")
 BITS, GROUP = 8, 32  # of quantised weights
-# Edges that are computed at a time: 64 MB of float32 at H = 128.
-TILE_EDGES = 1 << 17
+# Edges that MLX's own operations compute at a time: 64 MB of float32 at H = 128.
+EDGES_AT_A_TIME = 1 << 17
 
 
 def gelu(x: mx.array) -> mx.array:
@@ -56,9 +57,9 @@ def gelu(x: mx.array) -> mx.array:
     return x * (1 + mx.erf(x * 2**-0.5)) / 2
 
 
-def activated(edges: mx.array, here: mx.array, there: mx.array) -> mx.array:
+def activated(edges: mx.array, own: mx.array, neighbours: mx.array) -> mx.array:
     """GELU of W1's output, from its parts on edges, on a node and on its neighbours: (n, K, H)."""
-    return gelu(edges + here[:, None] + there)
+    return gelu(edges + own[:, None] + neighbours)
 
 
 if mx.metal.is_available():
@@ -188,7 +189,7 @@ def plain_message(
 
 
 def _tiles(nodes: int, neighbours: int) -> Iterator[slice]:
-    step = max(1, TILE_EDGES // neighbours)
+    step = max(1, EDGES_AT_A_TIME // neighbours)
     return (slice(start, min(start + step, nodes)) for start in range(0, nodes, step))
 
 
@@ -196,8 +197,8 @@ def _tiles(nodes: int, neighbours: int) -> Iterator[slice]:
 
 
 def _mlx(tensor: Tensor, dtype: Any = None) -> mx.array:
-    found = mx.array(np.ascontiguousarray(tensor.detach().cpu().numpy()))
-    return found if dtype is None else found.astype(dtype)
+    array = mx.array(np.ascontiguousarray(tensor.detach().cpu().numpy()))
+    return array if dtype is None else array.astype(dtype)
 
 
 def _torch(array: mx.array) -> Tensor:
@@ -241,7 +242,7 @@ class Norm:
 
 
 class Layer:
-    """What encoder and decoder layers share; see `network.MessageLayer`."""
+    """What encoder and decoder layers share; see `mpnn.MessageLayer`."""
 
     def __init__(self, tier: str, layer: MessageLayer, *inputs: Tensor) -> None:
         linear = partial(Linear, tier)
@@ -275,10 +276,10 @@ class EncoderLayer(Layer):
 
     def updated_edges(self, h_V: mx.array, h_E: mx.array, neighbours: mx.array) -> mx.array:
         """(N, H), (N, K, H) -> (N, K, H)."""
-        here, there = self.A11(h_V), self.C11(h_V)
+        own, of_neighbours = self.A11(h_V), self.C11(h_V)
         tiles = []
         for part in _tiles(*neighbours.shape):
-            edge = activated(self.B11(h_E[part]), here[part], there[neighbours[part]])
+            edge = activated(self.B11(h_E[part]), own[part], of_neighbours[neighbours[part]])
             new = h_E[part].astype(mx.float32) + self.W13(gelu(self.W12(edge)))
             tiles.append(self.norm3(new).astype(h_E.dtype))
         return mx.concatenate(tiles)
@@ -286,7 +287,7 @@ class EncoderLayer(Layer):
 
 @dataclass(frozen=True, eq=False)
 class MLXEncoding:
-    """`network.Encoding` in MLX's arrays.
+    """`encoding.Encoding` in MLX's arrays.
 
     Attributes
     ----------
@@ -308,11 +309,11 @@ class MLXEncoding:
 
 
 class MLXBackend(Backend):
-    """The contract of `backends.Backend`, on the device that MLX computes on.
+    """The contract of `backends.contract.Backend`, on the device that MLX computes on.
 
     Parameters
     ----------
-    network : whose weights are copied; on the CPU
+    network : the network, on the CPU; its weights are copied
     tier : "exact", or "fast" or "int8", which are lossy
 
     Raises
@@ -320,6 +321,8 @@ class MLXBackend(Backend):
     ValueError
         Unknown tier.
     """
+
+    knows = frozenset({"profile", "group", "weight", INITIAL_STATES, CHANGED_STATES})
 
     def __init__(self, network: MPNN, tier: str = "exact") -> None:
         if tier not in TIERS:
@@ -347,8 +350,10 @@ class MLXBackend(Backend):
 
     # ------------------------------------------------------------------------------------- encoder
 
-    def encode(self, backbones: Backbones, graph: Graph | None = None) -> MLXEncoding:
-        """Features and encoder of any number of structures; `graph` as in `MPNN.encode`."""
+    def encode(
+        self, backbones: Backbones, graph: Graph | None = None, h_V: Tensor | None = None
+    ) -> MLXEncoding:
+        """Features and encoder of any number of structures; arguments as in `MPNN.encode`."""
         graph = graph or nearest_neighbours(backbones, self.neighbours)
         neighbours = _mlx(graph.neighbours, mx.int32)
         nodes = mx.arange(len(neighbours))
@@ -359,35 +364,51 @@ class MLXBackend(Backend):
         )
         degree = _mlx(graph.degree, mx.float32)
         h_E = self._features(backbones, graph, neighbours)  # (N, K, H)
-        h_V = mx.zeros((len(neighbours), h_E.shape[-1]))  # (N, H)
+        states = (
+            mx.zeros((len(neighbours), h_E.shape[-1])) if h_V is None else _mlx(h_V, mx.float32)
+        )  # (N, H)
         for layer in self.encoder:
             aggregated = self.message(
-                layer.B(h_E), layer.A(h_V), layer.C(h_V), neighbours, nodes, valid, layer
+                layer.B(h_E), layer.A(states), layer.C(states), neighbours, nodes, valid, layer
             )
-            h_V = layer.update(h_V, aggregated, degree)
-            h_E = layer.updated_edges(h_V, h_E, neighbours)
+            states = layer.update(states, aggregated, degree)
+            h_E = layer.updated_edges(states, h_E, neighbours)
         encoding = MLXEncoding(
-            graph, neighbours, valid, degree, h_V,
+            graph, neighbours, valid, degree, states,
             edges=[layer.B(h_E) for layer in self.decoder],
-            undecoded=[layer.D(h_V) for layer in self.decoder if layer.D is not None],
+            undecoded=self._undecoded(states),
         )  # fmt: skip
         mx.eval(encoding.edges, encoding.undecoded)
         return encoding
+
+    def states(self, encoding: MLXEncoding) -> Tensor:
+        """The node states of an encoding, on the CPU: (N, H) float32."""
+        return _torch(encoding.h_V)
+
+    def with_states(self, encoding: MLXEncoding, h_V: Tensor) -> MLXEncoding:
+        """The encoding with other node states (N, H)."""
+        states = _mlx(h_V, mx.float32)
+        return replace(encoding, h_V=states, undecoded=self._undecoded(states))
+
+    def _undecoded(self, h_V: mx.array) -> list[mx.array]:
+        """D h_V of each decoder layer: (N, H) each."""
+        return [layer.D(h_V) for layer in self.decoder if layer.D is not None]
 
     def _features(self, backbones: Backbones, graph: Graph, neighbours: mx.array) -> mx.array:
         """W_e of the embedded, normalised features: (N, K, H)."""
         coords = _mlx(backbones.coords, mx.float32)  # (N, 4, 3)
         b, c = coords[:, CA] - coords[:, N], coords[:, C] - coords[:, CA]
         a = mx.linalg.cross(b, c)
-        cb = -0.58273431 * a + 0.56802827 * b - 0.54067466 * c + coords[:, CA]
+        along_a, along_b, along_c = VIRTUAL_CB
+        cb = along_a * a + along_b * b + along_c * c + coords[:, CA]
         atoms = mx.concatenate([coords, cb[:, None]], 1)  # (N, 5, 3)
         first, second = (mx.array(side) for side in zip(*ATOM_PAIRS, strict=True))
-        here, there = atoms[:, first], atoms[:, second]  # (N, 25, 3)
+        own, of_neighbours = atoms[:, first], atoms[:, second]  # (N, 25, 3)
         centres = mx.array(np.linspace(FIRST_CENTRE, LAST_CENTRE, GAUSSIANS, dtype=np.float32))
         classes = _mlx(offset_classes(backbones, graph, slice(None)), mx.int32)  # (N, K)
         tiles = []
         for part in _tiles(*neighbours.shape):
-            difference = here[part][:, None] - there[neighbours[part]]  # (n, K, 25, 3)
+            difference = own[part][:, None] - of_neighbours[neighbours[part]]  # (n, K, 25, 3)
             distances = mx.sqrt((difference * difference).sum(-1) + 1e-6)
             scaled = (distances[..., None] - centres) / SIGMA  # (n, K, 25, 16)
             rbf = mx.exp(-(scaled * scaled)).flatten(-2)
@@ -435,33 +456,34 @@ class MLXBackend(Backend):
         tokens: Tensor,
         designed: Tensor,
     ) -> Samples:
-        """Residues for the rows that are designed; see `sampler.sample`.
+        """Residues for the rows that are designed; see `Backend.sample`.
 
-        Drawn in float32, without waiting for the device; where positions are tied, or a PSSM has a
-        say, on the host.
+        Drawn in float32, without waiting for the device; with tied positions or a PSSM, drawn on
+        the host.
         """
+        require_known(self, distribution.in_use)
         levels = MLXLevels(self, encoding, copies, rank)
         steps = wavefront(rank, copies.neighbours, distribution.group)
-        if distribution.group is not None or distribution.profile is not None:
+        if distribution.in_use:
             host = HostLevels(levels)
             return sample(host, rank, steps, distribution, uniform, tokens, designed)
         temperature, bias = _mlx(distribution.temperature), _mlx(distribution.bias)
         omit, numbers = _mlx(distribution.omit), _mlx(uniform.float())
-        letters, chosen = _mlx(tokens, mx.int32), _mlx(designed)
-        found = []
+        letters, is_designed = _mlx(tokens, mx.int32), _mlx(designed)
+        results = []
         for step in steps:
             rows = _mlx(step.rows, mx.int32)
             logits = levels.decode(rows)  # (n, 21)
             warmth = temperature[rows][:, None]
             scaled = mx.where(omit[rows], -mx.inf, logits / warmth + bias[rows] / warmth)
             p = mx.softmax(scaled, -1, precise=True)
-            drawn = mx.where(chosen[rows], draw(p, numbers[rows]), letters[rows])
-            levels.draw(rows, drawn)
-            found.append((drawn, logits, mx.where(chosen[rows][:, None], p, 0)))
-            mx.async_eval(found[-1])
+            drawn = mx.where(is_designed[rows], draw_float32(p, numbers[rows]), letters[rows])
+            levels.place(rows, drawn)
+            results.append((drawn, logits, mx.where(is_designed[rows][:, None], p, 0)))
+            mx.async_eval(results[-1])
         order = torch.cat([step.rows for step in steps]).argsort()
         return Samples(
-            *(_torch(mx.concatenate(list(parts)))[order] for parts in zip(*found, strict=True))
+            *(_torch(mx.concatenate(list(parts)))[order] for parts in zip(*results, strict=True))
         )
 
 
@@ -471,8 +493,8 @@ def _decoder_blocks(layer: Any) -> tuple[Tensor, ...]:
     return blocks
 
 
-def draw(probabilities: mx.array, uniform: mx.array) -> mx.array:
-    """`sampler.draw` in float32: (n, 21), (n,) -> (n,) int32."""
+def draw_float32(probabilities: mx.array, uniform: mx.array) -> mx.array:
+    """`sampler.draw` on the device, which has no float64: (n, 21), (n,) -> (n,) int32."""
     cumulative = mx.cumsum(probabilities, -1)
     total = cumulative[:, -1:]
     drawn = (cumulative <= uniform[:, None] * total).sum(-1)
@@ -515,13 +537,13 @@ class MLXLevels:
             table[self.first + rows] = state  # no row of a level reads what the level writes
         return self.backend.W_out(h_V).astype(mx.float32)
 
-    def draw(self, rows: mx.array, tokens: mx.array) -> None:
+    def place(self, rows: mx.array, tokens: mx.array) -> None:
         for table, residues in zip(self.tables, self.backend.residues, strict=True):
             table[self.first + rows] = table[self.first + rows] + residues[tokens]
 
 
 class HostLevels:
-    """`sampler.Levels`: the rows in MLX, the drawing on the host."""
+    """`sampler.Levels` of the host, which draws; the rows are decoded in MLX."""
 
     def __init__(self, levels: MLXLevels) -> None:
         self.levels = levels
@@ -529,6 +551,6 @@ class HostLevels:
     def decode(self, rows: Tensor) -> Tensor:
         return _torch(self.levels.decode(_mlx(rows, mx.int32)))
 
-    def draw(self, rows: Tensor, tokens: Tensor) -> None:
+    def place(self, rows: Tensor, tokens: Tensor) -> None:
         if len(rows):
-            self.levels.draw(_mlx(rows, mx.int32), _mlx(tokens, mx.int32))
+            self.levels.place(_mlx(rows, mx.int32), _mlx(tokens, mx.int32))

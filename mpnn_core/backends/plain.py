@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mpnn_core.backends.contract import Backend
+from mpnn_core.backends.contract import Backend, serves
 from mpnn_core.network.encoding import Copies, Encoding
 from mpnn_core.network.graph import Backbones, Graph
 from mpnn_core.network.mpnn import MPNN
@@ -14,15 +14,18 @@ from mpnn_core.sampling.schedule import wavefront
 
 
 class TorchBackend(Backend):
-    """`network.py` and `sampler.py` as they stand, on any torch device."""
+    """`network/mpnn.py` and `sampling/sampler.py` as they are: everything, on any torch device."""
 
     name = "torch"
+    knows = None
 
     def __init__(self, network: MPNN) -> None:
         self.network = network
 
-    def encode(self, backbones: Backbones, graph: Graph | None = None) -> Encoding:
-        return self.network.encode(backbones, graph)
+    def encode(
+        self, backbones: Backbones, graph: Graph | None = None, h_V: Tensor | None = None
+    ) -> Encoding:
+        return self.network.encode(backbones, graph, h_V=h_V)
 
     def decode(self, encoding: Encoding, copies: Copies, tokens: Tensor, rank: Tensor) -> Tensor:
         return self.network.decode(encoding, copies, tokens, rank)
@@ -40,6 +43,15 @@ class TorchBackend(Backend):
         levels = TorchLevels(self.network, encoding, copies, rank)
         steps = wavefront(rank, copies.neighbours, distribution.group)
         return sample(levels, rank, steps, distribution, uniform, tokens, designed)
+
+
+def serving(backend: Backend, needs: frozenset[str]) -> Backend:
+    """The backend that serves a job: the given one, or where it lacks something, plain torch.
+
+    `needs` as in `serves`. All of a job is computed by one backend, its encoding too. Plain torch
+    computes with the same network, so on the same device; it holds nothing else.
+    """
+    return backend if serves(backend, needs) else TorchBackend(backend.network)
 
 
 class TorchLevels:
@@ -65,6 +77,6 @@ class TorchLevels:
             h_V = layer(h_V, edges, table, reads, nodes, graph)
         return self.network.W_out(h_V)
 
-    def draw(self, rows: Tensor, tokens: Tensor) -> None:
+    def place(self, rows: Tensor, tokens: Tensor) -> None:
         for table, residues in zip(self.tables, self.residues, strict=True):
             table[len(self.encoding.h_V) + rows] += residues[tokens]

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mpnn_core.network.encoding import Copies
+from mpnn_core.network.encoding import Copies, sorted_within
 from mpnn_core.network.graph import Graph, run_of_each, upload
 from mpnn_core.structures.structure import Structure
 
@@ -183,20 +183,6 @@ class Batch:
     def parts(self, rows: NDArray[Any]) -> Iterator[NDArray[Any]]:
         """(M, ...) over the rows -> the part of each sequence, over its complete residues."""
         return (rows[first:last] for first, last in pairwise(self.row_starts))
-
-
-def sorted_within(key: Tensor, sequence: Tensor, starts: Sequence[int]) -> Tensor:
-    """Indices that sort `key` (n,) stably within each sequence, one sequence after the other.
-
-    sequence (n,) int64 numbers the sequence of each entry; starts are where each starts, and n.
-    """
-    lengths = np.diff(starts)
-    if (lengths == lengths[0]).all():  # side by side, which takes a single pass
-        by_key = key.view(len(lengths), -1).argsort(dim=1, stable=True)
-        first = torch.arange(0, len(key), lengths[0], device=key.device)
-        return (by_key + first[:, None]).view(-1)
-    by_key = key.argsort(stable=True)
-    return by_key[sequence[by_key].argsort(stable=True)]
 
 
 def groups_within(budget: int, sizes: Sequence[int]) -> Iterator[list[int]]:

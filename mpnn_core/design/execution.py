@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mpnn_core.backends.contract import Backend
-from mpnn_core.backends.plain import TorchBackend
+from mpnn_core.backends.contract import Backend, encoded
+from mpnn_core.backends.plain import serving
 from mpnn_core.constants import LETTERS
 from mpnn_core.design.batches import Batch, groups_within, runs_within
 from mpnn_core.design.jobs import ASCII, Compute, Job
@@ -55,8 +55,9 @@ class Executor:
             backbones = Backbones.from_structures(structures, self.device)
             with self._computing():
                 inputs = [job.inputs(batch, self.backend) for batch in batches]
-                backend = self.serving(frozenset().union(*(x.needs for x in inputs)))
-                encoding = backend.encode(backbones)
+                needs = self.network.requires.union(*(x.needs for x in inputs))
+                backend = serving(self.backend, needs)
+                encoding = encoded(backend, backbones)
             for batch, x in zip(batches, inputs, strict=True):
                 with self._computing():
                     outputs = job.compute(backend, batch, encoding, x)
@@ -74,10 +75,6 @@ class Executor:
             runs = [(s, 0, counts[s]) for s in group]
             parts = runs_within(budget // self.row_bytes, runs, lengths)
             yield group, [Batch(structures, group, part, self.device) for part in parts]
-
-    def serving(self, needs: frozenset[str]) -> Backend:
-        """The backend, or plain torch if `needs` names what the backend does not know."""
-        return self.backend if needs <= self.backend.knows else self._plain
 
     @property
     def encoding_bytes(self) -> int:
@@ -103,10 +100,6 @@ class Executor:
         blank: NDArray[np.float32] = self.network.W_out.bias.float().log_softmax(-1).cpu().numpy()
         return blank
 
-    @cached_property
-    def _plain(self) -> Backend:
-        return TorchBackend(self.network)
-
     def _replayed(
         self, job: Job, batch: Batch, structures: list[Structure]
     ) -> tuple[Tensor, ...] | None:
@@ -118,7 +111,7 @@ class Executor:
         if not batch.recordable:
             return None
         inputs = job.inputs(replace(batch, device=HOST), self.backend)
-        if inputs.needs:
+        if self.network.requires or inputs.needs:
             return None
         b = Backbones.from_structures(structures, HOST)
         with self._computing():
@@ -155,7 +148,8 @@ def _whole(backend: Backend, compute: Compute, batch: Batch, inputs_of: Any) -> 
     """Encoding and computing a batch, as one function of tensors. It holds no data of a job."""
 
     def whole(coords: Tensor, residue_index: Tensor, chain: Tensor, *tensors: Tensor) -> Any:
-        encoding = backend.encode(Backbones(coords, residue_index, chain, batch.offsets))
+        backbones = Backbones(coords, residue_index, chain, batch.offsets)
+        encoding = encoded(backend, backbones)
         return compute(backend, batch, encoding, inputs_of(*tensors))
 
     return whole

@@ -280,13 +280,11 @@ def sampled(
 def of_rows(distribution: Distribution, nodes: Tensor) -> Distribution:
     """What is over the nodes as over the rows, of which each is a copy of one of `nodes` (M,)."""
     d = distribution
-    return replace(
-        d,
-        temperature=d.temperature.expand(len(nodes)),
-        bias=d.bias[nodes],
-        omit=d.omit[nodes],
-        profile=d.profile and Profile(*(x[nodes] for x in vars(d.profile).values())),
-    )
+    of_rows: dict[str, Any] = {"temperature": d.temperature.expand(len(nodes))}
+    for name in {"bias", "omit"} | d.in_use - {"group", "weight"}:
+        values = getattr(d, name)
+        of_rows[name] = values.of(nodes) if isinstance(values, Profile) else values[nodes]
+    return replace(d, **of_rows)
 
 
 def drawn_order(backend: Backend, batch: Batch, keys: Tensor, designed: Tensor) -> Tensor:

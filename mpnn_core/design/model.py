@@ -22,17 +22,13 @@ from mpnn_core.design.arguments import (
 from mpnn_core.design.execution import Executor
 from mpnn_core.design.jobs import Decoding, Sampled, Sampling
 from mpnn_core.design.results import Scores, design_results, log_prob_results, mean_nll
-from mpnn_core.network.architectures import build_network, random_network
-from mpnn_core.network.checkpoints import load_checkpoint, load_student
-from mpnn_core.network.families import NAMES, PACKAGED, CheckpointError
+from mpnn_core.network.checkpoints import load_network, resolve
+from mpnn_core.network.families import PACKAGED
 from mpnn_core.network.mpnn import MPNN
 from mpnn_core.network.variants import Variant, find_variant
 from mpnn_core.sampling.constraints import Constraints
 from mpnn_core.sampling.orders import drawn_orders
 from mpnn_core.structures.structure import Structure
-
-RANDOM = "random"
-_UNMEASURED = "what nobody measured of these weights"
 
 
 class Model:
@@ -199,7 +195,7 @@ def load_model(
     weights : a published name ("v_48_020", "soluble/v_48_010", ...), a path to a `.pt` or
         `.safetensors` file, or "random" for measurements of speed. For a variant that was trained,
         "v_48_020" means the weights trained from it; a path is taken as it is
-    variant : a name in `mpnn_core.variants.VARIANTS`
+    variant : a name in `mpnn_core.VARIANTS`
     device : "cpu", "cuda", "mps", ...
     backend : "auto", the fastest exact one here; "torch"; "native", C++ on the CPU; "cuda";
         "mlx" and "coreml", exact, on Apple silicon (docs/apple.md); or a lossy one: "cuda-fast"
@@ -214,22 +210,9 @@ def load_model(
     """
     shape = find_variant(variant)
     place = _device(device)
-    if str(weights) == RANDOM:
-        return Model(random_network(shape), RANDOM, shape, place, backend, "everything: random")
-    if str(weights) == PACKAGED and shape.evaluation is not None:
-        checkpoint, loss = load_student(shape), shape.loss
-    elif str(weights) in NAMES and shape.untrained == "unknown":
-        trained = "" if shape.evaluation is None else f" of {weights}"
-        raise CheckpointError(
-            f"variant {variant!r} has no trained weights{trained} yet: {weights} is a network of "
-            f"another shape. Give a path to weights of its own, or weights={RANDOM!r} to measure "
-            "its speed"
-        )
-    else:
-        checkpoint = load_checkpoint(weights)
-        measured = shape.untrained_loss if str(weights) == PACKAGED else _UNMEASURED
-        loss = "" if shape.untrained == "exact" else measured
-    return Model(build_network(checkpoint, shape), checkpoint.name, shape, place, backend, loss)
+    choice = resolve(weights, shape)
+    network, name = load_network(choice, shape)
+    return Model(network, name, shape, place, backend, choice.loss)
 
 
 def _device(device: str | torch.device) -> torch.device:

@@ -1,49 +1,60 @@
-"""From a checkpoint to a network: which class, of which shape."""
+"""Architectures by name: the network's class, and what it reads of a structure.
+
+A further architecture is a subclass of `MPNN` and one more row of `ARCHITECTURES`; no backend has
+to know of it (`MPNN.requires`).
+"""
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from mpnn_core.network.checkpoints import Checkpoint
-from mpnn_core.network.families import CheckpointError
+import torch
+from torch import Tensor
+
+from mpnn_core.network.families import CA_ONLY, PROTEIN_MPNN
 from mpnn_core.network.mpnn import MPNN
 from mpnn_core.network.variants import Variant
 
 
-def build_network(checkpoint: Checkpoint, variant: Variant) -> MPNN:
-    """The network of `variant` with the weights of `checkpoint`, on the CPU, in float32.
+@dataclass(frozen=True)
+class Architecture:
+    """One kind of network.
 
-    Raises
-    ------
-    CheckpointError
-        The weights have other shapes than the variant; the message names the first that differ.
+    Attributes
+    ----------
+    network : its class, made of hidden width, encoder layers, decoder layers and k; None where it
+        is known and not supported yet
+    needs : what it reads of a structure: "backbone" is the four backbone atoms of every residue
+    marks : tensors that tell its checkpoints from those of the other architectures: name -> shape,
+        or None where any shape does
     """
-    network = MPNN(
-        variant.hidden, variant.encoder_layers, variant.decoder_layers, variant.neighbours
-    )
-    expected = {name: tuple(p.shape) for name, p in network.state_dict().items()}
-    found = {name: tuple(p.shape) for name, p in checkpoint.state.items()}
-    problems = [f"{name} is missing" for name in expected.keys() - found.keys()]
-    problems += [f"{name} is not part of it" for name in found.keys() - expected.keys()]
-    problems += [
-        f"{name} has shape {found[name]} where {expected[name]} is expected"
-        for name in expected.keys() & found.keys()
-        if expected[name] != found[name]
-    ]
-    if problems:
-        raise CheckpointError(
-            f"checkpoint {checkpoint.name!r} does not fit variant {variant.name!r} (hidden "
-            f"{variant.hidden}, {variant.encoder_layers}+{variant.decoder_layers} layers): "
-            f"{'; '.join(sorted(problems)[:3])}"
-            + (f"; and {len(problems) - 3} more" if len(problems) > 3 else "")
+
+    network: type[MPNN] | None
+    needs: frozenset[str]
+    marks: Mapping[str, tuple[int, ...] | None] = field(default_factory=dict)
+
+    def fits(self, state: Mapping[str, Tensor]) -> bool:
+        """Whether a checkpoint's tensors have its marks."""
+        return all(
+            name in state and shape in (None, tuple(state[name].shape))
+            for name, shape in self.marks.items()
         )
-    broken = [name for name, p in checkpoint.state.items() if not bool(torch.isfinite(p).all())]
-    if broken:
-        raise CheckpointError(
-            f"checkpoint {checkpoint.name!r} holds values that are not finite in {broken[0]}"
-        )
-    network.load_state_dict(checkpoint.state, strict=True)
-    return network.eval().requires_grad_(False)
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    PROTEIN_MPNN: Architecture(MPNN, frozenset({"backbone"})),
+    CA_ONLY: Architecture(None, frozenset({"CA"}), {"features.node_embedding.weight": None}),
+}
+
+
+def recognise(state: Mapping[str, Tensor]) -> str:
+    """The architecture of a checkpoint, by its tensors: of those that fit, the one with most marks.
+
+    One without any mark is ProteinMPNN's.
+    """
+    fitting = [name for name, architecture in ARCHITECTURES.items() if architecture.fits(state)]
+    return max(fitting, key=lambda name: len(ARCHITECTURES[name].marks))
 
 
 def random_network(variant: Variant, seed: int = 0) -> MPNN:

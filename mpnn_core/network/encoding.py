@@ -16,6 +16,10 @@ from torch import Tensor
 
 from mpnn_core.network.graph import Graph, run_of_each, upload
 
+# What an architecture may require of a backend beyond ProteinMPNN, and a backend may know.
+INITIAL_STATES = "initial states"  # the encoder starts from given node states, not from zeros
+CHANGED_STATES = "changed states"  # node states change between encoder and decoder
+
 
 @dataclass(frozen=True, eq=False)
 class Encoding:
@@ -23,7 +27,7 @@ class Encoding:
 
     Attributes
     ----------
-    graph : who is whose neighbour
+    graph : the neighbours of every node
     h_V : (N, H), the encoder's node states
     edges : (decoder layers, N, K, H), B h_E
     undecoded : (decoder layers, N, H), D h_V: what an undecoded neighbour contributes
@@ -63,10 +67,10 @@ class Copies:
     def places(
         offsets: tuple[int, ...], structures: Sequence[int], device: torch.device
     ) -> tuple[Tensor, Tensor, tuple[int, ...], dict[Any, Any]]:
-        """All but the graph, which a structure's shape does not tell."""
-        chosen = np.asarray(structures)
-        starts = np.concatenate([[0], np.diff(offsets)[chosen].cumsum()])
-        shift = np.asarray(offsets)[chosen] - starts[:-1]  # from a row to its node
+        """All fields but the graph: they follow from the structures' lengths."""
+        of_each = np.asarray(structures)
+        starts = np.concatenate([[0], np.diff(offsets)[of_each].cumsum()])
+        shift = np.asarray(offsets)[of_each] - starts[:-1]  # from a row to its node
         sequence = run_of_each(np.diff(starts), device)  # (M,)
         nodes = torch.arange(len(sequence), device=device) + upload(shift, device)[sequence]
         return nodes, sequence, tuple(starts.tolist()), {}
@@ -76,3 +80,17 @@ class Copies:
         """The rows of each row's neighbours, in the same sequence: (M, K) int64."""
         shift = torch.arange(len(self.nodes), device=self.nodes.device) - self.nodes
         return self.graph.neighbours[self.nodes] + shift[:, None]
+
+
+def sorted_within(key: Tensor, sequence: Tensor, starts: Sequence[int]) -> Tensor:
+    """Indices that sort `key` (n,) stably within each sequence, one sequence after the other.
+
+    sequence (n,) int64 numbers the sequence of each entry; starts are where each starts, and n.
+    """
+    lengths = np.diff(starts)
+    if (lengths == lengths[0]).all():  # side by side, which takes a single pass
+        by_key = key.view(len(lengths), -1).argsort(dim=1, stable=True)
+        first = torch.arange(0, len(key), lengths[0], device=key.device)
+        return (by_key + first[:, None]).view(-1)
+    by_key = key.argsort(stable=True)
+    return by_key[sequence[by_key].argsort(stable=True)]

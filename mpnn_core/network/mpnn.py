@@ -1,7 +1,8 @@
 """ProteinMPNN, reformulated: the same function of the same weights, with far less arithmetic.
 
-`reference.py` is the network as the paper writes it. Four identities lead from there to here, none
-of them an approximation; they only reorder floating-point sums (derivation: docs/engine.md).
+`network/reference.py` is the network as the paper writes it. Four identities lead from there to
+here, none of them an approximation; they only reorder floating-point sums (derivation:
+docs/engine.md).
 
 1. A linear layer on a concatenation is a sum of linear layers: W1 [h_i, h_E, h_j] =
    A h_i + B h_E + C h_j. A h_i and C h_j cost per node, and only B h_E per edge.
@@ -17,7 +18,8 @@ What has an edge axis is computed in tiles of nodes, so memory stays bounded at 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import cast
+from dataclasses import replace
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +30,9 @@ from mpnn_core.network.encoding import Copies, Encoding
 from mpnn_core.network.features import EdgeFeatures
 from mpnn_core.network.graph import Backbones, Graph, nearest_neighbours
 
-TILE_EDGES = 2304  # edges per tile: 48 nodes of 48 neighbours, 1.2 MB at H = 128 in float32
+# Edges that plain torch computes at a time, so that they stay in a processor's cache: those of 48
+# nodes with 48 neighbours, 1.2 MB at H = 128 in float32.
+TILE_EDGES = 2304
 
 
 def tiles(nodes: int, neighbours: int) -> Iterator[slice]:
@@ -104,12 +108,12 @@ def split_encoder_input(
 ) -> Callable[[slice], Tensor]:
     """W1 [h_i, h_E, h_j] for the edges of any tile of nodes: slice -> (n, K, H)."""
     A, B, C = W1.weight.chunk(3, 1)  # (H, H) each
-    here, there = F.linear(h_V, A, W1.bias), F.linear(h_V, C)  # (N, H), (N, H)
+    own, neighbours = F.linear(h_V, A, W1.bias), F.linear(h_V, C)  # (N, H), (N, H)
     # Under autocast too: the gradients of a gather sum up in its dtype.
-    there = there.to(W1.weight.dtype)
+    neighbours = neighbours.to(W1.weight.dtype)
 
     def edge_input(part: slice) -> Tensor:
-        return F.linear(h_E[part], B) + here[part, None] + there[graph.neighbours[part]]
+        return F.linear(h_E[part], B) + own[part, None] + neighbours[graph.neighbours[part]]
 
     return edge_input
 
@@ -141,14 +145,14 @@ class DecoderLayer(MessageLayer):
         nodes : (n,) int64, which of the graph's N nodes each one is; None where n is N, in order
         """
         A, *_ = self.blocks()
-        here = F.linear(h_V, A, self.W1.bias)  # (n, H)
+        own = F.linear(h_V, A, self.W1.bias)  # (n, H)
         aggregated = []
         for part in tiles(*rows.shape):
-            chosen = part if nodes is None else nodes[part]
+            of_part = part if nodes is None else nodes[part]
             edge_input = table[rows[part]]  # (t, K, H)
-            edge_input += edges[chosen]
-            edge_input += here[part, None]
-            aggregated.append(self.aggregate(edge_input, graph.valid_of(chosen)))
+            edge_input += edges[of_part]
+            edge_input += own[part, None]
+            aggregated.append(self.aggregate(edge_input, graph.valid_of(of_part)))
         degree = graph.degree if nodes is None else graph.degree[nodes]
         return self.update(h_V, torch.cat(aggregated), degree)
 
@@ -160,7 +164,14 @@ class MPNN(nn.Module):
     ----------
     hidden, encoder_layers, decoder_layers, neighbours
         Width, depths and k of the k-NN graph; the published models are 128, 3, 3, 48.
+
+    Attributes
+    ----------
+    requires : what an architecture that derives from this one requires of a backend besides:
+        `INITIAL_STATES`, `CHANGED_STATES`, for which it has a method each
     """
+
+    requires: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(
         self,
@@ -187,31 +198,52 @@ class MPNN(nn.Module):
         backbones: Backbones,
         graph: Graph | None = None,
         states: list[Tensor] | None = None,
+        h_V: Tensor | None = None,
     ) -> Encoding:
         """Features and encoder, for any number of structures at once.
 
-        `graph` is given by who knows it already, for instance in a fixed shape with spare slots;
-        otherwise it is the k-NN graph. `states` gets the nodes' states (N, H) after every layer.
+        Parameters
+        ----------
+        graph : one that is known already, for instance in a fixed shape with spare slots; None is
+            the k-NN graph
+        states : gets the nodes' states (N, H) after every layer
+        h_V : (N, H), the node states to start from; None is zeros
         """
         graph = graph or nearest_neighbours(backbones, self.neighbours)
-        h_E = torch.cat(
-            [
-                self.W_e(self.features(backbones, graph, part))
-                for part in tiles(*graph.neighbours.shape)
-            ]
-        )  # (N, K, H)
-        h_V = torch.zeros_like(h_E[:, 0])  # (N, H)
+        h_E = self.edge_features(backbones, graph)  # (N, K, H)
+        if h_V is None:
+            h_V = torch.zeros_like(h_E[:, 0])  # (N, H)
         for layer in self.encoder_layers:
             h_V, h_E = layer(h_V, h_E, graph)
             if states is not None:
                 states.append(h_V)
-        blocks = [layer.blocks() for layer in self.decoders]
-        return Encoding(
-            graph,
-            h_V,
-            edges=torch.stack([F.linear(h_E, B) for _, B, _, _ in blocks]),
-            undecoded=torch.stack([F.linear(h_V, D) for _, _, _, D in blocks]),
-        )
+        edges = torch.stack([F.linear(h_E, layer.blocks()[1]) for layer in self.decoders])
+        return Encoding(graph, h_V, edges, self.undecoded(h_V))
+
+    def edge_features(self, backbones: Backbones, graph: Graph) -> Tensor:
+        """The edges' states before the first layer: (N, K, H)."""
+        parts = tiles(*graph.neighbours.shape)
+        return torch.cat([self.W_e(self.features(backbones, graph, part)) for part in parts])
+
+    def undecoded(self, h_V: Tensor) -> Tensor:
+        """What an undecoded neighbour contributes, D h_V of each layer: (decoder layers, N, H)."""
+        return torch.stack([F.linear(h_V, layer.blocks()[3]) for layer in self.decoders])
+
+    def with_states(self, encoding: Encoding, h_V: Tensor) -> Encoding:
+        """The encoding with the node states h_V (N, H) instead of the encoder's."""
+        return replace(encoding, h_V=h_V, undecoded=self.undecoded(h_V))
+
+    def initial_states(self, backbones: Backbones, context: Any) -> Tensor:
+        """The node states (N, H) that the encoder starts from, if `requires` has INITIAL_STATES.
+
+        `context` is what the architecture reads of the structures besides their backbones.
+        """
+        raise NotImplementedError(f"{type(self).__name__} starts from zeros")
+
+    def changed_states(self, h_V: Tensor, backbones: Backbones, context: Any) -> Tensor:
+        """What decoding starts from, of the encoder's states (N, H), if `requires` has
+        CHANGED_STATES: (N, H)."""
+        raise NotImplementedError(f"{type(self).__name__} decodes from the encoder's states")
 
     def decode(
         self,
@@ -253,7 +285,7 @@ class MPNN(nn.Module):
     def rows(encoding: Encoding, copies: Copies | None, rank: Tensor) -> Tensor:
         """Row of [undecoded; decoded] that each edge reads under `rank`: (M, K) int64."""
         N = encoding.h_V.shape[0]
-        there = encoding.graph.neighbours
-        decoded = there if copies is None else copies.neighbours
-        undecoded = there if copies is None else there[copies.nodes]
+        neighbours = encoding.graph.neighbours
+        decoded = neighbours if copies is None else copies.neighbours
+        undecoded = neighbours if copies is None else neighbours[copies.nodes]
         return torch.where(rank[decoded] < rank[:, None], decoded + N, undecoded)

@@ -3,7 +3,7 @@
 Source: Dauparas et al., Science 378, 49 (2022), methods and supplementary algorithms. Parameter
 names are those of the published checkpoints, so one loads with `strict=True`. One structure at a
 time, every residue complete; nothing is shared, split or reordered for speed. What the engine
-runs is `network.py`, and a test ties the two together.
+runs is `mpnn.py`, and a test ties the two together.
 """
 
 from __future__ import annotations

@@ -45,12 +45,12 @@ class Variant:
 
     @property
     def evaluation(self) -> dict[str, Any] | None:
-        """What was measured of its trained weights (`mpnn_core.evaluate`); None if it has none."""
+        """What was measured of its trained weights (`mpnn-core eval`); None if it has none."""
         path = WEIGHTS / f"{self.student}.json"
         if not self.student or not path.is_file():
             return None
-        found: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        return found
+        evaluation: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        return evaluation
 
     @property
     def accuracy(self) -> Literal["exact", "lossy", "unknown"]:

@@ -17,12 +17,12 @@ ORDER, RESIDUE, COLOUR = 0, 1, 2
 
 def order_noise(seed: int, sequence: int, length: int) -> np.ndarray:
     """|z| of a standard normal z per position, for the decoding order: (length,) float64."""
-    return half_normal(torch.from_numpy(_uniforms(seed, sequence, ORDER, length))).numpy()
+    return half_normal(torch.from_numpy(_philox(seed, sequence, ORDER, length))).numpy()
 
 
 def residue_noise(seed: int, sequence: int, length: int) -> np.ndarray:
     """The uniform number in [0, 1) that draws each position's residue: (length,) float64."""
-    return _uniforms(seed, sequence, RESIDUE, length)
+    return _philox(seed, sequence, RESIDUE, length)
 
 
 def half_normal(uniform: Tensor) -> Tensor:
@@ -30,19 +30,23 @@ def half_normal(uniform: Tensor) -> Tensor:
     return torch.erfinv(uniform) * 2**0.5
 
 
-def uniforms(
+def uniform_numbers(
     seed: int, stream: int, sequences: Sequence[int], lengths: Sequence[int]
 ) -> np.ndarray:
-    """The uniform numbers of many sequences, one after the other: (sum of lengths,) float64."""
+    """The uniform numbers in [0, 1) of many sequences, end to end: (sum of lengths,) float64.
+
+    `Backend.uniforms` draws the same bits on a device.
+    """
     longest: dict[int, int] = {}
     for i, L in zip(sequences, lengths, strict=True):
         longest[i] = max(L, longest.get(i, 0))
     # Keyed by position, so a shorter sequence has the first numbers of a longer one.
-    drawn = {i: _uniforms(seed, i, stream, L) for i, L in longest.items()}
+    drawn = {i: _philox(seed, i, stream, L) for i, L in longest.items()}
     return np.concatenate([drawn[i][:L] for i, L in zip(sequences, lengths, strict=True)])
 
 
-def _uniforms(seed: int, sequence: int, stream: int, length: int) -> np.ndarray:
+def _philox(seed: int, sequence: int, stream: int, length: int) -> np.ndarray:
+    """The uniform numbers in [0, 1) of one sequence and use: (length,) float64."""
     # Philox is a counter-based generator: the key names the sequence, the counter the position.
     counter = np.array([0, 0, 0, stream], dtype=np.uint64)
     key = np.array([seed, sequence], dtype=np.uint64)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mpnn_core.network.graph import Backbones, nearest_neighbours
 from mpnn_core.sampling.constraints import Resolved
-from mpnn_core.sampling.noise import COLOUR, ORDER, order_noise, uniforms
+from mpnn_core.sampling.noise import COLOUR, ORDER, order_noise, uniform_numbers
 from mpnn_core.structures.structure import Structure
 
 # Added to the design mask before it multiplies the noise: fixed positions sort first almost always.
@@ -61,7 +61,7 @@ def draw_coloured_order(
 def links(
     neighbours: np.ndarray, length: int, groups: Sequence[Sequence[int]]
 ) -> tuple[list[list[int]], np.ndarray]:
-    """Who must not share a colour with whom; tied positions are one, called by the first of them.
+    """Which positions must not share a colour; tied positions are one, with the first one's number.
 
     Parameters
     ----------
@@ -71,16 +71,16 @@ def links(
 
     Returns
     -------
-    For every position those that are its neighbours or have it as theirs; and (L,) int64, by which
-    position each is called.
+    For every position, the positions that are its neighbours or have it as a neighbour; and (L,)
+    int64, the first position of each one's group, itself where it is tied to none.
     """
     group = np.arange(length)
     for tied in groups:
         group[list(tied)] = tied[0]
-    here, there = np.broadcast_arrays(group[neighbours[:, :1]], group[neighbours])
-    apart = here != there
+    own, neighbour = np.broadcast_arrays(group[neighbours[:, :1]], group[neighbours])
+    apart = own != neighbour
     pairs = np.concatenate(
-        [here[apart] * length + there[apart], there[apart] * length + here[apart]]
+        [own[apart] * length + neighbour[apart], neighbour[apart] * length + own[apart]]
     )
     first, second = np.divmod(np.unique(pairs), length)
     cuts = np.searchsorted(first, np.arange(1, length))
@@ -88,7 +88,7 @@ def links(
 
 
 def ranks(decoding_order: np.ndarray) -> np.ndarray:
-    """When each position is decoded, from which is decoded when: the inverse permutation."""
+    """When each position is decoded, from a decoding order: the inverse permutation."""
     rank = np.empty_like(decoding_order)
     np.put_along_axis(rank, decoding_order, np.arange(decoding_order.shape[-1]), -1)
     return rank
@@ -120,13 +120,14 @@ def coloured_orders(
 ) -> NDArray[np.int64]:
     """Random orders of few levels, for n sequences: (n, L)."""
     graph = nearest_neighbours(Backbones.from_structures([structure]), neighbours)
-    here = np.flatnonzero(structure.mask)
-    seen = np.column_stack([here, here[graph.neighbours.numpy()]])
+    complete = np.flatnonzero(structure.mask)
+    neighbours_of = np.column_stack([complete, complete[graph.neighbours.numpy()]])
     L = len(structure)
-    linked, group = links(seen, L, [list(tied) for tied in resolved.groups])
+    linked, group = links(neighbours_of, L, [list(tied) for tied in resolved.groups])
     return np.stack([
         draw_coloured_order(
-            uniforms(seed, ORDER, [i], [L]), uniforms(seed, COLOUR, [i], [L]),
+            uniform_numbers(seed, ORDER, [i], [L]),
+            uniform_numbers(seed, COLOUR, [i], [L]),
             resolved.designed, linked, group,
         )
         for i in range(n)

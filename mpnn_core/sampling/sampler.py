@@ -7,14 +7,17 @@ the same whatever is designed beside it.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from mpnn_core.constants import LETTERS
 from mpnn_core.sampling.schedule import Step
+
+# The fields of a Distribution that every backend computes.
+ALWAYS = frozenset({"temperature", "bias", "omit"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,10 +42,18 @@ class Profile:
         weight = self.weight[:, None]
         return ((1 - weight) * probabilities + weight * self.bias) * self.factor
 
+    def of(self, rows: Tensor) -> Profile:
+        """That of some rows (n,)."""
+        return Profile(self.bias[rows], self.weight[rows], self.factor[rows])
+
 
 @dataclass(frozen=True, eq=False)
 class Distribution:
     """How logits become the probabilities that residues are drawn from.
+
+    Every backend computes the first three fields. Of the others it computes those that its `knows`
+    names; where another one is in use, plain torch serves (`backends.plain.serving`). So a subclass
+    may add fields of its own, None or a tensor (M, ...) each, and change `probabilities`.
 
     Attributes
     ----------
@@ -62,14 +73,6 @@ class Distribution:
     group: Tensor | None = None
     weight: Tensor | None = None
 
-    @property
-    def in_use(self) -> frozenset[str]:
-        return frozenset(
-            n
-            for n, v in vars(self).items()
-            if v is not None and n not in ("temperature", "bias", "omit")
-        )
-
     def probabilities(self, logits: Tensor) -> Tensor:
         """(M, 21) -> (M, 21), for every row by itself."""
         temperature = self.temperature[:, None]
@@ -80,21 +83,28 @@ class Distribution:
         p = self.profile.apply(p).masked_fill(self.omit, 0)
         return p / p.sum(-1, keepdim=True)
 
+    @property
+    def in_use(self) -> frozenset[str]:
+        """Names of the fields beyond temperature, bias and omit that are not None."""
+        return frozenset(
+            field.name
+            for field in fields(self)
+            if field.name not in ALWAYS and getattr(self, field.name) is not None
+        )
+
     def of(self, rows: Tensor) -> Distribution:
         """That of some rows (n,), each by itself."""
-        p = self.profile
-        return Distribution(
-            self.temperature[rows],
-            self.bias[rows],
-            self.omit[rows],
-            p and Profile(p.bias[rows], p.weight[rows], p.factor[rows]),
-        )
+        of_rows: dict[str, Any] = dict.fromkeys(("group", "weight"))
+        for name in ALWAYS | self.in_use.difference(of_rows):
+            values = getattr(self, name)
+            of_rows[name] = values.of(rows) if isinstance(values, Profile) else values[rows]
+        return replace(self, **of_rows)
 
     def merged(self, rows: Tensor, rank: Tensor) -> tuple[Distribution, Tensor, Tensor, Tensor]:
         """That of groups and single rows, for rows (n,) that hold every group whole.
 
-        Means over the members; what one of them omits, none may be; the temperature is that of the
-        member visited last.
+        Means over the members; a residue that one of them omits is omitted. The temperature, and a
+        subclass's field that is no float, are those of the member visited last.
 
         Returns
         -------
@@ -116,13 +126,23 @@ class Distribution:
         )
         is_last = rank[rows] == latest[residue]
         last = rows[is_last][residue[is_last].argsort()]  # (u,)
-        p = self.profile
-        distribution = Distribution(
-            self.temperature[last],
-            mean(self.bias[rows]),
-            mean(self.omit[rows].float()) > 0,
-            p and Profile(mean(p.bias[rows]), mean(p.weight[rows]), mean(p.factor[rows])),
-        )
+        merged: dict[str, Any] = {
+            "temperature": self.temperature[last],
+            "bias": mean(self.bias[rows]),
+            "omit": mean(self.omit[rows].float()) > 0,
+            "group": None,
+            "weight": None,
+        }
+        for name in self.in_use.difference(merged):
+            values = getattr(self, name)
+            if isinstance(values, Profile):
+                of_rows = values.of(rows)
+                merged[name] = Profile(
+                    mean(of_rows.bias), mean(of_rows.weight), mean(of_rows.factor)
+                )
+            else:
+                merged[name] = mean(values[rows]) if values.is_floating_point() else values[last]
+        distribution = replace(self, **merged)
         return distribution, residue, self.weight[rows] * share, last
 
 
@@ -149,13 +169,13 @@ def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
 
 
 class Levels(Protocol):
-    """What decodes the rows of one step, and remembers their states for later steps."""
+    """Decodes the rows of one step after the other, and remembers their states for later steps."""
 
     def decode(self, rows: Tensor) -> Tensor:
         """Logits (n, 21) of rows (n,), from the rows decoded and drawn before them."""
 
-    def draw(self, rows: Tensor, tokens: Tensor) -> None:
-        """From now on rows (d,), decoded before, are read with their residues (d,)."""
+    def place(self, rows: Tensor, tokens: Tensor) -> None:
+        """From now on neighbours read the rows (d,), decoded before, with their residues (d,)."""
 
 
 def sample(
@@ -182,16 +202,16 @@ def sample(
     probabilities = torch.zeros_like(logits)
     for step in steps:
         logits[step.rows] = levels.decode(step.rows)
-        chosen = step.drawn[designed[step.drawn]]  # (d,)
+        rows = step.drawn[designed[step.drawn]]  # (d,)
         if distribution.group is None:
-            p = distribution.of(chosen).probabilities(logits[chosen])
-            tokens[chosen], probabilities[chosen] = draw(p, uniform[chosen]), p
-        elif len(chosen):
-            merged, residue, weight, last = distribution.merged(chosen, rank)
+            p = distribution.of(rows).probabilities(logits[rows])
+            tokens[rows], probabilities[rows] = draw(p, uniform[rows]), p
+        elif len(rows):
+            merged, residue, weight, last = distribution.merged(rows, rank)
             mean = logits.new_zeros(len(last), LETTERS)
-            mean.index_add_(0, residue, logits[chosen] * weight[:, None])
+            mean.index_add_(0, residue, logits[rows] * weight[:, None])
             p = merged.probabilities(mean)
-            tokens[chosen] = draw(p, uniform[last])[residue]
-            probabilities[chosen] = p[residue]
-        levels.draw(step.drawn, tokens[step.drawn])
+            tokens[rows] = draw(p, uniform[last])[residue]
+            probabilities[rows] = p[residue]
+        levels.place(step.drawn, tokens[step.drawn])
     return Samples(tokens, logits, probabilities)

@@ -2,7 +2,7 @@
 
 A decoding order is everywhere the list of positions in the order in which they are decoded, as in
 the original. A step decodes one set of rows at once, rows being the residues of all sequences
-together (`network.Copies`).
+together (`encoding.Copies`).
 
 A residue depends on those of its neighbours that are decoded before it, and on nothing else. So the
 order is a directed acyclic graph, and all residues of one level of it can be decoded in one step,
@@ -55,7 +55,7 @@ def wavefront(rank: Tensor, neighbours: Tensor, group: Tensor | None = None) -> 
 
     The level of a row is one more than the highest level among its neighbours that are decoded
     before it; of a neighbour in another group, than the level of that group's last member. What a
-    row reads of a neighbour decoded later is constant (`network.py`, identity 4), so reads and
+    row reads of a neighbour decoded later is constant (`network/mpnn.py`, identity 4), so reads and
     writes within a level cannot meet.
 
     Parameters
@@ -92,7 +92,7 @@ def _steps(level: Tensor, group: Tensor | None) -> list[Step]:
     """Rows by the step (M,) that decodes them, first step first."""
     rows = _by_number(level)
     if group is None:
-        return [Step(found, found) for found in rows]
+        return [Step(decoded, decoded) for decoded in rows]
     drawn = _by_number(_last_of_group(level, group), len(rows))
     return [Step(*pair) for pair in zip(rows, drawn, strict=True)]
 

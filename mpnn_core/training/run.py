@@ -30,8 +30,7 @@ from safetensors import safe_open
 from safetensors.torch import save as serialise
 
 from mpnn_core.constants import UNKNOWN
-from mpnn_core.network.architectures import build_network
-from mpnn_core.network.checkpoints import Checkpoint, load_checkpoint
+from mpnn_core.network.checkpoints import Checkpoint, build_network, load_checkpoint
 from mpnn_core.network.variants import find_variant
 from mpnn_core.structures.files import write_atomically
 from mpnn_core.training.corpus import Corpus

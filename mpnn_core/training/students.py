@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mpnn_core.constants import UNKNOWN
-from mpnn_core.network.architectures import build_network, random_network
-from mpnn_core.network.checkpoints import file_sha256, load_checkpoint, weights_file
+from mpnn_core.network.architectures import random_network
+from mpnn_core.network.checkpoints import build_network, file_sha256, load_checkpoint, weights_file
 from mpnn_core.network.families import CheckpointError
 from mpnn_core.network.graph import Backbones, Graph
 from mpnn_core.network.mpnn import MPNN

@@ -1,10 +1,10 @@
 """The network as Core ML packages, in fixed shapes that the Neural Engine can run.
 
 The k-NN, the distances and the edge features stay in float32 on the host: float16 distances choose
-other neighbours. A package holds everything after that, reformulated as in `network.py`. Layout and
-operations follow what Apple found the Neural Engine to run (apple/ml-ane-transformers): tensors are
-(1, channels, neighbours, residues), linear layers are 1x1 convolutions, and a gather is a product
-with a one-hot matrix that the graph builds from the indices.
+other neighbours. A package holds everything after that, reformulated as in `network/mpnn.py`.
+Layout and operations follow what Apple found the Neural Engine to run (apple/ml-ane-transformers):
+tensors are (1, channels, neighbours, residues), linear layers are 1x1 convolutions, and a gather is
+a product with a one-hot matrix that the graph builds from the indices.
 
 Converting works on Linux and macOS, running on macOS alone.
 """
@@ -24,36 +24,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from mpnn_core.backends.contract import Backend
+from mpnn_core.backends.contract import Backend, require_known
 from mpnn_core.backends.coreml.buckets import BUCKETS, Padded, choose_bucket, pad
-from mpnn_core.backends.coreml.layers import Encoder
 from mpnn_core.backends.coreml.packages import (
     LEVEL_ROWS,
+    MODES,
     Export,
     Package,
     Precision,
-    _coremltools,
-    _require_macos,
     convert,
+    load_coremltools,
     open_package,
+    require_macos,
 )
 from mpnn_core.constants import LETTERS
-from mpnn_core.network.encoding import Copies, Encoding
+from mpnn_core.network.encoding import CHANGED_STATES, INITIAL_STATES, Copies, Encoding
 from mpnn_core.network.graph import Backbones, Graph, nearest_neighbours
-from mpnn_core.network.mpnn import MPNN, tiles
+from mpnn_core.network.mpnn import MPNN
 from mpnn_core.sampling.sampler import Distribution, Samples, sample
 from mpnn_core.sampling.schedule import wavefront
-
-# ------------------------------------------------------------------------ the network, layout first
-
-
-# ----------------------------------------------------------------------------------- on the host
-
-
-def edge_features(network: MPNN, backbones: Backbones, graph: Graph) -> Tensor:
-    """What the packages take as h_E, float32: (N, K, H)."""
-    parts = tiles(*graph.neighbours.shape)
-    return torch.cat([network.W_e(network.features(backbones, graph, part)) for part in parts])
 
 
 def _channels_first(values: Tensor) -> Tensor:
@@ -95,7 +84,7 @@ def forward_inputs(
     network: MPNN, padded: Padded, tokens: Tensor, rank: Tensor
 ) -> dict[str, Tensor]:
     """What a package of mode "forward" takes, float32 or int64, from a padded sequence (B,)."""
-    h_E = edge_features(network, padded.backbones, padded.graph)
+    h_E = network.edge_features(padded.backbones, padded.graph)
     return {
         "h_E": _channels_first(h_E),
         **graph_inputs(padded.graph),
@@ -104,24 +93,26 @@ def forward_inputs(
 
 
 class CoreMLBackend(Backend):
-    """The contract of `backends.Backend`, in buckets.
+    """The contract of `backends.contract.Backend`, in buckets.
 
     Packages are converted when they are first needed, which takes seconds each.
 
     Parameters
     ----------
-    network : whose weights are converted; on the CPU
+    network : the network, on the CPU; its weights are converted
     precision : "float16", lossy, for the Neural Engine; "float32", exact, on CPU or GPU
-    folder : where packages are written, and found again; None is a folder that goes with the
-        process
+    folder : packages are written into it, and reused from there; None is a folder that is deleted
+        when the process ends
     buckets : residues that there are packages for
-    opened : what makes a package on disk callable, `open_package` where there is Core ML
+    opened : makes a package on disk callable: `open_package` where there is Core ML
 
     Raises
     ------
     UnavailableError
         coremltools is not installed, or this is no macOS.
     """
+
+    knows = frozenset({"profile", "group", "weight", CHANGED_STATES})
 
     def __init__(
         self,
@@ -131,9 +122,9 @@ class CoreMLBackend(Backend):
         buckets: Sequence[int] = BUCKETS,
         opened: Callable[[Path, Precision], Package] = open_package,
     ) -> None:
-        _coremltools()
+        load_coremltools()
         if opened is open_package:
-            _require_macos()
+            require_macos()
         self.name = "coreml-fast" if precision == "float16" else "coreml"
         self.network, self.precision, self.buckets = network, precision, tuple(buckets)
         self._temporary = (
@@ -157,18 +148,22 @@ class CoreMLBackend(Backend):
         export = Export(mode, rows, self.precision)
         if export not in self._opened:
             self._opened[export] = self._open(self.package(export), self.precision)
-        given = {
+        arrays = {
             name: np.ascontiguousarray(value.numpy(), self.dtype) for name, value in inputs.items()
         }
-        return {name: _rows_first(v) for name, v in self._opened[export](given).items()}
+        return {name: _rows_first(v) for name, v in self._opened[export](arrays).items()}
 
     @torch.inference_mode()
-    def encode(self, backbones: Backbones, graph: Graph | None = None) -> Encoding:
-        """Features on the host, and one call of an encoder package per structure."""
+    def encode(
+        self, backbones: Backbones, graph: Graph | None = None, h_V: Tensor | None = None
+    ) -> Encoding:
+        """Features on the host, and one call of an encoder package per structure, from zeros."""
+        if h_V is not None:
+            require_known(self, frozenset({INITIAL_STATES}))
         network = self.network
         graph = graph or nearest_neighbours(backbones, network.neighbours)
         K, layers = graph.neighbours.shape[1], len(network.decoders)
-        found = []
+        results = []
         for start, stop in pairwise(backbones.offsets):
             part = slice(start, stop)
             alone = Backbones(
@@ -177,16 +172,16 @@ class CoreMLBackend(Backend):
             )  # fmt: skip
             own = Graph(graph.neighbours[part] - start, graph.valid_of(part))
             padded = pad(alone, network.neighbours, self.buckets, own)
-            h_E = edge_features(network, padded.backbones, padded.graph)
+            h_E = network.edge_features(padded.backbones, padded.graph)
             inputs = {"h_E": _channels_first(h_E), **graph_inputs(padded.graph)}
             outputs = self.run("encoder", len(padded.backbones), inputs)
-            found.append({name: v[: stop - start, :K] for name, v in outputs.items()})
-        h_V, edges, undecoded = (
-            torch.cat([outputs[name] for outputs in found]) for name in Encoder.outputs
+            results.append({name: v[: stop - start, :K] for name, v in outputs.items()})
+        states, edges, undecoded = (
+            torch.cat([outputs[name] for outputs in results]) for name in MODES["encoder"].outputs
         )
         return Encoding(
             graph,
-            h_V[:, 0],
+            states[:, 0],
             torch.stack(edges.chunk(layers, -1)),
             torch.stack(undecoded[:, 0].chunk(layers, -1)),
         )
@@ -206,8 +201,8 @@ class CoreMLBackend(Backend):
 
             def rows(values: Tensor, nodes: Tensor = nodes, spare: int = spare) -> Tensor:
                 """Of each layer or none, (..., N, C) -> (1, layers * C, 1, B)."""
-                mine = values[..., nodes, :]
-                flat = torch.cat(list(mine), -1) if mine.dim() == 3 else mine
+                of_nodes = values[..., nodes, :]
+                flat = torch.cat(list(of_nodes), -1) if of_nodes.dim() == 3 else of_nodes
                 return _channels_first(F.pad(flat, (0, 0, 0, spare)))
 
             edges = torch.cat(list(encoding.edges[:, nodes]), -1)  # (L, K, layers * H)
@@ -238,13 +233,14 @@ class CoreMLBackend(Backend):
         designed: Tensor,
     ) -> Samples:
         """Residues for the rows that are designed, level by level; drawn on the host."""
+        require_known(self, distribution.in_use)
         levels = CoreMLLevels(self, encoding, copies, rank)
         steps = wavefront(rank, copies.neighbours, distribution.group)
         return sample(levels, rank, steps, distribution, uniform, tokens, designed)
 
 
 class CoreMLLevels:
-    """`sampler.Levels` by calls of a level package; tables and gathers are the host's."""
+    """`sampler.Levels` by calls of a level package; the host keeps the tables and gathers."""
 
     def __init__(
         self, backend: CoreMLBackend, encoding: Encoding, copies: Copies, rank: Tensor
@@ -258,8 +254,7 @@ class CoreMLLevels:
         self.tables = torch.cat([encoding.undecoded, spare], 1)  # (layers, N + M, H)
 
     def decode(self, rows: Tensor) -> Tensor:
-        found = [self._decode(part) for part in rows.split(LEVEL_ROWS)]
-        return torch.cat(found)
+        return torch.cat([self._decode(part) for part in rows.split(LEVEL_ROWS)])
 
     def _decode(self, rows: Tensor) -> Tensor:
         """Logits (n, 21) of at most LEVEL_ROWS rows."""
@@ -284,5 +279,5 @@ class CoreMLLevels:
         self.tables[:, len(self.encoding.h_V) + rows] = torch.stack(states)
         return outputs["logits"][:n, 0]
 
-    def draw(self, rows: Tensor, tokens: Tensor) -> None:
+    def place(self, rows: Tensor, tokens: Tensor) -> None:
         self.tables[:, len(self.encoding.h_V) + rows] += self.residues[:, tokens]

@@ -12,12 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mpnn_core.backends.contract import Backend
-from mpnn_core.network.encoding import Copies
 from mpnn_core.network.graph import Backbones, Graph, nearest_neighbours
 
 BUCKETS = (64, 128, 256, 512)
@@ -42,11 +39,6 @@ def choose_bucket(length: int, buckets: Sequence[int] = BUCKETS) -> int:
             "run it unpadded, on a backend without buckets"
         )
     return buckets[bisect_left(buckets, length)]
-
-
-def padding_waste(length: int, bucket: int) -> float:
-    """Share of a bucket's rows that hold no residue."""
-    return (bucket - length) / bucket
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +66,8 @@ def pad(
     """One structure's complete residues (N, ...) into the bucket that holds them.
 
     The graph is made before the padding, so no padded residue can be a neighbour; it has
-    min(k, bucket) slots whatever the length. `graph` is given by who knows it already.
+    min(k, bucket) slots whatever the length. `graph` is one that is known already; None is
+    the k-NN graph.
     """
     N = len(backbones)
     if len(backbones.offsets) != 2:
@@ -89,17 +82,3 @@ def pad(
         rows(backbones.coords), rows(backbones.residue_index), rows(backbones.chain), (0, bucket)
     )
     return Padded(padded, graph, N)
-
-
-def log_probs(backend: Backend, padded: Padded, tokens: Tensor, rank: Tensor) -> Tensor:
-    """Teacher-forced log-probabilities of a padded structure: (length, 21).
-
-    `tokens` and `rank`, (length,) int64, are those of the real residues.
-    """
-    encoding = backend.encode(padded.backbones, padded.graph)
-    copies = Copies.of(encoding.graph, padded.backbones.offsets, [0])
-    spare = len(padded.backbones) - padded.length
-    # Spare rows are decoded last; no message reads them, whatever their rank.
-    ranks = torch.cat([rank, rank.max() + 1 + torch.arange(spare, device=rank.device)])
-    logits = backend.decode(encoding, copies, F.pad(tokens, (0, spare)), ranks)
-    return logits[: padded.length].log_softmax(-1)

@@ -116,9 +116,10 @@ class EncoderBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Mode "encoder": what decoding needs of a structure, once for all its sequences."""
+    """Mode "encoder": what decoding needs of a structure, once for all its sequences.
 
-    outputs = ("h_V", "edges", "undecoded")
+    Node states start from zeros.
+    """
 
     def __init__(self, network: MPNN, slots: int, length: int) -> None:
         super().__init__()
@@ -158,8 +159,6 @@ class DecoderBlock(nn.Module):
 class Decoder(nn.Module):
     """Mode "decoder": logits of a given sequence, every residue seeing those before it."""
 
-    outputs = ("logits",)
-
     def __init__(self, network: MPNN, slots: int, length: int) -> None:
         super().__init__()
         self.gather = Gather(slots, length)
@@ -185,7 +184,7 @@ class Decoder(nn.Module):
         for layer, C, D, B, T in zip(
             self.layers, self.C, self.D, edges.chunk(l, 1), undecoded.chunk(l, 1), strict=True
         ):
-            # The two tables of network.py, identity 4.
+            # The two tables of network/mpnn.py, identity 4.
             undecoded_j = self.gather(T, one_hot)  # (1, H, K, B)
             decoded_j = self.gather(C(residues) + D(h_V), one_hot)
             read = undecoded_j * (1 - before) + decoded_j * before  # (1, H, K, B)
@@ -209,8 +208,6 @@ class Decoder(nn.Module):
 class Forward(nn.Module):
     """Mode "forward": encoder and decoder in one call."""
 
-    outputs = ("logits",)
-
     def __init__(self, network: MPNN, slots: int, length: int) -> None:
         super().__init__()
         self.encoder = Encoder(network, slots, length)
@@ -229,8 +226,6 @@ class Level(nn.Module):
 
     What they read was written by earlier calls, so the host gathers it, for all layers at once.
     """
-
-    outputs = ("logits", "states")
 
     def __init__(self, network: MPNN, slots: int, length: int) -> None:
         super().__init__()

@@ -1,4 +1,9 @@
-"""Core ML packages: what is exported, how it is converted, how it is opened."""
+"""Core ML packages: their inputs and outputs, how they are converted, how they are opened.
+
+`MODES` and `PORTS` state the schema: which part of the network a package holds, its inputs and
+outputs in their order, and the shape and meaning of each. Whoever runs a package without us, in
+Swift for instance, needs these two tables and no code.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +35,58 @@ LEVEL_ROWS = 32
 INSTALL = "pip install coremltools"
 Arrays = dict[str, NDArray[Any]]
 Package = Callable[[Arrays], Arrays]
+
+
+PRECISIONS: tuple[Precision, ...] = ("float16", "float32")
+
+
+@dataclass(frozen=True)
+class Mode:
+    """A part of the network that a package can hold.
+
+    Attributes
+    ----------
+    module : of `layers.py`, in plain torch, which is converted
+    inputs, outputs : names in `PORTS`, in the order of the module's arguments and results
+    """
+
+    module: type[Forward | Encoder | Decoder | Level]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+MODES: dict[str, Mode] = {
+    "forward": Mode(
+        Forward, ("h_E", "neighbours", "valid", "before", "residues"), ("logits",)
+    ),
+    "encoder": Mode(
+        Encoder, ("h_E", "neighbours", "valid"), ("h_V", "edges", "undecoded")
+    ),
+    "decoder": Mode(
+        Decoder, ("h_V", "edges", "undecoded", "neighbours", "valid", "before", "residues"),
+        ("logits",),
+    ),
+    "level": Mode(
+        Level, ("h_V", "edge_inputs", "valid"), ("logits", "states")
+    ),
+}  # fmt: skip
+# Inputs and outputs: channels, as a function of width and decoder layers; whether there is a
+# neighbour axis; and the meaning. All are dimensionless but the logits.
+PORTS: dict[str, tuple[Callable[[int, int], int], bool, str]] = {
+    "h_E": (lambda H, l: H, True, "edge features after W_e"),
+    "neighbours": (lambda H, l: 1, True, "which row each neighbour is, from 0"),
+    "valid": (lambda H, l: 1, True, "1 for a neighbour, 0 for a spare slot"),
+    "before": (lambda H, l: 1, True, "1 where the neighbour is decoded before the row; all 0 gives "
+               "the unconditional output"),
+    "residues": (lambda H, l: LETTERS, False, "one-hot residues, ACDEFGHIKLMNPQRSTVWYX"),
+    "h_V": (lambda H, l: H, False, "node states of the encoder"),
+    "edges": (lambda H, l: l * H, True, "B h_E of each decoder layer"),
+    "undecoded": (lambda H, l: l * H, False, "D h_V of each decoder layer"),
+    "edge_inputs": (lambda H, l: l * H, True, "of each decoder layer, B h_E plus what is known of "
+                    "the neighbour"),
+    "states": (lambda H, l: l * H, False, "D h_V of each decoder layer, for rows decoded later"),
+    "logits": (lambda H, l: LETTERS, False, "unnormalised log-probabilities, in nats"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -74,22 +131,22 @@ class Export:
 
     def module(self, network: MPNN) -> nn.Module:
         """The part of the network in the packages' layout, in plain torch."""
-        return MODES[self.mode](network, self.slots(network), self.rows).eval()
+        return MODES[self.mode].module(network, self.slots(network), self.rows).eval()
 
     def inputs(self, network: MPNN) -> list[Port]:
-        names = MODES[self.mode].forward.__annotations__
-        return self._ports(network, [name for name in names if name != "return"])
+        return self._ports(network, MODES[self.mode].inputs)
 
     def outputs(self, network: MPNN) -> list[Port]:
         return self._ports(network, MODES[self.mode].outputs)
 
     def _ports(self, network: MPNN, names: Sequence[str]) -> list[Port]:
         H, layers, K = network.W_out.in_features, len(network.decoders), self.slots(network)
-        found = [(name, *_PORTS[name]) for name in names]
-        return [
-            Port(name, (1, channels(H, layers), K if on_edges else 1, self.rows), meaning)
-            for name, channels, on_edges, meaning in found
-        ]
+        ports = []
+        for name in names:
+            channels, on_edges, meaning = PORTS[name]
+            shape = (1, channels(H, layers), K if on_edges else 1, self.rows)
+            ports.append(Port(name, shape, meaning))
+        return ports
 
 
 def convert(network: MPNN, export: Export, path: Path, name: str = "ProteinMPNN") -> Path:
@@ -106,7 +163,7 @@ def convert(network: MPNN, export: Export, path: Path, name: str = "ProteinMPNN"
     UnavailableError
         coremltools is not installed; the message says how to.
     """
-    ct = _coremltools()
+    ct = load_coremltools()
     inputs, outputs = export.inputs(network), export.outputs(network)
     dtype = np.float16 if export.precision == "float16" else np.float32
     passes = ct.PassPipeline.DEFAULT
@@ -135,7 +192,7 @@ def convert(network: MPNN, export: Export, path: Path, name: str = "ProteinMPNN"
 
 
 def describe(model: Any, network: MPNN, export: Export, name: str) -> None:
-    """The package's metadata: whose it is, and each input and output with its shape and unit."""
+    """Write the package's metadata: authors, and each input and output with its shape and unit."""
     from mpnn_core import __version__
 
     model.author = "mpnn_core; weights of J. Dauparas et al., Science 378, 49 (2022)"
@@ -159,7 +216,7 @@ def describe(model: Any, network: MPNN, export: Export, name: str) -> None:
 
 
 @cache
-def _coremltools() -> Any:
+def load_coremltools() -> Any:
     if find_spec("coremltools") is None:
         raise UnavailableError(f"coremltools is not installed: {INSTALL}")
     # On Linux it logs, while it is imported, each of the parts that macOS alone has.
@@ -170,7 +227,7 @@ def _coremltools() -> Any:
     return coremltools
 
 
-def _require_macos() -> None:
+def require_macos() -> None:
     if sys.platform != "darwin":
         raise UnavailableError(
             "Core ML runs on macOS alone; here packages can be written, "
@@ -180,8 +237,8 @@ def _require_macos() -> None:
 
 def open_package(path: Path, precision: Precision) -> Package:
     """Load a package where Core ML runs: on the Neural Engine in float16, else on CPU and GPU."""
-    ct = _coremltools()
-    _require_macos()
+    ct = load_coremltools()
+    require_macos()
     units = ct.ComputeUnit.CPU_AND_NE if precision == "float16" else ct.ComputeUnit.CPU_AND_GPU
     model = ct.models.MLModel(str(path), compute_units=units)
     predict: Package = model.predict
@@ -194,8 +251,8 @@ def neural_engine_share(path: Path) -> float:
     Constants are not counted. Written after coremltools' documentation of `MLComputePlan`, and not
     exercised: it needs a Mac.
     """
-    ct = _coremltools()
-    _require_macos()
+    ct = load_coremltools()
+    require_macos()
     compiled = ct.models.utils.compile_model(str(path))
     plan = ct.models.compute_plan.MLComputePlan.load_from_path(
         path=str(compiled), compute_units=ct.ComputeUnit.CPU_AND_NE
@@ -207,29 +264,3 @@ def neural_engine_share(path: Path) -> float:
     ]
     engine = ct.models.compute_device.MLNeuralEngineComputeDevice
     return sum(isinstance(device, engine) for device in preferred) / len(preferred)
-
-
-PRECISIONS: tuple[Precision, ...] = ("float16", "float32")
-MODES: dict[str, type[Encoder | Decoder | Forward | Level]] = {
-    "forward": Forward,
-    "encoder": Encoder,
-    "decoder": Decoder,
-    "level": Level,
-}
-# Inputs and outputs: channels, as a function of width and decoder layers; whether there is a
-# neighbour axis; and what it is. All are dimensionless but the logits.
-_PORTS: dict[str, tuple[Callable[[int, int], int], bool, str]] = {
-    "h_E": (lambda H, l: H, True, "edge features after W_e"),
-    "neighbours": (lambda H, l: 1, True, "which row each neighbour is, from 0"),
-    "valid": (lambda H, l: 1, True, "1 for a neighbour, 0 for a spare slot"),
-    "before": (lambda H, l: 1, True, "1 where the neighbour is decoded before the row; all 0 gives "
-               "the unconditional output"),
-    "residues": (lambda H, l: LETTERS, False, "one-hot residues, ACDEFGHIKLMNPQRSTVWYX"),
-    "h_V": (lambda H, l: H, False, "node states of the encoder"),
-    "edges": (lambda H, l: l * H, True, "B h_E of each decoder layer"),
-    "undecoded": (lambda H, l: l * H, False, "D h_V of each decoder layer"),
-    "edge_inputs": (lambda H, l: l * H, True, "of each decoder layer, B h_E plus what is known of "
-                    "the neighbour"),
-    "states": (lambda H, l: l * H, False, "D h_V of each decoder layer, for rows decoded later"),
-    "logits": (lambda H, l: LETTERS, False, "unnormalised log-probabilities, in nats"),
-}  # fmt: skip

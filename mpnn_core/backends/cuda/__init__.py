@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
 from importlib.util import find_spec
 from typing import Any
 
@@ -21,32 +23,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mpnn_core.backends.contract import Backend
+from mpnn_core.backends.contract import Backend, require_known
 from mpnn_core.backends.cuda import compiled
-from mpnn_core.backends.cuda.plan import (
-    COMPILED,
-    LEVELS_EXPECTED,
-    NARROW,
-    TUNINGS,
-    Deal,
-    Plan,
-    Tuning,
-)
+from mpnn_core.backends.cuda.plan import COMPILED, TUNINGS, Plan, Tuning, Tunings, power_of_two
 from mpnn_core.backends.cuda.replays import Replays
-from mpnn_core.backends.cuda.weights import Weights
-from mpnn_core.backends.plain import TorchLevels
-from mpnn_core.constants import ATOM_PAIRS, LETTERS, MAX_OFFSET, MESSAGE_SCALE
-from mpnn_core.design.batches import sorted_within
-from mpnn_core.network.encoding import Copies, Encoding
-from mpnn_core.network.features import offset_classes, with_virtual_cb
+from mpnn_core.backends.cuda.unfused import Unfused, of_layers
+from mpnn_core.backends.cuda.weights import Weights, arguments
+from mpnn_core.constants import ATOM_PAIRS, LETTERS, MAX_OFFSET
+from mpnn_core.network.encoding import CHANGED_STATES, INITIAL_STATES, Copies, Encoding
 from mpnn_core.network.graph import Backbones, Graph, nearest_neighbours
-from mpnn_core.network.mpnn import MPNN, EncoderLayer
-from mpnn_core.sampling.sampler import Distribution, Samples, sample
-from mpnn_core.sampling.schedule import wavefront
+from mpnn_core.network.mpnn import MPNN
+from mpnn_core.sampling.sampler import Distribution, Samples
 
 PRECISIONS = ("exact", "fast")
-# The encoder's edges are computed this many at a time: 256 MiB for each float32 tensor of them.
-TILE_EDGES = 1 << 19
 NODE_ROWS = 16  # of a product on the matrix units, at least
 ENCODER_EDGES = 64  # of one tile of the encoder's kernels
 POSITIONS = 128  # of a block that draws random numbers, or finds atoms
@@ -61,14 +50,14 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
 class CudaBackend(Backend):
-    """The contract of `backends.Backend`, on the device of the network's weights.
+    """The contract of `backends.contract.Backend`, on the device of the network's weights.
 
     Parameters
     ----------
-    network : whose weights are copied; on a CUDA device
+    network : the network, on a CUDA device; its weights are copied
     precision : "exact", float32, or "fast", float16 with float32 sums
-    tuning : how Triton's kernels are cut; None takes what was measured best, and what is compiled
-        from CUDA C++ where it can be
+    tuning : how Triton's kernels are cut; None takes the tunings measured best, and levels compiled
+        from CUDA C++ where they can be
 
     Attributes
     ----------
@@ -81,6 +70,8 @@ class CudaBackend(Backend):
         Unknown precision.
     """
 
+    knows = frozenset({"profile", "group", "weight", INITIAL_STATES, CHANGED_STATES})
+
     def __init__(
         self, network: MPNN, precision: str = "exact", tuning: Tuning | None = None
     ) -> None:
@@ -90,7 +81,7 @@ class CudaBackend(Backend):
         self.precision = precision
         self.name = f"cuda-{precision}"
         self.dtype = torch.float32 if precision == "exact" else torch.float16
-        self.many, self.few, self.narrow = (tuning,) * 3 if tuning else TUNINGS[precision]
+        self.tunings = Tunings(tuning, tuning, tuning) if tuning else TUNINGS[precision]
         self.weights = Weights(network, self.dtype)
         self.device = network.W_out.weight.device
         hidden = network.W_out.in_features
@@ -109,128 +100,87 @@ class CudaBackend(Backend):
         if wanted and compiled.available(self.device, network):
             self.launch = compiled.launch
 
+    @cached_property
+    def unfused(self) -> Unfused:
+        """The same in plain torch."""
+        return Unfused(self.network, self.dtype)
+
     @torch.inference_mode()
-    def encode(self, backbones: Backbones, graph: Graph | None = None) -> Encoding:
+    def encode(
+        self, backbones: Backbones, graph: Graph | None = None, h_V: Tensor | None = None
+    ) -> Encoding:
         """Features and encoder of any number of structures, edges in the tier's dtype."""
         graph = graph or nearest_neighbours(backbones, self.network.neighbours)
-        if self.triton:
-            return self._encoded(backbones, graph)
-        w = self.weights
-        N, K = graph.neighbours.shape
-        step = max(1, TILE_EDGES // K)
-        parts = [slice(i, min(i + step, N)) for i in range(0, N, step)]
-        atoms = with_virtual_cb(backbones.coords)  # (N, 5, 3)
-        h_E = torch.cat([self._features(backbones, atoms, graph, part) for part in parts])
-        h_V = torch.zeros(N, h_E.shape[-1], device=h_E.device)  # (N, H) float32
-        for layer, blocks in zip(w.encoder, w.encoder_blocks, strict=True):
-            h_V, h_E = self._encoder_layer(layer, blocks, h_V, h_E, graph, parts)
-        return Encoding(
-            graph,
-            h_V,
-            edges=_of_layers(h_E.view(N * K, -1), w.B).view(-1, N, K, h_E.shape[-1]),
-            undecoded=_of_layers(h_V.to(self.dtype), w.D),
-        )
+        (N, _), H = graph.neighbours.shape, self.network.W_out.in_features
+        if h_V is None:
+            h_V = torch.zeros(N, H, device=graph.neighbours.device)
+        h_V = h_V.float().contiguous()
+        if not self.triton:
+            return self.unfused.encode(backbones, graph, h_V)
+        return self._encoded(backbones, graph, h_V)
 
-    def _encoded(self, backbones: Backbones, graph: Graph) -> Encoding:
+    @torch.inference_mode()
+    def with_states(self, encoding: Encoding, h_V: Tensor) -> Encoding:
+        """The encoding with other node states (N, H), tables in the tier's dtype."""
+        h_V = h_V.float().contiguous()
+        undecoded = of_layers(h_V.to(self.dtype), self.weights.D)
+        return replace(encoding, h_V=h_V, undecoded=undecoded)
+
+    def _encoded(self, backbones: Backbones, graph: Graph, h_V: Tensor) -> Encoding:
         """`encode` in fused kernels: no tensor with an edge axis but h_E and the result."""
         from mpnn_core.backends.cuda import kernels
 
         w, dtype, exact = self.weights, self.dtype, self.precision == "exact"
-        (N, K), H = graph.neighbours.shape, w.b_e.shape[0]
+        features = w.features
+        (N, K), H = graph.neighbours.shape, h_V.shape[1]
         neighbours, (valid, degree) = graph.neighbours, graph.for_kernels
         shape: dict[str, Any] = {"H": H, "K": K, "EXACT": exact, "num_warps": 8 if exact else 4}
         tiles = (-(-N * K // ENCODER_EDGES),)
         atoms = torch.empty(5, 3, N, device=neighbours.device)
         kernels.five_atoms[(-(-N // POSITIONS),)](atoms, backbones.coords, N, BLOCK=POSITIONS)
-        norm = self.network.features.norm_edges
         h_E = torch.empty(N, K, H, dtype=dtype, device=atoms.device)
         kernels.edge_features[tiles](
-            h_E, atoms, w.first, w.second, neighbours, backbones.residue_index, backbones.chain,
-            w.offset_table, w.centres, *w.embedding, norm.weight, norm.bias, N * K, N,
-            SCALE=1 / w.sigma, PAIRS=len(ATOM_PAIRS), GAUSSIANS=len(w.centres),
+            h_E, atoms, features.first, features.second, neighbours,
+            backbones.residue_index, backbones.chain, features.offset_table, features.centres,
+            features.W_rbf.parts, features.W_e.parts, features.b_e, features.norm, features.bias,
+            N * K, N,
+            SCALE=features.inverse_sigma, PAIRS=len(ATOM_PAIRS), GAUSSIANS=len(features.centres),
             MAX_OFFSET=MAX_OFFSET, EDGES=ENCODER_EDGES, **shape,
         )  # fmt: skip
         # Few nodes are spread over the multiprocessors, of many a block takes several at a time.
         R = 1
         while R < NODE_ROWS and 4 * R * self.multiprocessors <= N:
             R *= 2
-        slots = max(2, min(ENCODER_EDGES // R, _power_of_two(K)), 16 // R)
-        h_V = torch.zeros(N, H, device=atoms.device)
-        for of_nodes, nodes, of_updated, edges in w.encoder_kernels:
-            known, h_V_before = F.linear(h_V.to(dtype), *of_nodes), h_V
+        slots = max(2, min(ENCODER_EDGES // R, power_of_two(K)), 16 // R)
+        for layer in w.encoder:
+            of_nodes, h_V_before = F.linear(h_V.to(dtype), *layer.node_terms), h_V
             h_V = torch.empty_like(h_V)
             kernels.encoder_nodes[(-(-N // R),)](
-                h_V_before, h_V, known, h_E, neighbours, valid, degree, *nodes, N,
+                h_V_before, h_V, of_nodes, h_E, neighbours, valid, degree,
+                *arguments(layer.message), N,
                 KB=slots, R=R, WIDTH=min(64, 4 * H), WIDE_STAGES=2, **shape,
             )  # fmt: skip
-            known = F.linear(h_V.to(dtype), *of_updated)
+            of_nodes = F.linear(h_V.to(dtype), *layer.updated_terms)
             kernels.encoder_edges[tiles](
-                h_E, known, neighbours, *edges, N * K, EDGES=ENCODER_EDGES, **shape
-            )
-        found = _of_layers(h_E.view(-1, H), w.B).view(-1, N, K, H)
-        return Encoding(graph, h_V, found, undecoded=_of_layers(h_V.to(dtype), w.D))
-
-    def _features(self, backbones: Backbones, atoms: Tensor, graph: Graph, part: slice) -> Tensor:
-        """W_e of the embedded, normalised features of some nodes' edges: (n, K, H)."""
-        w = self.weights
-        here, there = atoms[part][:, w.first], atoms[:, w.second]  # (n, 25, 3), (N, 25, 3)
-        difference = here[:, None] - there[graph.neighbours[part]]  # (n, K, 25, 3)
-        distances = (difference.square().sum(-1) + 1e-6).sqrt()  # (n, K, 25)
-        scaled = (distances[..., None] - w.centres) * (1 / w.sigma)  # (n, K, 25, 16)
-        rbf = torch.exp(-scaled.square()).flatten(-2)
-        E = F.linear(rbf.to(self.dtype), w.W_rbf).float()
-        E = E + w.offset_table[offset_classes(backbones, graph, part)]
-        E = self.network.features.norm_edges(E)
-        return F.linear(E.to(self.dtype), w.W_e, w.b_e)
-
-    def _encoder_layer(
-        self,
-        layer: EncoderLayer,
-        blocks: tuple[tuple[Tensor, ...], tuple[Tensor, ...]],
-        h_V: Tensor,
-        h_E: Tensor,
-        graph: Graph,
-        parts: list[slice],
-    ) -> tuple[Tensor, Tensor]:
-        """(N, H) float32, (N, K, H) -> the same, one layer on."""
-
-        def hidden(part: slice, h: Tensor, A: Tensor, B: Tensor, C: Tensor, b: Tensor) -> Tensor:
-            edge = F.linear(h_E[part], B)
-            edge += F.linear(h[part], A, b)[:, None]
-            edge += F.linear(h, C)[graph.neighbours[part]]
-            return F.gelu(edge)
-
-        (A, B, C, b1, W2, b2), (A2, B2, C2, b11, W12, b12, W13, b13) = blocks
-        aggregated = []
-        for part in parts:
-            message = F.gelu(F.linear(hidden(part, h_V.to(self.dtype), A, B, C, b1), W2, b2))
-            valid = graph.valid_of(part)
-            if valid is not None:
-                message *= valid[..., None]
-            aggregated.append(message.sum(1, dtype=torch.float32))
-        total = torch.cat(aggregated)
-        message = F.linear(total, layer.W3.weight) + graph.degree * layer.W3.bias
-        h_V = layer.norm1(h_V + message / MESSAGE_SCALE)
-        h_V = layer.norm2(h_V + layer.dense(h_V))
-        updated = []
-        for part in parts:
-            edge = F.gelu(F.linear(hidden(part, h_V.to(self.dtype), A2, B2, C2, b11), W12, b12))
-            new = h_E[part].float() + F.linear(edge, W13, b13)
-            updated.append(layer.norm3(new).to(self.dtype))
-        return h_V, torch.cat(updated)
+                h_E, of_nodes, neighbours, *arguments(layer.edge), N * K,
+                EDGES=ENCODER_EDGES, **shape,
+            )  # fmt: skip
+        edges = of_layers(h_E.view(-1, H), w.B).view(-1, N, K, H)
+        return Encoding(graph, h_V, edges, undecoded=of_layers(h_V.to(dtype), w.D))
 
     @torch.inference_mode()
     def decode(self, encoding: Encoding, copies: Copies, tokens: Tensor, rank: Tensor) -> Tensor:
         """Logits (M, 21) float32 of given residues; see `MPNN.decode`."""
         if not self.triton:
-            return self.network.decode(_float32(encoding), copies, tokens, rank)
+            return self.unfused.decode(encoding, copies, tokens, rank)
         from mpnn_core.backends.cuda import kernels
 
         w, network = self.weights, self.network
         M, N = len(tokens), len(encoding.h_V)
         reads = network.rows(encoding, copies, rank).int()
         h_V = encoding.h_V[copies.nodes]  # (M, H)
-        tuning = self.many if self.many.rows * self.multiprocessors <= M else self.few
+        many, few = self.tunings.many, self.tunings.few
+        tuning = many if many.rows * self.multiprocessors <= M else few
         R = tuning.rows
         blocks = -(-M // R)
         here = torch.empty(blocks * R, h_V.shape[1], dtype=self.dtype, device=h_V.device)
@@ -242,7 +192,7 @@ class CudaBackend(Backend):
             kernels.layer_of_rows[(blocks,)](
                 h_V, next_states, nodes, M, N,
                 here, table, encoding.edges[i], reads, valid, degree,
-                *(x[:, i] if x.dtype == torch.float16 else x[i] for x in w.decoder),
+                *w.decoder.of_layer(i),
                 **self._shape(encoding, tuning, R),
             )  # fmt: skip
             h_V = next_states
@@ -259,15 +209,16 @@ class CudaBackend(Backend):
         tokens: Tensor,
         designed: Tensor,
     ) -> Samples:
-        """Residues for the rows that are designed; see `sampler.sample`.
+        """Residues for the rows that are designed; see `Backend.sample`.
 
-        What is more than temperature, bias and omissions, such as tied positions, is left to plain
-        torch, in float32.
+        Tied positions and position-specific scoring matrices are sampled in plain torch, in
+        float32.
         """
-        if not self.triton or not _plain(distribution):
-            levels = TorchLevels(self.network, _float32(encoding), copies, rank)
-            steps = wavefront(rank, copies.neighbours, distribution.group)
-            return sample(levels, rank, steps, distribution, uniform, tokens, designed)
+        require_known(self, distribution.in_use)
+        if not self.triton or distribution.in_use:
+            return self.unfused.sample(
+                encoding, copies, rank, distribution, uniform, tokens, designed
+            )
         from mpnn_core.backends.cuda import kernels
 
         w = self.weights
@@ -307,13 +258,13 @@ class CudaBackend(Backend):
         options: dict[str, Any] = self._shape(encoding, plan.tuning, plan.rows)
         if plan.members > 1:
             options["launch_cooperative_grid"] = True
-        slots = _power_of_two(plan.reads.shape[1])
+        slots = power_of_two(plan.reads.shape[1])
         places = torch.empty(blocks, slots * plan.rows, dtype=torch.int32, device=tokens.device)
         kernels.decode_levels[(blocks,)](
             plan.order, plan.bounds, plan.depth, counters, plan.members,
             plan.nodes, encoding.h_V, here, table, encoding.edges,
             table if messages is None else messages, places, plan.reads, valid, degree, M, N,
-            *w.decoder, w.residues, w.W_letters, w.b_letters,
+            *arguments(w.decoder), w.residues, w.W_letters.parts, w.b_letters,
             temperature, bias, omit, uniform, drawn, tokens, logits, probabilities,
             plan.bounds.shape[1] - 1,
             ALONE=plan.members == 1, KNOWN=messages is not None, SLOTS=slots,
@@ -322,7 +273,8 @@ class CudaBackend(Backend):
         return Samples(tokens, logits, probabilities)
 
     def first_messages(self, encoding: Encoding, rows: int) -> Tensor | None:
-        """What every edge says in the first decoder layer: (N, K, STATES, H) in the tier's dtype.
+        """The messages of the first decoder layer, of every edge: (N, K, STATES, H) in the tier's
+        dtype, for each state that the neighbour can have.
 
         None where that is more work than the messages of `rows` rows, or takes too much memory.
         """
@@ -335,68 +287,43 @@ class CudaBackend(Backend):
         if (rows < KNOWN_FROM * N and not always) or needed > MOST_MESSAGE_BYTES:
             return None
         messages = encoding.edges.new_empty(N, K, STATES, H)
-        tiles = -(-N * K // self.many.edges)
+        many = self.tunings.many
+        tiles = -(-N * K // many.edges)
         parts = max(1, min(STATES, 8 * self.multiprocessors // tiles))
         valid, _ = encoding.graph.for_kernels
         kernels.first_messages[(tiles, parts)](
-            messages, F.linear(encoding.h_V, *w.first_node), encoding.undecoded[0], w.residues[0],
-            encoding.edges[0], encoding.graph.neighbours, valid,
-            w.decoder[2][:, 0], w.decoder[3][0], N * K,
-            LAYERS=len(encoding.edges), H=H, K=K, EDGES=self.many.edges, PARTS=parts,
-            EXACT=self.precision == "exact", num_warps=self.many.warps,
+            messages, F.linear(encoding.h_V, w.first_A, w.first_b1), encoding.undecoded[0],
+            w.residues[0], encoding.edges[0], encoding.graph.neighbours, valid,
+            w.decoder.W2.of_layer(0), w.decoder.b2[0], N * K,
+            LAYERS=len(encoding.edges), H=H, K=K, EDGES=many.edges, PARTS=parts,
+            EXACT=self.precision == "exact", num_warps=many.warps,
         )  # fmt: skip
         return messages
 
     def uniforms(self, keys: Tensor, stream: int, lengths: Sequence[int], starts: Tensor) -> Tensor:
-        """Random numbers, drawn on the device; see `sampler.uniforms`."""
+        """Random numbers, drawn on the device; see `Backend.uniforms`."""
         if not self.triton:
             return super().uniforms(keys, stream, lengths, starts)
         from mpnn_core.backends.cuda import kernels
 
         drawn = torch.empty(sum(lengths), dtype=torch.float64, device=keys.device)
         blocks = -(-max(lengths) // POSITIONS)
-        kernels.uniforms[(len(lengths), blocks)](drawn, keys, starts, stream, BLOCK=POSITIONS)
+        kernels.philox_uniforms[(len(lengths), blocks)](
+            drawn, keys, starts, stream, BLOCK=POSITIONS
+        )
         return drawn
 
     def plan(self, encoding: Encoding, copies: Copies, rank: Tensor) -> Plan:
-        """Who decodes which rows when; nothing waits for the device."""
-        from mpnn_core.backends.cuda import kernels
-
-        device = rank.device
-        tuning = self.many if len(copies.starts) > self.multiprocessors else self.few
-        if tuning is self.many and len(rank) < NARROW * LEVELS_EXPECTED * self.multiprocessors:
-            tuning = self.narrow
-        if self.launch:
-            tuning = COMPILED
-        dealt = (self.multiprocessors, tuning)
-        if dealt not in copies.derived:
-            copies.derived[dealt] = Deal.of(copies, *dealt)
-        deal: Deal = copies.derived[dealt]
-        M, (N, K) = len(rank), encoding.graph.neighbours.shape
-        teams, longest, sequence = deal.teams, deal.longest, copies.sequence
+        """The rows that each block decodes, level by level; nothing waits for the device."""
         sequences = len(copies.starts) - 1
-        by_rank = sorted_within(rank, sequence, copies.starts).int()
-        reads = torch.empty(M, K, dtype=torch.int32, device=device)
-        level = torch.empty(M, dtype=torch.int32, device=device)
-        nodes = copies.nodes.int()
-        kernels.find_levels[(sequences,)](
-            by_rank, deal.starts, rank, encoding.graph.neighbours, nodes,
-            reads, level, N, K=K, SLOTS=_power_of_two(K), ROWS=32, num_warps=8,
-        )  # fmt: skip
-        key = (deal.team[sequence] * longest + level).int()  # (M,)
-        key, order = key.sort(stable=True)
-        edges = torch.arange(teams * longest + 1, dtype=torch.int32, device=device)
-        found = torch.searchsorted(key, edges, out_int32=True)
-        at = torch.arange(teams, device=device)[:, None] * longest
-        bounds = found[at + torch.arange(longest + 1, device=device)].contiguous()
-        depth = (bounds[:, 1:] > bounds[:, :-1]).sum(1, dtype=torch.int32)
-        return Plan(
-            order.int(), bounds, depth, reads, nodes, teams, deal.members, deal.rows, deal.tuning
+        tuning = self.tunings.of(sequences, len(rank), self.multiprocessors)
+        return Plan.of(
+            encoding.graph, copies, rank, self.multiprocessors, COMPILED if self.launch else tuning
         )
 
     def _shape(self, encoding: Encoding, t: Tuning, rows: int) -> dict[str, Any]:
         H, K = encoding.h_V.shape[1], encoding.graph.neighbours.shape[1]
-        slots = max(2, min(t.edges // rows, _power_of_two(K)), 16 // rows)
+        slots = max(2, min(t.edges // rows, power_of_two(K)), 16 // rows)
         return {
             "H": H, "K": K, "KB": slots, "R": rows,
             "EXACT": self.precision == "exact", "LAYERS": len(encoding.edges),
@@ -404,24 +331,3 @@ class CudaBackend(Backend):
             "STAGES": t.stages, "WIDTH": min(t.width, 4 * H), "WIDE_STAGES": t.wide_stages,
             "num_warps": t.warps,
         }  # fmt: skip
-
-
-def _plain(distribution: Distribution) -> bool:
-    """Whether there is nothing but temperature, bias and omissions."""
-    known = {"temperature", "bias", "omit"}
-    return all(value is None for name, value in vars(distribution).items() if name not in known)
-
-
-def _of_layers(x: Tensor, weights: Tensor) -> Tensor:
-    """x (n, H) times the matrix of each layer, (l, H, H) row-major by outputs: (l, n, H)."""
-    return torch.bmm(x.expand(len(weights), -1, -1), weights.mT)
-
-
-def _float32(encoding: Encoding) -> Encoding:
-    return Encoding(
-        encoding.graph, encoding.h_V, encoding.edges.float(), encoding.undecoded.float()
-    )
-
-
-def _power_of_two(n: int) -> int:
-    return 1 << (n - 1).bit_length()

@@ -635,8 +635,8 @@ def philox_round(a, b, c, d, key0, key1):
 
 
 @triton.jit(do_not_specialize=["stream"])
-def uniforms(drawn, keys, starts, stream, BLOCK: tl.constexpr):
-    """`sampler.uniforms` bit for bit: numpy's Philox4x64-10, four numbers of a counter.
+def philox_uniforms(drawn, keys, starts, stream, BLOCK: tl.constexpr):
+    """`noise.uniform_numbers` bit for bit: numpy's Philox4x64-10, four numbers of a counter.
 
     Program (s, p): BLOCK positions, from the p-th BLOCK on, of the s-th sequence. keys are the
     seed and the sequences.

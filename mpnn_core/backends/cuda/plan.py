@@ -1,4 +1,7 @@
-"""How levels are dealt to a GPU's multiprocessors, and with which tile sizes."""
+"""How levels are dealt to a GPU's multiprocessors, and with which tile sizes.
+
+Nothing here waits for the device.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,8 @@ import torch
 from torch import Tensor
 
 from mpnn_core.backends.cuda import compiled
-from mpnn_core.network.encoding import Copies
+from mpnn_core.network.encoding import Copies, sorted_within
+from mpnn_core.network.graph import Graph
 
 MOST_ROWS = 16  # rows of a block at a time
 
@@ -55,25 +59,52 @@ COMPILED = Tuning(
     alone=True,
 )
 NARROW = 8  # rows that a level has on each multiprocessor
-# With at least one sequence for every multiprocessor, with fewer, and with as many whose levels
-# are NARROW: the best of some twenty each on an H100 (docs/cuda.md), of Triton's kernels.
+
+
+@dataclass(frozen=True)
+class Tunings:
+    """The tunings of a tier, of Triton's kernels.
+
+    Attributes
+    ----------
+    many : with at least one sequence for every multiprocessor
+    few : with fewer sequences
+    narrow : with as many, whose levels have fewer than NARROW rows for each multiprocessor
+    """
+
+    many: Tuning
+    few: Tuning
+    narrow: Tuning
+
+    def of(self, sequences: int, rows: int, multiprocessors: int) -> Tuning:
+        """The one for so many sequences of so many rows together."""
+        if sequences < multiprocessors:
+            return self.few
+        if rows < NARROW * LEVELS_EXPECTED * multiprocessors:
+            return self.narrow
+        return self.many
+
+
+# The best of some twenty each on an H100 (docs/cuda.md).
 TUNINGS = {
-    "exact": (
-        Tuning(edges=128, warps=8, rows=32, wide_stages=2),
-        Tuning(edges=64, warps=8, rows=4, wide_stages=2),
-        Tuning(edges=128, warps=8, rows=32, wide_stages=2),
+    "exact": Tunings(
+        many=Tuning(edges=128, warps=8, rows=32, wide_stages=2),
+        few=Tuning(edges=64, warps=8, rows=4, wide_stages=2),
+        narrow=Tuning(edges=128, warps=8, rows=32, wide_stages=2),
     ),
-    "fast": (
-        Tuning(edges=64, warps=4, blocks_per_multiprocessor=2, stages=2, width=128, wide_stages=2),
-        Tuning(edges=64, warps=4, rows=4, wide_stages=3),
-        Tuning(edges=64, warps=8, stages=2, wide_stages=3),
+    "fast": Tunings(
+        many=Tuning(
+            edges=64, warps=4, blocks_per_multiprocessor=2, stages=2, width=128, wide_stages=2
+        ),
+        few=Tuning(edges=64, warps=4, rows=4, wide_stages=3),
+        narrow=Tuning(edges=64, warps=8, stages=2, wide_stages=3),
     ),
 }
 
 
 @dataclass(frozen=True, eq=False)
 class Deal:
-    """Which team takes which sequences.
+    """The sequences of each team.
 
     Attributes
     ----------
@@ -127,7 +158,7 @@ class Deal:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """Which block decodes which rows, and when.
+    """The rows that each block decodes, level by level.
 
     Attributes
     ----------
@@ -150,3 +181,40 @@ class Plan:
     members: int
     rows: int
     tuning: Tuning
+
+    @classmethod
+    def of(
+        cls, graph: Graph, copies: Copies, rank: Tensor, multiprocessors: int, tuning: Tuning
+    ) -> Plan:
+        """For the rows of `copies`, decoded in the order of `rank` (M,)."""
+        from mpnn_core.backends.cuda import kernels
+
+        dealt = (multiprocessors, tuning)
+        if dealt not in copies.derived:
+            copies.derived[dealt] = Deal.of(copies, *dealt)
+        deal: Deal = copies.derived[dealt]
+        M, (N, K), device = len(rank), graph.neighbours.shape, rank.device
+        teams, longest, sequence = deal.teams, deal.longest, copies.sequence
+        by_rank = sorted_within(rank, sequence, copies.starts).int()
+        reads = torch.empty(M, K, dtype=torch.int32, device=device)
+        level = torch.empty(M, dtype=torch.int32, device=device)
+        nodes = copies.nodes.int()
+        kernels.find_levels[(len(copies.starts) - 1,)](
+            by_rank, deal.starts, rank, graph.neighbours, nodes,
+            reads, level, N, K=K, SLOTS=power_of_two(K), ROWS=32, num_warps=8,
+        )  # fmt: skip
+        key = (deal.team[sequence] * longest + level).int()  # (M,)
+        key, order = key.sort(stable=True)
+        edges = torch.arange(teams * longest + 1, dtype=torch.int32, device=device)
+        starts = torch.searchsorted(key, edges, out_int32=True)
+        at = torch.arange(teams, device=device)[:, None] * longest
+        bounds = starts[at + torch.arange(longest + 1, device=device)].contiguous()
+        depth = (bounds[:, 1:] > bounds[:, :-1]).sum(1, dtype=torch.int32)
+        return cls(
+            order.int(), bounds, depth, reads, nodes, teams, deal.members, deal.rows, deal.tuning
+        )
+
+
+def power_of_two(n: int) -> int:
+    """The smallest power of two that is at least n."""
+    return 1 << (n - 1).bit_length()

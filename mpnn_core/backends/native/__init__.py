@@ -19,9 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mpnn_core.backends.contract import Backend, UnavailableError
+from mpnn_core.backends.contract import Backend, UnavailableError, require_known
 from mpnn_core.constants import LETTERS
-from mpnn_core.network.encoding import Copies, Encoding
+from mpnn_core.network.encoding import CHANGED_STATES, INITIAL_STATES, Copies, Encoding
 from mpnn_core.network.graph import Backbones, Graph, nearest_neighbours
 from mpnn_core.network.mpnn import MPNN
 from mpnn_core.sampling.sampler import Distribution, Samples
@@ -38,23 +38,23 @@ CACHED_BYTES = 32 << 20
 
 def instruction_sets() -> list[str]:
     """Those that were compiled and that this processor supports, best first."""
-    found = []
+    supported = []
     for name in INSTRUCTION_SETS:
         try:
             module = importlib.import_module(f"mpnn_core.backends.native._{name}")
         except ImportError:
             continue
         if module.supported():
-            found.append(name)
-    return found
+            supported.append(name)
+    return supported
 
 
 class NativeBackend(Backend):
-    """The contract of `backends.Backend`, float32 on the CPU.
+    """The contract of `backends.contract.Backend`, float32 on the CPU.
 
     Parameters
     ----------
-    network : whose weights are copied
+    network : the network, on the CPU; its weights are copied
     instruction_set : one of `instruction_sets()`; None takes the best
 
     Raises
@@ -64,6 +64,7 @@ class NativeBackend(Backend):
     """
 
     name = "native"
+    knows = frozenset({"profile", "group", "weight", INITIAL_STATES, CHANGED_STATES})
 
     def __init__(self, network: MPNN, instruction_set: str | None = None) -> None:
         present = instruction_sets()
@@ -72,6 +73,7 @@ class NativeBackend(Backend):
                 "no native code was built when mpnn-core was installed; install a C++ compiler, "
                 "and mpnn-core again"
             )
+        self.network = network
         self.hidden = network.W_out.in_features
         if self.hidden % WIDTH:
             raise UnavailableError(f"its hidden width is {self.hidden}, no multiple of {WIDTH}")
@@ -87,10 +89,13 @@ class NativeBackend(Backend):
         """What stays in the processor's caches, and is not new memory at every call."""
         return CACHED_BYTES * torch.get_num_threads()
 
-    def encode(self, backbones: Backbones, graph: Graph | None = None) -> Encoding:
-        """Features and encoder; `graph` as in `MPNN.encode`."""
+    def encode(
+        self, backbones: Backbones, graph: Graph | None = None, h_V: Tensor | None = None
+    ) -> Encoding:
+        """Features and encoder; `graph` and `h_V` as in `MPNN.encode`."""
         graph = graph or nearest_neighbours(backbones, self.neighbours)
         (N, K), H = graph.neighbours.shape, self.hidden
+        initial = _optional(h_V, np.float32)
         h_V = torch.empty(N, H)
         # numpy asks for huge pages; these 74 MB per thousand residues are new at every call.
         edges = torch.from_numpy(np.empty((self.layers, N, K, H), np.float32))
@@ -100,6 +105,7 @@ class NativeBackend(Backend):
             residue_index=_array(backbones.residue_index, np.int64),
             chain=_array(backbones.chain, np.int64),
             **_graph(graph),
+            initial=initial,
             h_V=h_V.numpy(),
             edges=edges.numpy(),
             undecoded=undecoded.numpy(),
@@ -129,7 +135,8 @@ class NativeBackend(Backend):
         tokens: Tensor,
         designed: Tensor,
     ) -> Samples:
-        """Residues for the rows that are designed, level by level; see `sampler.sample`."""
+        """Residues for the rows that are designed, level by level; see `Backend.sample`."""
+        require_known(self, distribution.in_use)
         M = len(tokens)
         drawn = tokens.numpy().copy()
         logits, probabilities = (
@@ -164,10 +171,10 @@ def _openmp() -> Callable[[int], int] | None:
     try:
         loaded = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
         path = next(p for p in sorted(loaded) if "gomp" in p and "torch" in p)
-        found: Callable[[int], int] = ctypes.CDLL(path).omp_pause_resource_all
+        pause: Callable[[int], int] = ctypes.CDLL(path).omp_pause_resource_all
     except (OSError, StopIteration, AttributeError):
         return None
-    return found
+    return pause
 
 
 def _threads() -> int:

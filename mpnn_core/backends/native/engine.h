@@ -72,7 +72,8 @@ constexpr int kLetters = 21;
 class Engine {
  public:
   virtual ~Engine() = default;
-  virtual void encode(const Backbones&, const Graph&, const Encoding&) = 0;
+  // From the states `initial` (N, H), or from zeros if it is null.
+  virtual void encode(const Backbones&, const Graph&, const float* initial, const Encoding&) = 0;
   // Logits (M, 21) of given tokens.
   virtual void decode(const Graph&, const Encoding&, const Rows&, const int64_t* tokens,
                       float* logits) = 0;

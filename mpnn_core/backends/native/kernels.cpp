@@ -1,5 +1,5 @@
-// The network on one instruction set, of vectors of MPNN_WIDTH floats. The algebra is network.py's,
-// the levels are schedule.py's (docs/engine.md derives both).
+// The network on one instruction set, of vectors of MPNN_WIDTH floats. The algebra is that of
+// network/mpnn.py, the levels are those of sampling/schedule.py (docs/engine.md derives both).
 //
 // What has an edge axis is made, used and dropped one node at a time, so that it stays in the cache:
 // (K, H) is 24 KB at K = 48, H = 128.
@@ -291,7 +291,7 @@ constexpr int kOffsets = 2 * kMaxOffset + 2, kOffsetWidth = 16;
 constexpr int kTile = 12;  // rows of a node update: two products of MR rows
 constexpr int kLineFloats = 16;  // floats of a cache line
 
-// N CA C O CB, in the order of the features' weights (reference.py, ATOM_PAIRS).
+// N CA C O CB, in the order of the features' weights (constants.py, ATOM_PAIRS).
 constexpr int kPairAtoms[kPairs][2] = {
     {1, 1}, {0, 0}, {2, 2}, {3, 3}, {4, 4}, {1, 0}, {1, 2}, {1, 3}, {1, 4}, {0, 2}, {0, 3}, {0, 4}, {4, 2},
     {4, 3}, {3, 2}, {0, 1}, {2, 1}, {3, 1}, {4, 1}, {2, 0}, {3, 0}, {4, 0}, {2, 4}, {3, 4}, {2, 3}};
@@ -460,7 +460,8 @@ class Network : public Engine {
       throw std::invalid_argument("the network has no encoder or no decoder layers");
   }
 
-  void encode(const Backbones& backbones, const Graph& graph, const Encoding& out) override;
+  void encode(const Backbones& backbones, const Graph& graph, const float* initial,
+              const Encoding& out) override;
   void decode(const Graph& graph, const Encoding& encoding, const Rows& rows,
               const int64_t* tokens, float* logits) override;
   int64_t sample(const Graph& graph, const Encoding& encoding, const Rows& rows,
@@ -640,7 +641,8 @@ struct NodeTerms {
   void resize(size_t size) { here.resize(size); there.resize(size); }
 };
 
-void Network::encode(const Backbones& backbones, const Graph& graph, const Encoding& out) {
+void Network::encode(const Backbones& backbones, const Graph& graph, const float* initial,
+                     const Encoding& out) {
   const int64_t N = graph.nodes, K = graph.slots, H = H_;
   const size_t edge = size_t(K) * H;
   const std::vector<float> atoms = with_virtual_cb(backbones.coords, N);
@@ -648,8 +650,17 @@ void Network::encode(const Backbones& backbones, const Graph& graph, const Encod
   // Of the layer's edge update and of the next layer's message; one set is read, one is written.
   NodeTerms edge_terms[2], message_terms[2];
   for (int i = 0; i < 2; i++) { edge_terms[i].resize(size_t(N) * H); message_terms[i].resize(size_t(N) * H); }
-  std::memset(out.h_V, 0, size_t(N) * H * sizeof(float));
   const int layers = encoders_.size(), tile = 6;
+  if (initial) {
+    std::copy_n(initial, size_t(N) * H, out.h_V);
+    parallel_for((N + tile - 1) / tile, [&](int64_t t) {
+      const int64_t first = t * tile, rows = std::min<int64_t>(tile, N - first);
+      product_into(out.h_V + first * H, H, rows, encoders_[0].A, &message_terms[0].here[first * H], H);
+      product_into(out.h_V + first * H, H, rows, encoders_[0].C, &message_terms[0].there[first * H], H);
+    });
+  } else {
+    std::memset(out.h_V, 0, size_t(N) * H * sizeof(float));
+  }
 
   // Stage l: edges after layer l (0: the features), then the messages and nodes of layer l + 1.
   for (int l = 0; l <= layers; l++) {
@@ -697,7 +708,7 @@ void Network::encode(const Backbones& backbones, const Graph& graph, const Encod
           for (int v = 0; v < NV; v++) {
             const int c = column + v * W;
             V x = acc[v];
-            if (l == 0)  // the states are zero yet: of A h_i + b the bias is left
+            if (l == 0 && !initial)  // the states are zero yet: of A h_i + b the bias is left
               x += load(layer.A.bias.data() + c);
             else
               x += load(&messages_in.here[i * H + c]) + load(&messages_in.there[neighbours[k] * H + c]);

@@ -64,11 +64,12 @@ class Module {
   }
 
   void encode(Array<const float> coords, Array<const int64_t> residue_index, Array<const int64_t> chain,
-              Array<const int64_t> neighbours, Optional<const uint8_t> valid, Array<float> h_V,
-              Array<float> edges, Array<float> undecoded, int threads) {
+              Array<const int64_t> neighbours, Optional<const uint8_t> valid,
+              Optional<const float> initial, Array<float> h_V, Array<float> edges,
+              Array<float> undecoded, int threads) {
     const Exclusive exclusive(threads);
     engine_->encode({coords.data(), residue_index.data(), chain.data()}, graph_of(neighbours, valid),
-                    {h_V.data(), edges.data(), undecoded.data()});
+                    pointer(initial), {h_V.data(), edges.data(), undecoded.data()});
   }
 
   void decode(Array<const int64_t> neighbours, Optional<const uint8_t> valid, Array<float> h_V,
@@ -121,8 +122,8 @@ NB_MODULE(MPNN_MODULE, m) {
   nb::class_<Module>(m, "Engine")
       .def(nb::init<const nb::dict&>())
       .def("encode", &Module::encode, nb::arg("coords"), nb::arg("residue_index"), nb::arg("chain"),
-           nb::arg("neighbours"), nb::arg("valid").none(), nb::arg("h_V"), nb::arg("edges"),
-           nb::arg("undecoded"), nb::arg("threads"))
+           nb::arg("neighbours"), nb::arg("valid").none(), nb::arg("initial").none(), nb::arg("h_V"),
+           nb::arg("edges"), nb::arg("undecoded"), nb::arg("threads"))
       .def("decode", &Module::decode, nb::arg("neighbours"), nb::arg("valid").none(), nb::arg("h_V"),
            nb::arg("edges"), nb::arg("undecoded"), nb::arg("starts"), nb::arg("first_node"),
            nb::arg("rank"), nb::arg("tokens"), nb::arg("logits"), nb::arg("threads"))
