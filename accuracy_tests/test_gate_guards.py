@@ -1,6 +1,7 @@
 """That the gates guard: regressions planted in a copy of the project, and each of them caught.
 
-The sizes and rates of all of them, measured, are in docs/guard.md (`perf_tests/sensitivity.py`).
+The sizes and rates of all of them, as `perf_tests/sensitivity.py` measures them, are in
+docs/explanation/guard.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Measure what docs/cuda.md states of one or two GPUs, and write it down.
+"""Measure what docs/explanation/cuda.md states of one or two GPUs, and write it down.
 
 Rates, latencies, and how near the tiers are to plain torch::
 

@@ -22,7 +22,8 @@ def add_parser(commands: Any) -> None:
     )  # fmt: skip
     distill.add_argument(
         "corpus", type=Path, metavar="CORPUS",
-        help="a folder of PDB or mmCIF files, or an npz of chains (docs/distillation.md)",
+        help="a folder of PDB or mmCIF files, or an npz of chains; "
+        "docs/explanation/distillation.md lists its arrays",
     )  # fmt: skip
     distill.add_argument(
         "--student", action="append", required=True, metavar="NAME",

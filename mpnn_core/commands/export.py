@@ -22,7 +22,8 @@ def add_parser(commands: Any) -> None:
     add_weight_options(export)
     export.add_argument(
         "--mode", action="append", default=[], metavar="MODE",
-        help="forward, encoder, decoder or level (docs/apple.md); repeatable (default: forward)",
+        help="forward, encoder, decoder or level, as docs/explanation/apple.md explains; "
+        "repeatable (default: forward)",
     )  # fmt: skip
     export.add_argument(
         "--buckets", type=lengths, metavar="N,N",

@@ -198,8 +198,9 @@ def load_model(
     variant : a name in `mpnn_core.VARIANTS`
     device : "cpu", "cuda", "mps", ...
     backend : "auto", the fastest exact one here; "torch"; "native", C++ on the CPU; "cuda";
-        "mlx" and "coreml", exact, on Apple silicon (docs/apple.md); or a lossy one: "cuda-fast"
-        (docs/cuda.md), "mlx-fast" and "coreml-fast", float16, and "mlx-int8"
+        "mlx" and "coreml", exact, on Apple silicon (docs/explanation/apple.md); or a lossy one:
+        "cuda-fast" (docs/explanation/cuda.md), "mlx-fast" and "coreml-fast", which compute in
+        float16, and "mlx-int8"
 
     Raises
     ------

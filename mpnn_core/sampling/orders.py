@@ -39,7 +39,8 @@ def draw_coloured_order(
 
     Positions are coloured greedily in the order of their noise, none like one it is linked to. Then
     the colours follow each other in random order. Those of one colour do not see each other, so one
-    level decodes them. This is not the original's distribution over orders (docs/engine.md).
+    level decodes them. This is not the original's distribution over orders:
+    docs/explanation/engine.md.
 
     Parameters
     ----------

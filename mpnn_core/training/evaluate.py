@@ -143,7 +143,9 @@ def compare_with_teacher(
     settings: EvaluationSettings = DEFAULT,
     advance: Progress = lambda count: None,
 ) -> dict[str, Any]:
-    """A model compared with its teacher on TS50 and on each corpus, as JSON (docs/evaluation.md).
+    """A model compared with its teacher on TS50 and on each corpus, as JSON.
+
+    docs/explanation/evaluation.md explains what it holds.
 
     The entry `loss` is the one to quote: the loss of teacher-forced recovery on the last corpus,
     with the interval of `loss_of_another_sample`.

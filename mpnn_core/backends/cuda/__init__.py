@@ -1,7 +1,7 @@
 """The network on a CUDA device: all levels of all sequences in one launch.
 
 `kernels.py` holds the kernels, in Triton; the fast tier's levels are CUDA C++ where that can be
-compiled, in `decode_levels.cu`. docs/cuda.md counts their bytes and operations. Two tiers:
+compiled, in `decode_levels.cu`. docs/notes/cuda.md counts their bytes and operations. Two tiers:
 
 - exact: float32; each product as three of float16 parts on the matrix units, which keeps its
   accuracy

@@ -85,7 +85,7 @@ class Tunings:
         return self.many
 
 
-# The best of some twenty each on an H100 (docs/cuda.md).
+# The best of some twenty each on an H100 (docs/explanation/cuda.md).
 TUNINGS = {
     "exact": Tunings(
         many=Tuning(edges=128, warps=8, rows=32, wide_stages=2),

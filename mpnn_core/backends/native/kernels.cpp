@@ -1,5 +1,5 @@
 // The network on one instruction set, of vectors of MPNN_WIDTH floats. The algebra is that of
-// network/mpnn.py, the levels are those of sampling/schedule.py (docs/engine.md derives both).
+// network/mpnn.py, the levels are those of sampling/schedule.py (docs/explanation/engine.md derives both).
 //
 // What has an edge axis is made, used and dropped one node at a time, so that it stays in the cache:
 // (K, H) is 24 KB at K = 48, H = 128.

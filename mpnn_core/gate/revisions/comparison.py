@@ -18,7 +18,7 @@ from mpnn_core.gate.ledger import COLUMNS
 from mpnn_core.gate.revisions.race import Outcome
 from mpnn_core.gate.verdicts import Change
 
-# Exact is within this of the original in float64 (docs/exactness.md), in nats.
+# Exact is within this of the original in float64 (docs/explanation/exactness.md), in nats.
 EXACT = 1e-4
 # Half a digit; rounding alone moves the largest error by less.
 LOST_DIGITS = math.sqrt(10)
