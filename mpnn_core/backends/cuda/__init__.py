@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from mpnn_core.backends.contract import Backend, require_known
 from mpnn_core.backends.cuda import compiled
-from mpnn_core.backends.cuda.plan import COMPILED, TUNINGS, Plan, Tuning, Tunings, power_of_two
+from mpnn_core.backends.cuda.plan import COMPILED, TUNINGS, Plan, Tuning, Tunings, next_power_of_two
 from mpnn_core.backends.cuda.replays import Replays
 from mpnn_core.backends.cuda.unfused import Unfused, of_layers
 from mpnn_core.backends.cuda.weights import Weights, arguments
@@ -41,8 +41,8 @@ ENCODER_EDGES = 64  # of one tile of the encoder's kernels
 POSITIONS = 128  # of a block that draws random numbers, or finds atoms
 STATES = 1 + LETTERS  # of a neighbour in the first decoder layer: no residue, or a letter
 # Messages of the first decoder layer are computed for every state of every edge where there are
-# more rows than states of nodes; in the exact tier for so few nodes always, since there it is less
-# than what the levels of one sequence save.
+# more rows than states of nodes. In the exact tier they always are for up to MOST_ALWAYS_KNOWN
+# nodes: that costs less than the levels of a single sequence save.
 KNOWN_FROM = STATES  # sequences of a structure
 MOST_ALWAYS_KNOWN = 1024
 MOST_MESSAGE_BYTES = 2 << 30
@@ -86,8 +86,8 @@ class CudaBackend(Backend):
         self.device = network.W_out.weight.device
         hidden = network.W_out.in_features
         # Block sizes of Triton are powers of two, and a matrix unit takes no fewer than 16.
-        power_of_two = hidden >= 16 and hidden & (hidden - 1) == 0
-        self.triton = find_spec("triton") is not None and power_of_two
+        fits_triton = hidden >= 16 and hidden & (hidden - 1) == 0
+        self.triton = find_spec("triton") is not None and fits_triton
         if self.device.type == "cuda":
             properties = torch.cuda.get_device_properties(self.device)
             self.multiprocessors = properties.multi_processor_count
@@ -151,7 +151,7 @@ class CudaBackend(Backend):
         R = 1
         while R < NODE_ROWS and 4 * R * self.multiprocessors <= N:
             R *= 2
-        slots = max(2, min(ENCODER_EDGES // R, power_of_two(K)), 16 // R)
+        slots = max(2, min(ENCODER_EDGES // R, next_power_of_two(K)), 16 // R)
         for layer in w.encoder:
             of_nodes, h_V_before = F.linear(h_V.to(dtype), *layer.node_terms), h_V
             h_V = torch.empty_like(h_V)
@@ -258,7 +258,7 @@ class CudaBackend(Backend):
         options: dict[str, Any] = self._shape(encoding, plan.tuning, plan.rows)
         if plan.members > 1:
             options["launch_cooperative_grid"] = True
-        slots = power_of_two(plan.reads.shape[1])
+        slots = next_power_of_two(plan.reads.shape[1])
         places = torch.empty(blocks, slots * plan.rows, dtype=torch.int32, device=tokens.device)
         kernels.decode_levels[(blocks,)](
             plan.order, plan.bounds, plan.depth, counters, plan.members,
@@ -323,7 +323,7 @@ class CudaBackend(Backend):
 
     def _shape(self, encoding: Encoding, t: Tuning, rows: int) -> dict[str, Any]:
         H, K = encoding.h_V.shape[1], encoding.graph.neighbours.shape[1]
-        slots = max(2, min(t.edges // rows, power_of_two(K)), 16 // rows)
+        slots = max(2, min(t.edges // rows, next_power_of_two(K)), 16 // rows)
         return {
             "H": H, "K": K, "KB": slots, "R": rows,
             "EXACT": self.precision == "exact", "LAYERS": len(encoding.edges),
