@@ -28,7 +28,7 @@ from mpnn_core.backends.cuda import compiled
 from mpnn_core.backends.cuda.plan import COMPILED, TUNINGS, Plan, Tuning, Tunings, next_power_of_two
 from mpnn_core.backends.cuda.replays import Replays
 from mpnn_core.backends.cuda.unfused import Unfused, of_layers
-from mpnn_core.backends.cuda.weights import Weights, arguments
+from mpnn_core.backends.cuda.weights import Weights
 from mpnn_core.constants import ATOM_PAIRS, LETTERS, MAX_OFFSET
 from mpnn_core.network.encoding import CHANGED_STATES, INITIAL_STATES, Copies, Encoding
 from mpnn_core.network.graph import Backbones, Graph, nearest_neighbours
@@ -157,12 +157,12 @@ class CudaBackend(Backend):
             h_V = torch.empty_like(h_V)
             kernels.encoder_nodes[(-(-N // R),)](
                 h_V_before, h_V, of_nodes, h_E, neighbours, valid, degree,
-                *arguments(layer.message), N,
+                *layer.message.arguments, N,
                 KB=slots, R=R, WIDTH=min(64, 4 * H), WIDE_STAGES=2, **shape,
             )  # fmt: skip
             of_nodes = F.linear(h_V.to(dtype), *layer.updated_terms)
             kernels.encoder_edges[tiles](
-                h_E, of_nodes, neighbours, *arguments(layer.edge), N * K,
+                h_E, of_nodes, neighbours, *layer.edge.arguments, N * K,
                 EDGES=ENCODER_EDGES, **shape,
             )  # fmt: skip
         edges = of_layers(h_E.view(-1, H), w.B).view(-1, N, K, H)
@@ -192,7 +192,7 @@ class CudaBackend(Backend):
             kernels.layer_of_rows[(blocks,)](
                 h_V, next_states, nodes, M, N,
                 here, table, encoding.edges[i], reads, valid, degree,
-                *w.decoder.of_layer(i),
+                *w.decoder.layers[i],
                 **self._shape(encoding, tuning, R),
             )  # fmt: skip
             h_V = next_states
@@ -264,7 +264,7 @@ class CudaBackend(Backend):
             plan.order, plan.bounds, plan.depth, counters, plan.members,
             plan.nodes, encoding.h_V, here, table, encoding.edges,
             table if messages is None else messages, places, plan.reads, valid, degree, M, N,
-            *arguments(w.decoder), w.residues, w.W_letters.parts, w.b_letters,
+            *w.decoder.arguments, w.residues, w.W_letters.parts, w.b_letters,
             temperature, bias, omit, uniform, drawn, tokens, logits, probabilities,
             plan.bounds.shape[1] - 1,
             ALONE=plan.members == 1, KNOWN=messages is not None, SLOTS=slots,
