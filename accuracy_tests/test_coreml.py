@@ -6,6 +6,7 @@ bucket, precision and mode, on all chains of TS50 that fit, with `--all-packages
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
 from collections.abc import Iterable
@@ -243,6 +244,20 @@ def test_an_unknown_operation_is_named(package, monkeypatch) -> None:
     monkeypatch.delitem(mil_evaluator.OPERATIONS, "gelu")
     with pytest.raises(UnknownOperationError, match=r"operation 'gelu' \(\w+\) is none of"):
         Evaluator(path)
+
+
+@pytest.mark.parametrize("name", packages.MODES)
+def test_the_stated_schema_is_that_of_the_modules(name) -> None:
+    """Names and order of the inputs; a result for each output, in its shape."""
+    mode, network = packages.MODES[name], plain_model("minimal").network
+    assert mode.inputs == tuple(inspect.signature(mode.module.forward).parameters)[1:]
+    export = Export(name, 64, "float32")
+    module = export.module(network)
+    with torch.inference_mode():
+        results = module(*(torch.zeros(port.shape) for port in export.inputs(network)))
+    results = results if isinstance(results, tuple) else (results,)
+    shapes = [tuple(result.shape) for result in results]
+    assert shapes == [port.shape for port in export.outputs(network)]
 
 
 @pytest.mark.parametrize("mode", ["forward", "encoder", "decoder", "level"])

@@ -117,6 +117,25 @@ def test_exact_log_probabilities_are_the_plain_networks(case: Case) -> None:
 
 
 @needs_triton
+@torch.inference_mode()
+def test_node_states_that_are_given_and_changed_are_those_of_the_plain_network(case: Case) -> None:
+    """The encoder starts from some, and the decoder from others."""
+    generator = torch.Generator().manual_seed(4)
+    start, changed = torch.randn(2, len(case.backbones), 128, generator=generator).to(DEVICE)
+    backend = cuda.CudaBackend(case.network)
+    ours = backend.encode(case.backbones, h_V=start)
+    theirs = case.network.encode(case.backbones, ours.graph, h_V=start)
+    assert (ours.h_V - theirs.h_V).abs().max() < EXACT
+    assert (ours.h_V - case.encoding.h_V).abs().max() > 0.1, "do the given states count?"
+    logits = [
+        b.decode(b.with_states(encoding, changed), case.copies, case.tokens, case.rank)
+        for b, encoding in ((backend, ours), (case.network, theirs))
+    ]
+    assert difference(*logits) < EXACT
+    assert difference(logits[0], case.logits) > 0.1, "do the changed states count?"
+
+
+@needs_triton
 @pytest.mark.parametrize("blocks", [1, 3, 132])
 def test_exact_samples_are_the_plain_networks_however_work_is_dealt(case: Case, blocks) -> None:
     if not GPU and blocks == 132:

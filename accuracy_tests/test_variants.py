@@ -16,7 +16,7 @@ from mpnn_core import VARIANTS, CheckpointError, load_model
 from mpnn_core.commands.main import main
 from mpnn_core.network import variants
 from mpnn_core.network.architectures import random_network
-from mpnn_core.network.checkpoints import Checkpoint, file_sha256
+from mpnn_core.network.checkpoints import Checkpoint, file_sha256, resolve, weights_file
 from mpnn_core.network.families import PACKAGED
 from mpnn_core.network.variants import Variant, find_variant
 
@@ -138,6 +138,42 @@ def test_weights_and_their_evaluation_make_a_variant_a_trained_one(none_trained,
     assert f"{name} (loses {SHOWN})" in repr(model)
     for key, value in student.state.items():
         assert np.array_equal(model.network.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize(
+    "weights, variant, shipped, file, loss",
+    [
+        ("random", "minimal", True, None, "everything: random"),
+        (PACKAGED, "minimal", True, "minimal.safetensors", SHOWN),
+        (PACKAGED, "baseline", True, "v_48_020.safetensors", ""),
+        (PACKAGED, "fast", False, "v_48_020.safetensors", VARIANTS["fast"].untrained_loss),
+        (PACKAGED, "minimal", False, CheckpointError, "no trained weights yet"),
+        ("v_48_010", "baseline", False, "v_48_010.pt", ""),
+        ("v_48_010", "fast", True, "v_48_010.pt", "what nobody measured of these weights"),
+        ("v_48_010", "minimal", True, CheckpointError, "no trained weights of v_48_010 yet"),
+        ("ca/v_48_010", "baseline", False, CheckpointError, "a CA-only model"),
+        ("v_48_999", "baseline", False, CheckpointError, "neither a published checkpoint nor a"),
+    ],
+)
+def test_each_row_of_the_table_of_weights(none_trained, weights, variant, shipped, file, loss):
+    if shipped and variant != "baseline":
+        ship(none_trained, variant)
+    if file is CheckpointError:
+        with pytest.raises(CheckpointError, match=loss):
+            resolve(weights, VARIANTS[variant])
+        return
+    choice = resolve(weights, VARIANTS[variant])
+    assert (choice.path and choice.path.name, choice.loss) == (file, loss)
+    if file is not None:
+        assert weights_file(weights, VARIANTS[variant]) == choice.path
+
+
+def test_a_path_is_that_file_for_every_variant(none_trained):
+    path = none_trained / f"{PACKAGED}.safetensors"
+    for name, variant in VARIANTS.items():
+        choice = resolve(path, variant)
+        assert (choice.path, choice.sha256) == (path, None)
+        assert bool(choice.loss) == (name != "baseline")
 
 
 def test_what_is_shipped_for_minimal_serves_its_batched_form(none_trained):

@@ -1,7 +1,7 @@
-"""Facts of the published networks, each in one place: letters, atoms, what features are made of.
+"""Facts of the published networks, each in one place: letters, atoms, the parts of features.
 
-The network was trained with these; none may change. `network/reference.py` alone repeats them: an
-oracle that shared its constants with what it checks would check less.
+The networks were trained with these; none may change. `network/reference.py` alone repeats them:
+an oracle that shared its constants with the code it checks would check less.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The contract of the backends: what each computes, and from what."""
+"""The contract of the backends: their methods, and the rule for what one of them does not know."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Replay(Protocol):
         self,
         key: tuple[Any, ...],
         function: Callable[..., tuple[Tensor, ...]],
-        given: Sequence[Tensor],
+        inputs: Sequence[Tensor],
         fetched: int,
     ) -> tuple[Tensor, ...]:
-        """`function` of the tensors `given`, on the host; its first `fetched` results come back.
+        """`function` of `inputs`, tensors on the host; its first `fetched` results come back to it.
 
         Functions of equal keys are interchangeable.
         """
@@ -47,9 +47,9 @@ class Backend(Protocol):
     Attributes
     ----------
     name : of the backend and its tier
-    network : the one whose weights it computes with
-    knows : which optional fields of `Distribution` it computes, and of what a network can require,
-        `INITIAL_STATES` and `CHANGED_STATES`, what it can do; None: everything, as plain torch
+    network : the network that it computes, with its weights
+    knows : the optional fields of `Distribution` that it computes, and which of `INITIAL_STATES`
+        and `CHANGED_STATES` it can do; None: everything, as plain torch
     replays : records and replays calls on its device; None where it does not
     """
 

@@ -55,7 +55,7 @@ def serving(backend: Backend, needs: frozenset[str]) -> Backend:
 
 
 class TorchLevels:
-    """`Levels` in plain torch: a table (N + M, H) per decoder layer."""
+    """`sampler.Levels` in plain torch: a table (N + M, H) per decoder layer."""
 
     def __init__(self, network: MPNN, encoding: Encoding, copies: Copies, rank: Tensor) -> None:
         self.network, self.encoding, self.copies = network, encoding, copies

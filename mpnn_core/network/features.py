@@ -71,9 +71,9 @@ def with_virtual_cb(coords: Tensor) -> Tensor:
 def pair_distances(backbones: Backbones, graph: Graph, nodes: slice) -> Tensor:
     """Distances of the 25 atom pairs along the edges of `nodes`: (n, K, 25), Å."""
     atoms = with_virtual_cb(backbones.coords).permute(2, 0, 1).contiguous()  # (3, N, 5)
-    here, there = torch.tensor(ATOM_PAIRS, device=atoms.device).T  # (25,), (25,)
-    first = atoms[:, nodes][:, :, here]  # (3, n, 25)
-    second = atoms[:, :, there]  # (3, N, 25)
+    own, other = torch.tensor(ATOM_PAIRS, device=atoms.device).T  # (25,), (25,)
+    first = atoms[:, nodes][:, :, own]  # (3, n, 25)
+    second = atoms[:, :, other]  # (3, N, 25)
     neighbours = graph.neighbours[nodes]  # (n, K)
     squared: Tensor | float = 1e-6
     for axis in range(3):

@@ -39,8 +39,7 @@ def run_of_each(counts: NDArray[np.int64], device: torch.device) -> Tensor:
     if device.type == "cpu":  # for which torch would start its threads, however short it is
         return torch.from_numpy(np.repeat(np.arange(len(counts)), counts))
     runs = torch.arange(len(counts), device=device)
-    there = upload(counts, device)
-    return torch.repeat_interleave(runs, there, output_size=int(counts.sum()))
+    return torch.repeat_interleave(runs, upload(counts, device), output_size=int(counts.sum()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +88,7 @@ class Backbones:
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """Who is whose neighbour.
+    """The neighbours of every node.
 
     Attributes
     ----------
@@ -174,9 +173,9 @@ def nearest_of_present(ca: Tensor, structure: Tensor, present: Tensor, k: int) -
     N = len(ca)
     distances = _distances(ca, ca)  # (N, N)
     distances.masked_fill_((structure[:, None] != structure) | ~present, torch.inf)
-    nearest, found = distances.topk(min(k, N), largest=False)
+    nearest, indices = distances.topk(min(k, N), largest=False)
     valid = nearest < torch.inf
-    neighbours = torch.where(valid, found, torch.arange(N, device=ca.device)[:, None])
+    neighbours = torch.where(valid, indices, torch.arange(N, device=ca.device)[:, None])
     return Graph(neighbours, valid)
 
 
@@ -190,19 +189,19 @@ def _nearest(ca: Tensor, k: int) -> Tensor:
 def _nearest_of_run(ca: Tensor, start: int, k: int) -> Tensor:
     """`_nearest` for residues that follow each other: (at most RUN, k).
 
-    Who surrounds them in the chain says how far their neighbours can be, and so where to look. A
-    row in which distances are equal is sorted among all, as the original sorts it.
+    The residues around them in the chain bound how far their neighbours can be, and so where to
+    look. A row with equal distances is sorted among all residues, as the original sorts it.
     """
-    here = ca[start : start + RUN]
+    points = ca[start : start + RUN]
     around = ca[max(0, start - RUN) : start + 2 * RUN]
-    reach = 1e-3 + 1.001 * _distances(here, around).kthvalue(k + 1).values.max()  # over rounding
-    inside = (ca >= here.amin(0) - reach) & (ca <= here.amax(0) + reach)
+    reach = 1e-3 + 1.001 * _distances(points, around).kthvalue(k + 1).values.max()  # over rounding
+    inside = (ca >= points.amin(0) - reach) & (ca <= points.amax(0) + reach)
     candidates = inside.all(1).nonzero()[:, 0]
-    found, at = _distances(here, ca[candidates]).topk(k + 1, largest=False)
+    distances, at = _distances(points, ca[candidates]).topk(k + 1, largest=False)
     nearest = candidates[at[:, :k]]
-    equal = (found.diff() == 0).any(1)
+    equal = (distances.diff() == 0).any(1)
     if equal.any():
-        nearest[equal] = _nearest_of_all(here[equal], ca, k)
+        nearest[equal] = _nearest_of_all(points[equal], ca, k)
     return nearest
 
 
@@ -247,21 +246,21 @@ def _nearest_side_by_side(backbones: Backbones, K: int) -> Tensor:
     while first < len(by_size):
         L = int(sizes[by_size[first]])
         fit = max(1, DISTANCE_BLOCK_BYTES // (ca.element_size() * L * L))
-        chosen = by_size[first : first + fit]
+        together = by_size[first : first + fit]
         first += fit
-        sizes_here = sizes[chosen]
-        inside = np.arange(L) < sizes_here[:, None]  # (S, L)
-        at = starts[chosen][:, None] + np.minimum(np.arange(L), sizes_here[:, None] - 1)
+        lengths = sizes[together]
+        inside = np.arange(L) < lengths[:, None]  # (S, L)
+        at = starts[together][:, None] + np.minimum(np.arange(L), lengths[:, None] - 1)
         node, pad = upload(np.stack([at, ~inside]), ca.device)
         x, y, z = ca[node].unbind(2)  # (S, L) each
         squared = (x[:, :, None] - x[:, None]).square_()  # (S, L, L)
         squared += (y[:, :, None] - y[:, None]).square_()
         squared += (z[:, :, None] - z[:, None]).square_()
         distances = squared.add_(1e-6).sqrt_().masked_fill_(pad.bool()[:, None], torch.inf)
-        found = _smallest(distances, min(K, L))  # (S, L, K)
+        nearest = _smallest(distances, min(K, L))  # (S, L, K)
         # Of a structure with fewer than K residues, the spare slots point at the node itself.
-        real = found < upload(sizes_here, ca.device)[:, None, None]
-        found = torch.where(real, found + node[:, :1, None], node[:, :, None])
+        real = nearest < upload(lengths, ca.device)[:, None, None]
+        nearest = torch.where(real, nearest + node[:, :1, None], node[:, :, None])
         flat = upload(np.flatnonzero(inside), ca.device)
-        neighbours[node.flatten()[flat], : min(K, L)] = found.flatten(0, 1)[flat]
+        neighbours[node.flatten()[flat], : min(K, L)] = nearest.flatten(0, 1)[flat]
     return neighbours

@@ -1,8 +1,8 @@
 """The network's variants, as data: the published model, and smaller and sparser ones.
 
 A variant has trained weights where `weights/<name>.safetensors` is in the package, with
-`weights/<name>.json` beside it: what `mpnn-core eval` measured of them. Nothing else makes it so,
-and without its measured loss no student is loaded.
+`weights/<name>.json` beside it, the measurements of `mpnn-core eval`. Weights whose loss has not
+been measured so are not loaded.
 """
 
 from __future__ import annotations

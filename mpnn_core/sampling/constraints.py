@@ -1,4 +1,4 @@
-"""What a design may change, and to what: chains, fixed positions, omitted residues, biases."""
+"""Constraints on a design: chains, fixed and tied positions, omitted residues, biases."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Positions = int | str  # a 0-based position, or a label such as "A52", "A52B", "
 
 
 class ConstraintError(ValueError):
-    """A constraint that does not fit its structure; names structure, residue and what there is."""
+    """A constraint that does not fit its structure; the message names both, and what would fit."""
 
 
 @dataclass(frozen=True)
 class Constraints:
-    """What is designed, and what may be drawn there.
+    """The positions that are designed, and the residues that may be drawn there.
 
     Attributes
     ----------
@@ -55,7 +55,7 @@ class Constraints:
     pssm: PSSM | None = None
 
     def resolve(self, structure: Structure) -> Resolved:
-        """What they come to on a structure.
+        """The same as arrays over the positions of a structure.
 
         Raises
         ------
@@ -105,8 +105,8 @@ class Constraints:
         if not self.tied and not self.tied_chains:
             return []
         groups = []
-        for given in self.tied:
-            weights = given if isinstance(given, Mapping) else dict.fromkeys(given, 1.0)
+        for tied in self.tied:
+            weights = tied if isinstance(tied, Mapping) else dict.fromkeys(tied, 1.0)
             groups.append(
                 {i: w for where, w in weights.items() for i in positions(structure, where)}
             )
@@ -226,10 +226,10 @@ class PSSM:
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
         """bias (L, 21), weight (L,) and factor (L, 21), as `sampler.Profile` takes them."""
         shape = (len(structure), len(ALPHABET))
-        given = {"bias": (self.bias, shape), "coefficient": (self.coefficient, shape[:1])}
+        arrays = {"bias": (self.bias, shape), "coefficient": (self.coefficient, shape[:1])}
         if self.log_odds is not None:
-            given["log_odds"] = (self.log_odds, shape)
-        for name, (values, expected) in given.items():
+            arrays["log_odds"] = (self.log_odds, shape)
+        for name, (values, expected) in arrays.items():
             if np.shape(values) != expected or not np.isfinite(values).all():
                 raise ConstraintError(
                     f"pssm.{name} has shape {np.shape(values)}; {structure.name} needs finite "
@@ -246,9 +246,9 @@ class PSSM:
         return np.asarray(self.bias, dtype=np.float32), weight, factor
 
 
-def _chains(structure: Structure, asked: str | Sequence[str]) -> list[str]:
-    """The chains that are asked for, in the structure's order."""
-    names = asked.split(",") if isinstance(asked, str) else list(asked)
+def _chains(structure: Structure, chains: str | Sequence[str]) -> list[str]:
+    """Chains by name, "A,B" or one by one, in the structure's order."""
+    names = chains.split(",") if isinstance(chains, str) else list(chains)
     absent = [chain for chain in names if chain not in structure.chains]
     if absent:
         raise ConstraintError(

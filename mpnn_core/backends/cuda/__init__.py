@@ -25,10 +25,10 @@ from torch.nn import functional as F
 
 from mpnn_core.backends.contract import Backend, require_known
 from mpnn_core.backends.cuda import compiled
-from mpnn_core.backends.cuda.plan import COMPILED, TUNINGS, Plan, Tuning, Tunings, power_of_two
+from mpnn_core.backends.cuda.plan import COMPILED, TUNINGS, Plan, Tuning, Tunings, next_power_of_two
 from mpnn_core.backends.cuda.replays import Replays
 from mpnn_core.backends.cuda.unfused import Unfused, of_layers
-from mpnn_core.backends.cuda.weights import Weights, arguments
+from mpnn_core.backends.cuda.weights import Weights
 from mpnn_core.constants import ATOM_PAIRS, LETTERS, MAX_OFFSET
 from mpnn_core.network.encoding import CHANGED_STATES, INITIAL_STATES, Copies, Encoding
 from mpnn_core.network.graph import Backbones, Graph, nearest_neighbours
@@ -41,8 +41,8 @@ ENCODER_EDGES = 64  # of one tile of the encoder's kernels
 POSITIONS = 128  # of a block that draws random numbers, or finds atoms
 STATES = 1 + LETTERS  # of a neighbour in the first decoder layer: no residue, or a letter
 # Messages of the first decoder layer are computed for every state of every edge where there are
-# more rows than states of nodes; in the exact tier for so few nodes always, since there it is less
-# than what the levels of one sequence save.
+# more rows than states of nodes. In the exact tier they always are for up to MOST_ALWAYS_KNOWN
+# nodes: that costs less than the levels of a single sequence save.
 KNOWN_FROM = STATES  # sequences of a structure
 MOST_ALWAYS_KNOWN = 1024
 MOST_MESSAGE_BYTES = 2 << 30
@@ -86,8 +86,8 @@ class CudaBackend(Backend):
         self.device = network.W_out.weight.device
         hidden = network.W_out.in_features
         # Block sizes of Triton are powers of two, and a matrix unit takes no fewer than 16.
-        power_of_two = hidden >= 16 and hidden & (hidden - 1) == 0
-        self.triton = find_spec("triton") is not None and power_of_two
+        fits_triton = hidden >= 16 and hidden & (hidden - 1) == 0
+        self.triton = find_spec("triton") is not None and fits_triton
         if self.device.type == "cuda":
             properties = torch.cuda.get_device_properties(self.device)
             self.multiprocessors = properties.multi_processor_count
@@ -151,18 +151,18 @@ class CudaBackend(Backend):
         R = 1
         while R < NODE_ROWS and 4 * R * self.multiprocessors <= N:
             R *= 2
-        slots = max(2, min(ENCODER_EDGES // R, power_of_two(K)), 16 // R)
+        slots = max(2, min(ENCODER_EDGES // R, next_power_of_two(K)), 16 // R)
         for layer in w.encoder:
             of_nodes, h_V_before = F.linear(h_V.to(dtype), *layer.node_terms), h_V
             h_V = torch.empty_like(h_V)
             kernels.encoder_nodes[(-(-N // R),)](
                 h_V_before, h_V, of_nodes, h_E, neighbours, valid, degree,
-                *arguments(layer.message), N,
+                *layer.message.arguments, N,
                 KB=slots, R=R, WIDTH=min(64, 4 * H), WIDE_STAGES=2, **shape,
             )  # fmt: skip
             of_nodes = F.linear(h_V.to(dtype), *layer.updated_terms)
             kernels.encoder_edges[tiles](
-                h_E, of_nodes, neighbours, *arguments(layer.edge), N * K,
+                h_E, of_nodes, neighbours, *layer.edge.arguments, N * K,
                 EDGES=ENCODER_EDGES, **shape,
             )  # fmt: skip
         edges = of_layers(h_E.view(-1, H), w.B).view(-1, N, K, H)
@@ -192,7 +192,7 @@ class CudaBackend(Backend):
             kernels.layer_of_rows[(blocks,)](
                 h_V, next_states, nodes, M, N,
                 here, table, encoding.edges[i], reads, valid, degree,
-                *w.decoder.of_layer(i),
+                *w.decoder.layers[i],
                 **self._shape(encoding, tuning, R),
             )  # fmt: skip
             h_V = next_states
@@ -258,13 +258,13 @@ class CudaBackend(Backend):
         options: dict[str, Any] = self._shape(encoding, plan.tuning, plan.rows)
         if plan.members > 1:
             options["launch_cooperative_grid"] = True
-        slots = power_of_two(plan.reads.shape[1])
+        slots = next_power_of_two(plan.reads.shape[1])
         places = torch.empty(blocks, slots * plan.rows, dtype=torch.int32, device=tokens.device)
         kernels.decode_levels[(blocks,)](
             plan.order, plan.bounds, plan.depth, counters, plan.members,
             plan.nodes, encoding.h_V, here, table, encoding.edges,
             table if messages is None else messages, places, plan.reads, valid, degree, M, N,
-            *arguments(w.decoder), w.residues, w.W_letters.parts, w.b_letters,
+            *w.decoder.arguments, w.residues, w.W_letters.parts, w.b_letters,
             temperature, bias, omit, uniform, drawn, tokens, logits, probabilities,
             plan.bounds.shape[1] - 1,
             ALONE=plan.members == 1, KNOWN=messages is not None, SLOTS=slots,
@@ -323,7 +323,7 @@ class CudaBackend(Backend):
 
     def _shape(self, encoding: Encoding, t: Tuning, rows: int) -> dict[str, Any]:
         H, K = encoding.h_V.shape[1], encoding.graph.neighbours.shape[1]
-        slots = max(2, min(t.edges // rows, power_of_two(K)), 16 // rows)
+        slots = max(2, min(t.edges // rows, next_power_of_two(K)), 16 // rows)
         return {
             "H": H, "K": K, "KB": slots, "R": rows,
             "EXACT": self.precision == "exact", "LAYERS": len(encoding.edges),

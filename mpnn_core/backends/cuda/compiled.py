@@ -1,7 +1,7 @@
 """`decode_levels.cu`: compiled for the device at hand, packed for, and launched.
 
 Compiled by NVRTC, in a second or two for each shape, when it is first needed. PyTorch's CUDA wheels
-bring it, and from 2.10 on the package `cuda-bindings`, which calls it and launches what it makes.
+bring it, and from 2.10 on the package `cuda-bindings`, which calls it and launches the result.
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ class Arguments(ctypes.Structure):
     ]
 
     @classmethod
-    def of(cls, **given: Tensor | int) -> Arguments:
+    def of(cls, **values: Tensor | int) -> Arguments:
         """Of contiguous tensors on the device, by name, and of integers."""
-        assert all(isinstance(x, int) or x.is_contiguous() for x in given.values())
-        return cls(**{k: x if isinstance(x, int) else x.data_ptr() for k, x in given.items()})
+        assert all(isinstance(x, int) or x.is_contiguous() for x in values.values())
+        return cls(**{k: x if isinstance(x, int) else x.data_ptr() for k, x in values.items()})
 
 
 @dataclass(frozen=True)
 class Constants:
-    """What a compilation takes as constant; see `decode_levels.cu`."""
+    """The constants of a compilation; see `decode_levels.cu`."""
 
     LAYERS: int
     K: int
@@ -82,7 +82,7 @@ class Constants:
 
     @property
     def shared_bytes(self) -> int:
-        """What `Shared` takes, or a little more."""
+        """The size of `Shared`, or a little more."""
         rows = self.ROW_TILES * ROW_TILE
         partial = self.TILES * H * 4 + 32
         moments, logits = 8 * 8, 32 * 4
@@ -95,8 +95,8 @@ class Constants:
     @property
     def definitions(self) -> list[str]:
         """As a compiler takes them."""
-        given = asdict(self) | {"SHARED_BYTES": self.shared_bytes}
-        return [f"-D{name}={value}" for name, value in given.items()]
+        constants = asdict(self) | {"SHARED_BYTES": self.shared_bytes}
+        return [f"-D{name}={value}" for name, value in constants.items()]
 
 
 Launch = Callable[[int, Arguments, Constants, torch.device], None]
@@ -146,9 +146,9 @@ class Packed:
 
 
 def source() -> str:
-    """The kernel, after what it takes of the device."""
-    here = Path(__file__).parent
-    return "".join((here / name).read_text() for name in ("ptx.cuh", "decode_levels.cu"))
+    """The kernel, after the device functions that it calls."""
+    folder = Path(__file__).parent
+    return "".join((folder / name).read_text() for name in ("ptx.cuh", "decode_levels.cu"))
 
 
 def fits(network: MPNN) -> bool:
@@ -247,8 +247,8 @@ def _image(target: str, constants: Constants) -> bytes:
 
 
 def _checked(results: tuple[Any, ...]) -> Any:
-    """What a call returned besides its status, which must be success."""
-    status, *found = results
+    """The result of a call besides its status, which must be success."""
+    status, *values = results
     if status.value:
         raise RuntimeError(f"decode_levels.cu could not be launched: {status.name}")
-    return found[0] if found else None
+    return values[0] if values else None

@@ -201,7 +201,7 @@ class Plan:
         nodes = copies.nodes.int()
         kernels.find_levels[(len(copies.starts) - 1,)](
             by_rank, deal.starts, rank, graph.neighbours, nodes,
-            reads, level, N, K=K, SLOTS=power_of_two(K), ROWS=32, num_warps=8,
+            reads, level, N, K=K, SLOTS=next_power_of_two(K), ROWS=32, num_warps=8,
         )  # fmt: skip
         key = (deal.team[sequence] * longest + level).int()  # (M,)
         key, order = key.sort(stable=True)
@@ -215,6 +215,6 @@ class Plan:
         )
 
 
-def power_of_two(n: int) -> int:
+def next_power_of_two(n: int) -> int:
     """The smallest power of two that is at least n."""
     return 1 << (n - 1).bit_length()

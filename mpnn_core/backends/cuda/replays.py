@@ -1,7 +1,8 @@
-"""CUDA graphs of what small structures take.
+"""CUDA graphs of the work on small structures.
 
-One structure is bound by the launches of its encoder and of what draws its orders, some 300 of
-them. Recorded once and replayed, they cost one; what they are given goes over as one piece.
+The time of a single structure is that of launching its encoder and the drawing of its orders, some
+300 kernels. Recorded once and replayed, they cost one launch; their inputs are copied to the device
+as one piece.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ Function = Callable[..., tuple[Tensor, ...]]
 class Replays:
     """Calls recorded when they come for the second time, and replayed from then on.
 
-    What is called must not wait for the device, nor move anything to it, once it has been called.
+    After its first call a function must not wait for the device, nor move anything to it.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -35,10 +36,10 @@ class Replays:
         self._done: torch.cuda.Event | None = None
 
     def __call__(
-        self, key: tuple[Any, ...], function: Function, given: Sequence[Tensor], fetched: int
+        self, key: tuple[Any, ...], function: Function, inputs: Sequence[Tensor], fetched: int
     ) -> tuple[Tensor, ...]:
-        """What `function` returns, in tensors of the caller's own; see `backends.Replay`."""
-        key = (*key, *((x.shape, x.dtype) for x in given))
+        """The results of `function`, in tensors of the caller's own; see `contract.Replay`."""
+        key = (*key, *((x.shape, x.dtype) for x in inputs))
         with self._lock:
             recording = self._recorded.get(key)
             if key in self._recorded:
@@ -47,79 +48,79 @@ class Replays:
                     # goes with the last of them.
                     if not any(self._recorded.values()):
                         self._pool = torch.cuda.graph_pool_handle()
-                    recording = _Recording(function, given, self.device, self._pool)
+                    recording = _Recording(function, inputs, self.device, self._pool)
                 self._recorded[key] = recording
                 self._recorded.move_to_end(key)
-                return self._replayed(recording, given, fetched)
+                return self._replayed(recording, inputs, fetched)
             self._recorded[key] = None
             if len(self._recorded) > RECORDINGS:
                 self._recorded.popitem(last=False)
-        found = function(*(x.to(self.device) for x in given))
-        return (*(x.cpu() for x in found[:fetched]), *found[fetched:])
+        outputs = function(*(x.to(self.device) for x in inputs))
+        return (*(x.cpu() for x in outputs[:fetched]), *outputs[fetched:])
 
     def _replayed(
-        self, recording: _Recording, given: Sequence[Tensor], fetched: int
+        self, recording: _Recording, inputs: Sequence[Tensor], fetched: int
     ) -> tuple[Tensor, ...]:
         """After the replay before, which may be another thread's on another stream."""
         if self._done is not None:
             self._done.wait()
-        found = recording.replay(given)
-        there = [torch.empty_like(x, device="cpu", pin_memory=True) for x in found[:fetched]]
-        for own, x in zip(there, found, strict=False):
+        outputs = recording.replay(inputs)
+        on_host = [torch.empty_like(x, device="cpu", pin_memory=True) for x in outputs[:fetched]]
+        for own, x in zip(on_host, outputs, strict=False):
             own.copy_(x, non_blocking=True)
         stream = torch.cuda.current_stream(self.device)
         arrived = stream.record_event()
-        kept = [x.clone() for x in found[fetched:]]
+        kept = [x.clone() for x in outputs[fetched:]]
         self._done = stream.record_event()
         arrived.synchronize()
-        return (*there, *kept)
+        return (*on_host, *kept)
 
 
 class _Recording:
     def __init__(
-        self, function: Function, given: Sequence[Tensor], device: torch.device, pool: Any
+        self, function: Function, inputs: Sequence[Tensor], device: torch.device, pool: Any
     ) -> None:
         self.function = function  # and the tensors that it holds
         ends, size = [], 0
-        for x in given:
+        for x in inputs:
             size += -(-x.nbytes // ALIGNMENT) * ALIGNMENT
             ends.append(size)
         self.host = torch.empty(size, dtype=torch.uint8, pin_memory=True)
-        self.there = torch.empty(size, dtype=torch.uint8, device=device)
+        self.on_device = torch.empty(size, dtype=torch.uint8, device=device)
 
         def views(memory: Tensor) -> list[Tensor]:
             starts = [0, *ends[:-1]]
             return [
                 memory[start : start + x.nbytes].view(x.dtype).view(x.shape)
-                for start, x in zip(starts, given, strict=True)
+                for start, x in zip(starts, inputs, strict=True)
             ]
 
-        self.given, on_device = views(self.host), views(self.there)
-        self._send(given)
+        self.inputs, device_inputs = views(self.host), views(self.on_device)
+        self._send(inputs)
         stream = torch.cuda.Stream(device)
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):
-            function(*on_device)  # libraries set themselves up, which cannot be recorded
+            function(*device_inputs)  # libraries set themselves up, which cannot be recorded
         torch.cuda.current_stream(device).wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
-        # A recording that the collector found and freed now would spoil this one.
+        # An earlier recording that the collector freed now would spoil this one.
         collecting = gc.isenabled()
         gc.disable()
         try:
             with torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local"):
-                self.found = function(*on_device)
+                self.outputs = function(*device_inputs)
         finally:
             if collecting:
                 gc.enable()
         torch.cuda.current_stream(device).synchronize()
 
-    def _send(self, given: Sequence[Tensor]) -> None:
-        """Only once what was sent before has arrived."""
-        for own, x in zip(self.given, given, strict=True):
+    def _send(self, inputs: Sequence[Tensor]) -> None:
+        """Copy the inputs over, once those sent before have arrived."""
+        for own, x in zip(self.inputs, inputs, strict=True):
             own.copy_(x)
-        self.there.copy_(self.host, non_blocking=True)
+        self.on_device.copy_(self.host, non_blocking=True)
 
-    def replay(self, given: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        self._send(given)
+    def replay(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        self._send(inputs)
         self.graph.replay()
-        return self.found
+        return self.outputs

@@ -1,14 +1,15 @@
 """The network's weights in the layouts that the fused kernels read.
 
 The fields of `DecoderWeights`, `MessageWeights` and `EdgeWeights` are in the order of the kernels'
-arguments, so `arguments` of one of them is passed as it is.
+arguments, so their `arguments` are passed as they are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -64,14 +65,18 @@ class Matrix:
         return self.parts[:, layer]
 
 
-def arguments(weights: Any) -> tuple[Tensor, ...]:
-    """The fields of a group of weights as a kernel takes them, in their order."""
-    values = (getattr(weights, field.name) for field in fields(weights))
-    return tuple(x.parts if isinstance(x, Matrix) else x for x in values)
+@dataclass(frozen=True, eq=False)
+class KernelArguments:
+    """Weights that a kernel takes one after the other, in the order of the fields."""
+
+    @cached_property
+    def arguments(self) -> tuple[Tensor, ...]:
+        values = (getattr(self, field.name) for field in fields(self))
+        return tuple(x.parts if isinstance(x, Matrix) else x for x in values)
 
 
 @dataclass(frozen=True, eq=False)
-class DecoderWeights:
+class DecoderWeights(KernelArguments):
     """All decoder layers, stacked: matrices (parts, layers, out, in), vectors (layers, n) float32.
 
     Attributes
@@ -122,10 +127,14 @@ class DecoderWeights:
             bias2=vectors(*(x.norm2.bias for x in layers)),
         )
 
-    def of_layer(self, layer: int) -> tuple[Tensor, ...]:
-        """`arguments` of one layer: views, in which the parts are as far apart as in the whole."""
-        values = (getattr(self, field.name) for field in fields(self))
-        return tuple(x.of_layer(layer) if isinstance(x, Matrix) else x[layer] for x in values)
+    @cached_property
+    def layers(self) -> list[tuple[Tensor, ...]]:
+        """`arguments` of each layer: views, in which the parts are as far apart as in the whole."""
+        values = [getattr(self, field.name) for field in fields(self)]
+        return [
+            tuple(x.of_layer(i) if isinstance(x, Matrix) else x[i] for x in values)
+            for i in range(len(self.b1))
+        ]
 
 
 class NodeTerms(NamedTuple):
@@ -143,7 +152,7 @@ class NodeTerms(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class MessageWeights:
+class MessageWeights(KernelArguments):
     """The messages and the node update of an encoder layer. B is W1's block on the edge."""
 
     B: Matrix
@@ -162,7 +171,7 @@ class MessageWeights:
 
 
 @dataclass(frozen=True, eq=False)
-class EdgeWeights:
+class EdgeWeights(KernelArguments):
     """The edge update of an encoder layer. B is W11's block on the edge."""
 
     B: Matrix
