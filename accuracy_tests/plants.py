@@ -15,7 +15,7 @@ from mpnn_core.gate.revisions import builds
 
 @dataclass(frozen=True)
 class Plant:
-    """Code to append to a module of mpnn_core; `says` is what it makes worse."""
+    """Code to append to a module of mpnn_core; `says` names the damage."""
 
     module: str
     code: str
@@ -117,8 +117,8 @@ Model.__init__ = _copying
 def copy_of_project(repository: Path, target: Path) -> Path:
     """The files as they are, in a git repository of their own, committed."""
     builds.extract(repository, builds.tree_of(repository), target)
-    who = ["-c", "user.name=nobody", "-c", "user.email=nobody@localhost"]
-    for command in (["init", "--quiet"], ["add", "--all"], [*who, "commit", "-qm", "copy"]):
+    author = ["-c", "user.name=nobody", "-c", "user.email=nobody@localhost"]
+    for command in (["init", "--quiet"], ["add", "--all"], [*author, "commit", "-qm", "copy"]):
         subprocess.run(["git", "-C", str(target), *command], check=True)
     return target
 

@@ -91,7 +91,7 @@ def test_a_family_whose_package_is_missing_says_what_to_install(monkeypatch) -> 
     row = Family({"v": 0.2}, "toy", "1.0", "toy_weights", licence="CC0-1.0")
     monkeypatch.setitem(FAMILIES, "toy/", row)
     with pytest.raises(
-        CheckpointError, match=r'package toy, which is .*pip install toy==1.0, or give'
+        CheckpointError, match=r"package toy, which is .*pip install toy==1.0, or give"
     ):
         load_model("toy/v")
 

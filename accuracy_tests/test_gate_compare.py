@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from mpnn_core.gate.intervals import ERROR, Interval
+from mpnn_core.gate.project import load_project
 from mpnn_core.gate.revisions.compare import benchmark_names
-from mpnn_core.gate.revisions.comparison import EXACT, Answer, CompareError, Comparison, render
+from mpnn_core.gate.revisions.comparison import Answer, CompareError, Comparison, print_comparison
 from mpnn_core.gate.revisions.race import LOOKS, THRESHOLD, BenchmarkError, Outcome, race
 from mpnn_core.gate.verdicts import Change, judge_change
 
@@ -263,15 +264,18 @@ def test_layouts_would_deceive_without_restarts() -> None:
     ],
 )
 def test_an_answer_may_not_lose_half_a_digit(base, head, worse) -> None:
-    assert Answer("a", base, head).is_worse is worse
-    assert EXACT == 1e-4
+    exact = load_project(ROOT).exact
+    assert Answer("a", base, head, exact.largest(base)).is_worse is worse
+    assert (exact.within, exact.unit) == (1e-4, "nats")
 
 
 def comparison() -> Comparison:
     slow = Outcome("a", Change.SLOWER, Interval(0.9, 0.88, 0.92), Interval(1, 0.99, 1.01), 10, 50)
     gone = Outcome("b", Change.ONLY_THERE)
-    answers = [Answer("5L33", 2e-5, 2e-4)]
-    return Comparison("main", "abc", [slow, gone], answers, 1.03, 60.0, {"cores": "2"}, "today")
+    answers = [Answer("5L33", 2e-5, 2e-4, 6e-5)]
+    return Comparison(
+        "main", "abc", [slow, gone], answers, 1.03, 60.0, {"cores": "2"}, "today", "nats"
+    )
 
 
 def test_a_regression_is_named_with_its_size_and_confidence() -> None:
@@ -281,7 +285,7 @@ def test_a_regression_is_named_with_its_size_and_confidence() -> None:
     )
     assert inexact == "5L33 is less exact than main: 2.0e-04 against 2.0e-05 nats"
     text = io.StringIO()
-    render(comparison(), Console(file=text, width=150))
+    print_comparison(comparison(), Console(file=text, width=150))
     assert slow in text.getvalue() and "2 regressions" in text.getvalue()
     assert "only there" in text.getvalue()
 
@@ -291,16 +295,16 @@ def test_a_comparison_survives_its_file(tmp_path) -> None:
     assert Comparison.load(path) is None
     comparison().save(path)
     assert Comparison.load(path) == comparison()
-    path.write_text('{"schema": 1}')
+    path.write_text('{"schema": 2}')
     with pytest.raises(CompareError, match="is not a comparison"):
         Comparison.load(path)
 
 
 def test_the_benchmarks_are_read_without_running_them(tmp_path) -> None:
-    names = benchmark_names(ROOT)
+    names = benchmark_names(ROOT / "perf_tests" / "benchmarks.py")
     assert "design_eight" in names and "answers" not in names
-    assert benchmark_names(tmp_path) == {}
-    (tmp_path / "perf_tests").mkdir()
-    (tmp_path / "perf_tests" / "benchmarks.py").write_text("x = 1")
+    path = tmp_path / "benchmarks.py"
+    assert benchmark_names(path) == {}
+    path.write_text("x = 1")
     with pytest.raises(CompareError, match="has no BENCHMARKS"):
-        benchmark_names(tmp_path)
+        benchmark_names(path)

@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from engine_counts import NativeCount, count, encoder_multiply_adds, row_multiply_adds
+from engine_counts import (
+    ENVIRONMENT,
+    NativeCount,
+    Operations,
+    count,
+    encoder_multiply_adds,
+    matmul_multiply_adds,
+    peak_bytes,
+    row_multiply_adds,
+)
 from proteins import EXAMPLES, protein
 
 from mpnn_core import load_model
@@ -16,9 +25,6 @@ from mpnn_core.gate.counting import (
     Baseline,
     BaselineError,
     Counter,
-    Operations,
-    matmul_multiply_adds,
-    peak_bytes,
 )
 
 PATH = Path(__file__).parents[1] / "fixtures" / "baseline.json"
@@ -26,11 +32,11 @@ PATH = Path(__file__).parents[1] / "fixtures" / "baseline.json"
 
 def test_every_counter_is_what_the_baseline_says() -> None:
     counters = count({name: protein(name) for name in EXAMPLES})
-    differences = Baseline.load(PATH).differences(counters)
+    differences = Baseline.load(PATH).differences(counters, ENVIRONMENT)
     if not instruction_sets():
         differences = [line for line in differences if "native" not in line]
-    told = "`python fixtures/make_baseline.py` shows this, and writes it with a reason"
-    assert not differences, "\n".join([*differences, told])
+    advice = "`python fixtures/make_baseline.py` shows this, and writes it with a reason"
+    assert not differences, "\n".join([*differences, advice])
 
 
 def test_the_formula_is_what_torch_counts() -> None:
@@ -84,12 +90,12 @@ def test_the_peak_is_of_what_is_held_together() -> None:
     assert peak_bytes(lambda: None) == 0
 
 
-BASELINE = Baseline({"a": 100, "b": 5, "t": 7}, {"a": "first", "b": "first", "t": "first"}, "0.1")
+BASELINE = Baseline({"a": 100, "b": 5, "t": 7}, dict.fromkeys("abt", "first"), "counted 0.1")
 
 
 def test_differences_are_named_with_their_size() -> None:
     counters = [Counter("a", 105, "bytes"), Counter("c", 1, "levels")]
-    assert BASELINE.differences(counters) == [
+    assert BASELINE.differences(counters, "counted 0.1") == [
         "a: 105 bytes, was 100 (+5.00 %)",
         "c: 1 levels, new",
         "b: gone, was 5",
@@ -97,24 +103,24 @@ def test_differences_are_named_with_their_size() -> None:
     ]
 
 
-def test_what_another_torch_counts_is_not_held_against_it() -> None:
-    counters = [Counter("a", 100, "x"), Counter("b", 5, "x"), Counter("t", 8, "x", torch=True)]
-    assert BASELINE.differences(counters) == []
-    here = Baseline(BASELINE.values, BASELINE.reasons, torch.__version__.split("+")[0])
-    assert here.differences(counters) == ["t: 8 x, was 7 (+14.29 %)"]
+def test_what_another_version_counts_is_not_held_against_it() -> None:
+    counters = [Counter("a", 100, "x"), Counter("b", 5, "x"), Counter("t", 8, "x", versioned=True)]
+    assert BASELINE.differences(counters, "counted 0.2") == []
+    assert BASELINE.differences(counters, "counted 0.1") == ["t: 8 x, was 7 (+14.29 %)"]
 
 
 def test_an_update_gives_its_reason_to_what_changed_alone(tmp_path) -> None:
     counters = [Counter("a", 100, "x"), Counter("b", 6, "x")]
     path = tmp_path / "baseline.json"
-    path.write_text(json.dumps(BASELINE.updated(counters, "because")))
+    path.write_text(json.dumps(BASELINE.updated(counters, "counted 0.2", "because")))
     updated = Baseline.load(path)
     assert updated.values == {"a": 100, "b": 6}
     assert updated.reasons == {"a": "first", "b": "because"}
-    assert updated.differences(counters) == []
+    assert updated.environment == "counted 0.2"
+    assert updated.differences(counters, "counted 0.2") == []
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"torch": "2", "counters": {"a": 1}}'])
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"environment": "2", "counters": {"a": 1}}'])
 def test_what_is_no_baseline_is_named(tmp_path, content) -> None:
     path = tmp_path / "baseline.json"
     with pytest.raises(BaselineError, match="there is no"):

@@ -12,7 +12,14 @@ from stored_runs import entry, store
 
 from mpnn_core.commands.main import main
 from mpnn_core.gate.claims import load_claims
-from mpnn_core.gate.history import HistoryError, Series, find_steps, load_runs, render, series
+from mpnn_core.gate.history import (
+    HistoryError,
+    Series,
+    find_steps,
+    load_runs,
+    print_history,
+    series,
+)
 
 CLAIMS = load_claims(Path(__file__).parents[1] / "claims.toml")
 E1, S1 = CLAIMS["E1"], CLAIMS["S1"]
@@ -110,7 +117,7 @@ def test_history_is_printed_with_its_steps(tmp_path, capsys) -> None:
     stored(tmp_path, speeds([3.0] * 12 + [2.5] * 12))
     (found,) = series(load_runs(tmp_path))
     text = io.StringIO()
-    render([found], Console(file=text, width=150))
+    print_history([found], Console(file=text, width=150))
     assert "E1" in text.getvalue() and "step 3 to 2.5 at" in text.getvalue().replace("2.49", "2.5")
     assert main(["history", "--storage", str(tmp_path), "--claim", "S1"]) == 0
     assert "no run is stored" in capsys.readouterr().out

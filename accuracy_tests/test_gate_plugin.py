@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
 from mpnn_core.gate.budget import Budget, seconds
 from mpnn_core.gate.history import load_runs, series
-from mpnn_core.gate.ledger import COLUMNS, Entry, Ledger, LedgerError
+from mpnn_core.gate.ledger import Entry, Ledger, LedgerError
+from mpnn_core.gate.printing import SHORT_COLUMNS, WHOLE_COLUMNS
 from mpnn_core.gate.verdicts import Verdict
 
 CLAIMS = """
@@ -49,6 +51,22 @@ sense = "speedup"
 needs = "Apple silicon"
 """
 
+# Our own module of hardware, fixtures/hardware.py: this suite runs in a process that has it.
+PROJECT = """
+[tool.mpnn_core.gate]
+package = "toy"
+hardware = "hardware"
+
+[tool.mpnn_core.gate.devices]
+cpu = ""
+cuda = "an NVIDIA GPU"
+mps = "Apple silicon"
+
+[tool.mpnn_core.gate.frameworks]
+mlx = "MLX"
+coreml = "Core ML (coremltools)"
+"""
+
 # A loop of n steps, about 20 ns each: a cost that is known exactly, whatever the machine.
 SUITE = """
 import pytest
@@ -85,7 +103,7 @@ def test_others(judge, key):
 @pytest.fixture
 def suite(pytester: pytest.Pytester):
     """Run a small suite with these tests: the outcome, and the ledger's entries by figure."""
-    pytester.makefile(".toml", claims=CLAIMS)
+    pytester.makefile(".toml", claims=CLAIMS, pyproject=PROJECT)
     pytester.makeconftest('pytest_plugins = ["mpnn_core.gate.plugin"]')
 
     def run(tests: str, *options: str, every: bool = False):
@@ -151,7 +169,7 @@ def test_what_pytest_benchmark_stores_are_the_rounds(suite, pytester) -> None:
     assert info["workload"] == "a loop"
     assert info["control_ci"][0] <= 1 <= info["control_ci"][1]
     assert info["ci"][0] <= info["ratio"] <= info["ci"][1]
-    assert info["pairs"] >= 10 and info["device"] == "cpu" and info["threads"] >= 1
+    assert info["pairs"] >= 10 and info["device"] == "cpu" and int(info["threads"]) >= 1
     assert info["verdict"] and "UNSERIALIZABLE" not in json.dumps(info)
 
 
@@ -264,7 +282,8 @@ def test_a_failure_before_the_measurement_is_a_failed_gate(suite) -> None:
     result, entries = suite(wrong)
     result.assert_outcomes(failed=1)
     assert (entries["speed"].verdict, entries["speed"].gate) == ("not run", "failed")
-    assert "the test of it failed before it was measured: T1 speed" in result.stdout.str()
+    red = "claim T1, speed: gate failed: the test of it failed before it was measured"
+    assert red in result.stdout.str()
 
 
 def test_a_bound_test_that_judges_nothing_is_red(suite) -> None:
@@ -321,12 +340,15 @@ def test_what_was_found_without_the_hardware_stands_beside(suite) -> None:
     assert entries["loss"].note == "needs Apple silicon; parity 1e-6"
 
 
-@pytest.mark.parametrize(("fixture", "needs"), [("mlx", "MLX"), ("coreml", "Core ML")])
-def test_a_framework_that_is_not_here_is_not_exercised(suite, monkeypatch, fixture, needs) -> None:
+@pytest.mark.parametrize(("framework", "needs"), [("mlx", "MLX"), ("coreml", "Core ML")])
+def test_a_framework_that_is_not_here_is_not_exercised(
+    suite, monkeypatch, framework, needs
+) -> None:
     monkeypatch.setitem(sys.modules, "mlx.core", None)
     monkeypatch.setitem(sys.modules, "coremltools", None)
     result, entries = suite(
-        f'@pytest.mark.claim("T1", "mac")\ndef test_mac({fixture}, judge):\n    judge(3)\n'
+        '@pytest.mark.claim("T1", "mac")\ndef test_mac(find_device, judge):\n'
+        f'    find_device("{framework}")\n    judge(3)\n'
     )
     result.assert_outcomes(skipped=1)
     assert entries["mac"].verdict == "not exercised"
@@ -347,13 +369,19 @@ def test_a_claim_without_a_test_stops_the_run(suite) -> None:
 
 
 def test_missing_hardware_is_counted_apart(suite) -> None:
-    result, entries = suite(
+    test = (
         '@pytest.mark.claim("T1", "mac")\ndef test_mac(not_exercised):\n'
         '    not_exercised("Apple silicon")\n'
     )
+    result, entries = suite(test)
     result.assert_outcomes(skipped=1)
     assert entries["mac"].verdict == "not exercised"
-    assert "not exercised, needs Apple silicon: T1 mac (3 x)" in result.stdout.str()
+    text = result.stdout.str()
+    assert (
+        "not exercised, for want of hardware: 1 need Apple silicon" in text and "not run: 3" in text
+    )
+    text = suite(test, "--ledger-all")[0].stdout.str()
+    assert "not exercised, needs Apple silicon: T1 mac (3 x)" in text
     assert entries["speed"].verdict == "not run"
 
 
@@ -386,16 +414,39 @@ def test_the_ledger_survives_its_file(suite, pytester) -> None:
     assert any(entry.verdict is Verdict.NOT_RUN for entry in ledger.entries)
 
 
-def test_the_printed_ledger_fits_a_page_and_has_no_colour_in_a_file(suite) -> None:
-    result, entries = suite(FAST.format(candidate="100_000"))
+@pytest.mark.parametrize(
+    ("options", "columns"), [((), SHORT_COLUMNS), (("--ledger-all",), WHOLE_COLUMNS)]
+)
+def test_the_printed_ledger_fits_a_page_and_has_no_colour_in_a_file(
+    suite, options, columns
+) -> None:
+    result, entries = suite(FAST.format(candidate="100_000"), *options)
     text = result.stdout.str()
-    printed = text[text.index("Claims ledger") : text.index("written to")]
+    printed = text[text.index("Claims ledger") : text.index("the whole ledger is in")]
     assert entries["speed"].measured in printed and "\x1b[" not in printed
-    assert max(map(len, printed.splitlines())) <= COLUMNS
+    assert max(map(len, printed.splitlines())) <= columns
+    assert f"the whole ledger is in {Path('.mpnn_core', 'ledger.json')}" in text
+
+
+def test_the_short_ledger_has_the_headlines_and_every_red(suite, pytester) -> None:
+    """A figure that is no headline is in it if its gate failed, and only then."""
+    speed = "[claim.figures.same]"
+    claims = CLAIMS.replace(speed, f'headline = "a short loop"\n{speed}')
+    (pytester.path / "claims.toml").write_text(claims)
+    tests = '@pytest.mark.claim("T1", "speed")\ndef test_speed(judge):\n    judge(2)\n'
+    red = "claim T1, loss, on cpu (a loop): the gate is <= 2, measured 9 points: failed"
+    for loss, is_red in ((0.5, False), (9, True)):
+        result, entries = suite(tests + LOSS.format(loss))
+        text = result.stdout.str()
+        printed = text[text.index("Claims ledger") : text.index("the whole ledger is in")]
+        assert "1 of 4 figures" in printed and "a short loop" in printed
+        assert ("loss" in printed) is is_red and (red in " ".join(printed.split())) is is_red
+        assert entries["loss"].value == loss
 
 
 def test_square_brackets_are_printed_as_they_are(suite) -> None:
-    result, _ = suite(LOSS.format('0.5, note="[red] [/] residues [10, 20]"'))
+    test = LOSS.format('0.5, note="[red] [/] residues [10, 20]"')
+    result, _ = suite(test, "--ledger-all")
     assert "[red] [/] residues [10, 20]" in " ".join(result.stdout.str().split())
 
 

@@ -11,12 +11,12 @@ import torch
 import torchgen
 import yaml
 from fake_mps import FakeMPS
+from hardware import synchroniser
 from proteins import protein, rows_of
 
 import mpnn_core as mpnn
 from mpnn_core import Constraints
 from mpnn_core.design import batches
-from mpnn_core.gate.devices import synchroniser
 
 TOLERANCE = 1e-4  # nats
 # Every operation that runs on the device, as torch calls it.

@@ -26,6 +26,7 @@ from mpnn_core.backends.registry import LOSSES
 from mpnn_core.gate.intervals import ERROR, Interval, median_ratio
 from mpnn_core.gate.ledger import now, this_machine
 from mpnn_core.gate.pairing import interleaved
+from mpnn_core.gate.project import load_project
 from mpnn_core.gate.report import front
 from mpnn_core.peers import original
 
@@ -95,7 +96,7 @@ def measure(device: str) -> dict[str, Any]:
 
     return {
         "workload": f"{copies} sequences of {name} ({len(structure)} residues), T = {TEMPERATURE}",
-        "machine": this_machine(),
+        "machine": this_machine(load_project(DOCS.parent)),
         "date": now(),
         "rounds": ROUNDS,
         "control": ratio("control"),

@@ -38,12 +38,13 @@ sys.path.insert(0, str(ROOT / "accuracy_tests"))
 from plants import copy_of_project, plant, slower  # noqa: E402
 
 from mpnn_core.gate.ledger import now, this_machine  # noqa: E402
-from mpnn_core.gate.project import CACHE  # noqa: E402
+from mpnn_core.gate.project import load_project  # noqa: E402
 from mpnn_core.gate.revisions import builds  # noqa: E402
 from mpnn_core.gate.revisions.processes import Processes  # noqa: E402
 from mpnn_core.gate.revisions.race import FEWEST_ROUNDS, LOOKS, THRESHOLD, race  # noqa: E402
 from mpnn_core.gate.verdicts import Change  # noqa: E402
 
+PROJECT = load_project(ROOT)
 BENCHMARK = "design_eight"
 SLOWDOWNS = (0, 5, 10, 30)  # percent; 0 is the same tree in a process of its own
 ROUNDS = 5
@@ -75,12 +76,12 @@ def neighbour(condition: str) -> Iterator[None]:
 def record(minutes: float, condition: str, slowdowns: Sequence[int] = SLOWDOWNS) -> None:
     """Append sessions to STORE until the time is over: log seconds by side and round."""
     until = time.monotonic() + 60 * minutes
-    cache, copies = ROOT / CACHE, {}
+    copies = {}
     with tempfile.TemporaryDirectory() as folder:
         copy = copy_of_project(ROOT, Path(folder) / "copy")
         for percent in slowdowns:
             plant(copy, slower(percent) if percent else None)
-            copies[percent] = builds.build(copy, builds.tree_of(copy), cache)
+            copies[percent] = builds.build(copy, builds.tree_of(copy), PROJECT)
     base = copies[0]
     sides = {"base": base, "control": base, **{str(p): b for p, b in copies.items()}}
     order = random.Random()
@@ -88,7 +89,7 @@ def record(minutes: float, condition: str, slowdowns: Sequence[int] = SLOWDOWNS)
     with neighbour(condition), STORE.open("a") as file:
         while time.monotonic() < until:
             load = os.getloadavg()[0]
-            with Processes(sides, base, threads=1) as processes:
+            with Processes(sides, base, PROJECT) as processes:
                 for process in processes.values():
                     process.prepare(BENCHMARK)
                 rounds = [
@@ -161,19 +162,19 @@ def run(runs: int, condition: str, percent: int = 0, restarts: int = LOOKS[0]) -
 
     `runs` more of `condition`; a run has `restarts` at most.
     """
-    cache, kind = ROOT / CACHE, (condition, percent, restarts)
+    kind = condition, percent, restarts
     before = sum(_kind(line) == kind for line in _runs())
     with tempfile.TemporaryDirectory() as folder:
         copy = copy_of_project(ROOT, Path(folder) / "copy")
-        base = builds.build(copy, builds.tree_of(copy), cache)
+        base = builds.build(copy, builds.tree_of(copy), PROJECT)
         plant(copy, slower(percent) if percent else None)
-        head = builds.build(copy, builds.tree_of(copy), cache)
+        head = builds.build(copy, builds.tree_of(copy), PROJECT)
     sides = {"base": base, "head": head, "control": base}
     with neighbour(condition), RUNS.open("a") as file:
         for seed in range(before, before + runs):
             load, began = os.getloadavg()[0], time.perf_counter()
             (found,) = race(
-                lambda: Processes(sides, base, threads=1),
+                lambda: Processes(sides, base, PROJECT),
                 [BENCHMARK],
                 budget_s=1e9,
                 seed=seed,
@@ -187,7 +188,7 @@ def run(runs: int, condition: str, percent: int = 0, restarts: int = LOOKS[0]) -
                 "would_catch": found.sensitivity(THRESHOLD), "control": asdict(found.control),
                 "restarts": found.sessions, "rounds": found.rounds, "load": load, "date": now(),
                 "seconds": time.perf_counter() - began, "tree": base.tree,
-                "processor": this_machine()["processor"],
+                "processor": this_machine(PROJECT)["processor"],
             }  # fmt: skip
             file.write(json.dumps(line) + "\n")
             file.flush()

@@ -12,11 +12,11 @@ from mpnn_core.gate.verdicts import Change
 pytestmark = pytest.mark.against
 
 
-@pytest.mark.parametrize("name", benchmark_names(Path(__file__).parents[1]))
+@pytest.mark.parametrize("name", benchmark_names(Path(__file__).parent / "benchmarks.py"))
 def test_is_no_slower(comparison, name, request) -> None:
-    found = [line for line in comparison.regressions if line.startswith(f"{name} ")]
-    if found:
-        pytest.fail(found[0], pytrace=False)
+    regressions = [line for line in comparison.regressions if line.startswith(f"{name} ")]
+    if regressions:
+        pytest.fail(regressions[0], pytrace=False)
     (outcome,) = (o for o in comparison.outcomes if o.benchmark == name)
     if outcome.change is Change.INCONCLUSIVE and request.config.getoption("--acceptance"):
         pytest.fail(f"{name}: inconclusive, time {outcome.time}; {outcome.note}", pytrace=False)

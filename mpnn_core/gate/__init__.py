@@ -1,13 +1,39 @@
-"""The gates: claims as data, paired measurement, verdicts, and the ledger of a run.
+"""The gate: it judges what a project claims of itself. A plugin for pytest, and some commands.
 
-claims.py reads claims.toml; pairing.py measures two things against each other; verdicts.py turns an
-interval into a verdict and a gate's result; ledger.py keeps and prints them; plugin.py is what
-pytest loads; original.py is the original ProteinMPNN, oracle and baseline of it all.
+Six words. A *claim* is a statement in claims.toml that measurements can hold up or not; a *figure*
+is one number of it. The *interval* is where the true value of a measurement lies, at 99 %. The
+*verdict* compares a measured figure with the reported one. A *gate* is a bound that must hold here:
+it alone turns a test red. The *control* is the baseline measured against itself; if its interval
+excludes 1, the machine was not steady enough to measure anything.
 
-compare.py times two revisions, which builds.py builds and worker.py runs; counters.py counts what
-needs no clock; history.py and report.py show many runs, and one page of it all.
+What is claimed, and of which project
+    project.py    [tool.mpnn_core.gate] of pyproject.toml: all that the gate knows of a project
+    hardware.py   the module that a project names for devices beyond a CPU
+    claims.py     claims.toml, read and checked to the last key
+Measuring and judging
+    intervals.py  a measured value and its interval
+    pairing.py    two things timed against each other, in turn
+    counting.py   what is counted instead of timed, and the baseline of counts
+    verdicts.py   from an interval to a verdict, and to the result of a gate
+In pytest
+    plugin.py     options, the fixture `paired`, the ledger at the end; what conftest.py names
+    judging.py    binds a test to figures, judges what it measured
+    devices.py    fixtures for the devices that tests run on
+    budget.py     the time that measuring may take
+Results
+    ledger.py     what every figure came to in one run, as JSON
+    printing.py   the ledger in a terminal, short or whole
+    pages.py      the ledger as Markdown
+    history.py    figures over many runs
+    report.py     everything on one HTML page
+    commands.py   `mpnn-core claims`, `compare`, `history`, `report`
+Two revisions of a project against each other
+    revisions/    compare.py, built by builds.py, timed by race.py in the processes of worker.py
+
+Another project uses it with one line in its conftest.py, and a claims.toml:
+`pytest_plugins = ["mpnn_core.gate.plugin"]`. Nothing here imports the engine or a framework.
 """
 
 
 class GateError(ValueError):
-    """What a gate was given is not what it must be; the message says what, and what to do."""
+    """A gate was given something wrong; the message says what was expected, and what to do."""

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from mpnn_core.gate import GateError
+from mpnn_core.gate.project import Project, load_project
 
-DEVICES = ("cpu", "cuda", "mps", "mlx", "coreml")
-# A speed that costs no accuracy.
+# The loss of a speed that costs no accuracy.
 EXACT = "exact"
 Sense = Literal["speedup", "about", "range", "count", "record"]
 
 
 class ClaimsError(GateError):
-    """claims.toml does not say what it must; the message names claim, figure and key."""
+    """claims.toml is incomplete or contradicts itself; the message names claim, figure and key."""
 
 
 @dataclass(frozen=True)
 class Gate:
-    """What must hold on one class of device: bounds on the measured interval, and their source."""
+    """A bound that must hold on one class of device, and where the bound comes from."""
 
     source: str
     at_least: float | None = None
@@ -44,16 +44,17 @@ class Figure:
     Attributes
     ----------
     reported : the number; for a range, its middle
-    sense : how a measurement is held against it (verdicts.py)
-        "speedup": a ratio of times, baseline over candidate, over 1 is faster
-        "about": a figure met within `margin`: a factor for unit "x", else a difference
+    sense : how a measurement is compared with it (verdicts.py)
+        "speedup": a ratio of times, baseline over candidate; over 1 is faster
+        "about": equal within `margin`: a factor for unit "x", else a difference
         "range": between `low` and `high`
         "count": an exact number
-        "record": kept, and not judged: a time on hardware that is not here
+        "record": written down and not judged, such as a time on other hardware
     needs : hardware without which it cannot be measured; "" where a CPU will do
-    ungated : why no gate stands here: nothing bounds it, or its test brings the bounds
+    ungated : why the figure has no gate: nothing bounds it, or its test brings the bounds
     loss : what the speed costs: "exact", or the claim and figure with its loss, as "S4 loss"
-    gates : device class -> Gate
+    headline : a few words for the short ledger; "" for a figure that stands in the whole one alone
+    gates : class of device -> Gate
     """
 
     claim: str
@@ -67,10 +68,11 @@ class Figure:
     needs: str = ""
     ungated: str = ""
     loss: str = ""
+    headline: str = ""
     gates: Mapping[str, Gate] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        """The reported figure as a reader wants it: "1.84 x", "40 to 55 %"."""
+        """The reported figure in words: "1.84 x", "40 to 55 %"."""
         if self.sense == "range":
             return f"{self.low:g} to {self.high:g} {self.unit}"
         return f"{self.reported:g} {self.unit}"
@@ -78,7 +80,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim: who says it, measured on what, and what is known about how it was obtained."""
+    """One claim: its source, hardware and workload, and what is known of its figures."""
 
     id: str
     title: str
@@ -89,27 +91,34 @@ class Claim:
     figures: Mapping[str, Figure]
 
 
-def load_claims(path: Path | str) -> dict[str, Claim]:
+def load_claims(path: Path | str, project: Project | None = None) -> dict[str, Claim]:
     """Every claim of a claims.toml by id, in its order.
+
+    Gates may name the classes of device of `project`; by default, of the project in the same
+    folder.
 
     Raises
     ------
     ClaimsError
         An unknown or missing key, a wrong type, a claim twice, a sense without what it needs.
     """
+    path = Path(path)
     try:
-        content = tomllib.loads(Path(path).read_text("utf-8"))
+        content = tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise ClaimsError(f"there is no {path}") from None
+        raise ClaimsError(
+            f"there is no {path}; the gates read their claims from it ([[claim]] tables)"
+        ) from None
     except tomllib.TOMLDecodeError as error:
         raise ClaimsError(f"{path} is not TOML: {error}") from None
     tables = content.pop("claim", None)
     if content or not isinstance(tables, list):
         found = sorted(content) or type(tables).__name__
         raise ClaimsError(f"{path}: expected [[claim]] tables alone, found {found}")
+    devices = (project or load_project(path.resolve().parent)).classes
     claims: dict[str, Claim] = {}
     for table in tables:
-        claim = _claim(table)
+        claim = _claim(table, devices)
         if claim.id in claims:
             raise ClaimsError(f"claim {claim.id} is there twice")
         claims[claim.id] = claim
@@ -119,33 +128,35 @@ def load_claims(path: Path | str) -> dict[str, Claim]:
     return claims
 
 
-def _claim(table: dict[str, Any]) -> Claim:
+def _claim(table: dict[str, Any], devices: Collection[str]) -> Claim:
     where = f"claim {table.get('id', '(without id)')}"
     _check_keys(where, table, {f.name for f in fields(Claim)}, set())
     for key in table.keys() - {"figures"}:
         _check_text(where, key, table[key])
     if not isinstance(table["figures"], dict) or not table["figures"]:
         raise ClaimsError(f"{where}: figures must be a table of one or more, and is not")
-    figures = {key: _figure(table["id"], key, given) for key, given in table["figures"].items()}
+    figures = {
+        key: _figure(table["id"], key, values, devices) for key, values in table["figures"].items()
+    }
     return Claim(**{**table, "figures": figures})
 
 
-def _figure(claim: str, key: str, table: dict[str, Any]) -> Figure:
+def _figure(claim: str, key: str, table: dict[str, Any], devices: Collection[str]) -> Figure:
     where = f"claim {claim}, figure {key}"
-    optional = {"margin", "low", "high", "needs", "ungated", "loss", "gates"}
+    optional = {"margin", "low", "high", "needs", "ungated", "loss", "headline", "gates"}
     _check_keys(where, table, {"reported", "unit", "sense"}, optional)
     sense = table["sense"]
     if sense not in get_args(Sense):
         raise ClaimsError(f"{where}: sense {sense!r} is none of {', '.join(get_args(Sense))}")
     for name in table.keys() & {"reported", "margin", "low", "high"}:
         _check_number(where, name, table[name])
-    for name in table.keys() & {"unit", "needs", "ungated", "loss"}:
+    for name in table.keys() & {"unit", "needs", "ungated", "loss", "headline"}:
         _check_text(where, name, table[name])
     _check_sense(where, table)
     gates = {}
     for device, gate in table.get("gates", {}).items():
-        if device not in DEVICES:
-            raise ClaimsError(f"{where}: {device!r} is no device; there are {', '.join(DEVICES)}")
+        if device not in devices:
+            raise ClaimsError(f"{where}: {device!r} is no device; there are {', '.join(devices)}")
         gates[device] = _gate(f"{where}, gate {device}", gate)
     # A figure that nothing bounds cannot turn a test red: its reader is owed the reason.
     reasons = [name for name in ("gates", "needs", "ungated") if table.get(name)]

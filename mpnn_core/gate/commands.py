@@ -7,23 +7,26 @@ from pathlib import Path
 from typing import Any
 
 from mpnn_core.gate.budget import seconds
-
-LEDGER = Path(".mpnn_core") / "ledger.json"
-STORAGE = Path(".benchmarks")
-ELSEWHERE = Path("fixtures") / "ledgers"
+from mpnn_core.gate.project import Project, load_project
 
 
 def add_commands(commands: Any) -> None:
     """Add the commands to the parsers of `mpnn-core`."""
-    claims = commands.add_parser("claims", help="print the ledger of the last run of the gates")
-    _ledger_option(claims)
+    claims = commands.add_parser(
+        "claims", help="print the ledger of the last run of the gates; exits with 1 on a red"
+    )
+    _add_path(claims, "--ledger", "FILE", "the ledger as JSON", Project.ledger)
+    claims.add_argument(
+        "--all", action="store_true",
+        help="every figure, not the headline figures and the reds alone",
+    )  # fmt: skip
     claims.set_defaults(run=run_claims)
 
     compare = commands.add_parser(
         "compare",
         help="time the working tree against another revision; exits with 1 on a regression",
     )
-    compare.add_argument("revision", metavar="REV", help="what git calls the other revision")
+    compare.add_argument("revision", metavar="REV", help="git's name of the other revision")
     compare.add_argument(
         "--budget", type=seconds, default="5m", metavar="TIME",
         help="time for measuring, such as 90s (default: 5m)",
@@ -43,25 +46,24 @@ def add_commands(commands: Any) -> None:
     history = commands.add_parser(
         "history", help="figures over stored runs, and their steps; exits with 1 if one got slower"
     )
-    _storage_option(history)
-    history.add_argument("--claim", metavar="ID", help="of one claim alone")
+    _add_path(history, "--storage", "DIR", "where pytest-benchmark stores runs", Project.storage)
+    history.add_argument("--claim", metavar="ID", help="the figures of one claim alone")
     history.set_defaults(run=run_history)
 
     report = commands.add_parser("report", help="write ledger, history and comparison as one page")
-    _ledger_option(report)
-    _storage_option(report)
+    _add_path(report, "--ledger", "FILE", "the ledger as JSON", Project.ledger)
+    _add_path(report, "--storage", "DIR", "where pytest-benchmark stores runs", Project.storage)
+    _add_path(report, "--claims", "FILE", "the claims", Project.claims)
+    _add_path(
+        report, "--elsewhere", "DIR", "ledgers of other machines, shown as well", Project.ledgers
+    )
     report.add_argument(
         "--out", type=Path, default=Path(".mpnn_core/report.html"), metavar="FILE",
         help="the page (default: .mpnn_core/report.html)",
     )  # fmt: skip
-    report.add_argument("--claims", type=Path, default=Path("claims.toml"), metavar="FILE")
     report.add_argument(
         "--source", metavar="URL",
         help="where the tests' files are, for links (default: the current folder)",
-    )  # fmt: skip
-    report.add_argument(
-        "--elsewhere", type=Path, default=ELSEWHERE, metavar="DIR",
-        help=f"ledgers of other machines, shown as well (default: {ELSEWHERE})",
     )  # fmt: skip
     report.add_argument(
         "--summary", type=Path, metavar="FILE", help="append a summary in Markdown to this file"
@@ -69,29 +71,28 @@ def add_commands(commands: Any) -> None:
     report.set_defaults(run=run_report)
 
 
-def _ledger_option(command: argparse.ArgumentParser) -> None:
+def _add_path(
+    command: argparse.ArgumentParser, option: str, metavar: str, text: str, default: str
+) -> None:
+    """An option for a path; the project in the current folder has the default."""
     command.add_argument(
-        "--ledger", type=Path, default=LEDGER, metavar="FILE",
-        help=f"the ledger as JSON (default: {LEDGER})",
-    )  # fmt: skip
-
-
-def _storage_option(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--storage", type=Path, default=STORAGE, metavar="DIR",
-        help=f"where pytest-benchmark stores runs (default: {STORAGE})",
-    )  # fmt: skip
+        option, type=Path, metavar=metavar, help=f"{text} (default: the project's, {default})"
+    )
 
 
 def run_claims(options: argparse.Namespace) -> int:
     """`mpnn-core claims`."""
     from rich.console import Console
 
-    from mpnn_core.gate.ledger import Ledger, render
+    from mpnn_core.gate.ledger import Ledger
+    from mpnn_core.gate.printing import print_short, print_whole
     from mpnn_core.gate.verdicts import GateResult
 
-    ledger = Ledger.load(options.ledger)
-    render(ledger, Console())
+    path = options.ledger or Path(load_project(Path.cwd()).ledger)
+    ledger = Ledger.load(path)
+    (print_whole if options.all else print_short)(ledger, Console())
+    if not options.all:
+        print(f"the whole ledger is in {path}; `mpnn-core claims --all` prints it")
     return int(any(entry.gate is GateResult.FAILED for entry in ledger.entries))
 
 
@@ -99,24 +100,24 @@ def run_compare(options: argparse.Namespace) -> int:
     """`mpnn-core compare`."""
     from rich.console import Console
 
-    from mpnn_core.gate.project import RESULT
-    from mpnn_core.gate.revisions import builds, compare, comparison
+    from mpnn_core.gate.revisions.builds import repository_root
+    from mpnn_core.gate.revisions.compare import compare_revisions
+    from mpnn_core.gate.revisions.comparison import print_comparison
 
-    repository = builds.repository_root(Path.cwd())
-    console = Console()
+    project = load_project(repository_root(Path.cwd()))
     progress = Console(stderr=True)
-    found = compare.compare(
+    comparison = compare_revisions(
         options.revision,
-        repository,
+        project,
         options.budget,
         1 + options.threshold / 100,
         options.threads,
         options.only,
-        told=lambda line: progress.print(line, markup=False, highlight=False),
+        progress=lambda line: progress.print(line, markup=False, highlight=False),
     )
-    found.save(repository / RESULT)
-    comparison.render(found, console)
-    return int(bool(found.regressions))
+    comparison.save(project.root / project.comparison)
+    print_comparison(comparison, Console())
+    return int(bool(comparison.regressions))
 
 
 def run_history(options: argparse.Namespace) -> int:
@@ -125,8 +126,9 @@ def run_history(options: argparse.Namespace) -> int:
 
     from mpnn_core.gate import history
 
-    series = history.series(history.load_runs(options.storage), options.claim)
-    history.render(series, Console())
+    storage = options.storage or Path(load_project(Path.cwd()).storage)
+    series = history.series(history.load_runs(storage), options.claim)
+    history.print_history(series, Console())
     return int(any(s.is_slower for s in series))
 
 
@@ -135,18 +137,20 @@ def run_report(options: argparse.Namespace) -> int:
     from mpnn_core.gate import history, report
     from mpnn_core.gate.claims import load_claims
     from mpnn_core.gate.ledger import Ledger
-    from mpnn_core.gate.project import RESULT
     from mpnn_core.gate.revisions.comparison import Comparison
 
-    claims = load_claims(options.claims)
-    ledger = Ledger.load(options.ledger) if options.ledger.exists() else Ledger([])
+    project = load_project(Path.cwd())
+    claims = load_claims(options.claims or Path(project.claims))
+    path = options.ledger or Path(project.ledger)
+    ledger = Ledger.load(path) if path.exists() else Ledger([])
+    elsewhere = options.elsewhere or Path(project.ledgers)
     content = report.Report(
         claims,
         ledger.completed(claims),
-        history.series(history.load_runs(options.storage)),
-        Comparison.load(RESULT),
+        history.series(history.load_runs(options.storage or Path(project.storage))),
+        Comparison.load(Path(project.comparison)),
         options.source or report.relative_source(options.out),
-        [Ledger.load(path) for path in sorted(options.elsewhere.glob("*.json"))],
+        [Ledger.load(path) for path in sorted(elsewhere.glob("*.json"))],
     )
     report.write(content, options.out)
     print(options.out)

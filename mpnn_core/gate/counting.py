@@ -1,89 +1,47 @@
-"""What can be counted instead of timed, and the baseline that counts are held against."""
+"""What can be counted instead of timed: the same on every machine, and so gated exactly.
+
+A project counts what it likes; its counters are compared with a baseline that is kept in a file and
+changes by a reviewed diff alone.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from mpnn_core.gate import GateError
 
 
 @dataclass(frozen=True)
 class Counter:
-    """One counted number, or list of names; with `torch`, another torch may count otherwise."""
+    """A counted number, or a list of names.
+
+    With `versioned`, it holds for one version of the environment: another may count otherwise.
+    """
 
     name: str
     value: int | str
     unit: str
-    torch: bool = False
+    versioned: bool = False
 
 
 class BaselineError(GateError):
-    """baseline.json is not there, or none; the message says what to do."""
-
-
-class Operations(TorchDispatchMode):
-    """Counts the operations that torch dispatches; `written` are the sizes of their results.
-
-    In bytes, those of views left out.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls = 0
-        self.written: list[int] = []
-
-    @property
-    def bytes(self) -> int:
-        return sum(self.written)
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        self.calls += 1
-        is_view = any(
-            r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns
-        )
-        if not is_view:
-            results = out if isinstance(out, tuple | list) else [out]
-            self.written += [r.nbytes for r in results if isinstance(r, torch.Tensor)]
-        return out
-
-
-def peak_bytes(run: Callable[[], Any]) -> int:
-    """The most that torch holds on the CPU at a time during `run`, beyond what it held before."""
-    from torch.profiler import ProfilerActivity, profile
-
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
-        kept = run()  # alive until the profile has ended
-    del kept
-    events = [e for e in found.profiler.kineto_results.events() if e.name() == "[memory]"]
-    held = np.cumsum([e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())])
-    return int(max(held.max(initial=0), 0))
-
-
-def matmul_multiply_adds(run: Callable[[], Any]) -> int:
-    """What torch's own counter finds: matrix products that torch dispatches, and nothing else."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as found:
-        run()
-    return int(found.get_total_flops()) // 2
+    """The file of a baseline is missing or damaged; the message says what to do."""
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """What the counters must be: values by name, why, and the torch they were counted with."""
+    """What the counters must be: values by name, the reason for each, and the environment.
+
+    The environment is the name and version of the library that is counted in: "torch 2.13.0".
+    """
 
     values: Mapping[str, int | str]
     reasons: Mapping[str, str]
-    torch: str
+    environment: str
 
     @classmethod
     def load(cls, path: Path) -> Baseline:
@@ -93,39 +51,38 @@ class Baseline:
             return cls(
                 {name: row["value"] for name, row in rows.items()},
                 {name: row["because"] for name, row in rows.items()},
-                content["torch"],
+                content["environment"],
             )
         except FileNotFoundError:
             raise BaselineError(
-                f"there is no {path}; `python fixtures/make_baseline.py` proposes one"
+                f"there is no {path}; it holds what every counter must be"
             ) from None
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise BaselineError(f"{path} is not a baseline: {error!r}") from None
 
-    def differences(self, counters: list[Counter]) -> list[str]:
-        """A line per counter that is not what it must be, is new, or is gone."""
+    def differences(self, counters: list[Counter], environment: str) -> list[str]:
+        """A line for every counter that is not what it must be, is new, or is gone.
+
+        A versioned counter is compared in the baseline's own environment alone.
+        """
         lines = []
         for c in counters:
             expected = self.values.get(c.name)
             if expected is None:
                 lines.append(f"{c.name}: {c.value} {c.unit}, new")
-            elif expected != c.value and self.compares(c):
+            elif expected != c.value and not (c.versioned and environment != self.environment):
                 lines.append(f"{c.name}: {c.value} {c.unit}, was {expected}{_change(expected, c)}")
         gone = self.values.keys() - {c.name for c in counters}
         return lines + [f"{name}: gone, was {self.values[name]}" for name in sorted(gone)]
 
-    def compares(self, counter: Counter) -> bool:
-        """Whether the counter can be held against the baseline on this torch."""
-        return not counter.torch or self.torch == torch.__version__.split("+")[0]
-
-    def updated(self, counters: list[Counter], because: str) -> dict[str, Any]:
-        """The new content of the file: `because` goes beside what has changed."""
+    def updated(self, counters: list[Counter], environment: str, because: str) -> dict[str, Any]:
+        """The new content of the file: `because` is the reason of every counter that changed."""
         rows = {}
         for c in counters:
-            kept = self.values.get(c.name) == c.value
-            reason = self.reasons[c.name] if kept else because
+            unchanged = self.values.get(c.name) == c.value
+            reason = self.reasons[c.name] if unchanged else because
             rows[c.name] = {"value": c.value, "unit": c.unit, "because": reason}
-        return {"torch": torch.__version__.split("+")[0], "counters": rows}
+        return {"environment": environment, "counters": rows}
 
 
 def _change(expected: int | str, counter: Counter) -> str:

@@ -1,77 +1,47 @@
-"""Fixtures for what a test may run on; what is not here is in the ledger as not exercised."""
+"""Fixtures for the devices that a test may run on.
+
+Where the hardware of a device is missing, the ledger has the figure as not exercised.
+"""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from mpnn_core.gate.judging import _skip
-
-_HARDWARE = {
-    "cuda": "an NVIDIA GPU",
-    "mps": "Apple silicon",
-    "mlx": "MLX",
-    "coreml": "Core ML (coremltools)",
-}
-TORCH_DEVICES = ("cpu", "cuda", "mps")
-
-
-def synchroniser(device: str) -> Callable[[], None]:
-    """What waits until a torch device has done what it was given; the CPU has when it returns."""
-    import torch
-
-    waits = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}
-    return waits.get(device, lambda: None)
+from mpnn_core.gate.hardware import device_class, hardware_of
+from mpnn_core.gate.judging import PROJECT, not_exercised_here
 
 
 @pytest.fixture
-def device(request: pytest.FixtureRequest) -> Any:
-    """Each torch device, or those a test is parametrised with.
+def find_device(request: pytest.FixtureRequest) -> Callable[[str], Any]:
+    """find_device(name): a class of device of the project, as its module of hardware gives it.
 
-    One that is not here is in the ledger as not exercised.
+    The test is skipped where `--device` names others, and not exercised where the hardware is
+    missing.
     """
-    import torch
+    project = request.config.stash[PROJECT]
+    chosen = request.config.getoption("--device")
 
-    asked = request.config.getoption("--device")
-    if asked and request.param not in asked:
-        pytest.skip(f"--device {' '.join(asked)}")
+    def find(name: str) -> Any:
+        if chosen and name not in chosen:
+            pytest.skip(f"--device {' '.join(chosen)}")
+        device = hardware_of(project).find(name)
+        if device is None:
+            not_exercised_here(request.node, project.classes[name])
+        return device
 
-    present = {
-        "cpu": True,
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-    }
-    if not present[request.param]:
-        _skip(request.node, _HARDWARE[request.param])
-    return torch.device(request.param)
+    return find
 
 
 @pytest.fixture
-def synchronise(device: Any) -> Callable[[], None]:
-    """Wait until `device` has done what it was given."""
-    return synchroniser(device.type)
+def device(request: pytest.FixtureRequest, find_device: Callable[[str], Any]) -> Any:
+    """Each device of the project, or those that a test is parametrised with."""
+    return find_device(request.param)
 
 
 @pytest.fixture
-def mlx(request: pytest.FixtureRequest) -> Any:
-    """The module mlx.core; not exercised where it cannot be imported."""
-    return _module(request, "mlx", "mlx.core")
-
-
-@pytest.fixture
-def coreml(request: pytest.FixtureRequest) -> Any:
-    """The module coremltools; not exercised where it cannot be imported."""
-    return _module(request, "coreml", "coremltools")
-
-
-def _module(request: pytest.FixtureRequest, device: str, name: str) -> Any:
-    asked = request.config.getoption("--device")
-    if asked and device not in asked:
-        pytest.skip(f"--device {' '.join(asked)}")
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        return _skip(request.node, _HARDWARE[device])
+def synchronise(request: pytest.FixtureRequest, device: Any) -> Callable[[], None]:
+    """A function that returns when `device` has finished all work that it was given."""
+    return hardware_of(request.config.stash[PROJECT]).synchroniser(device_class(device))

@@ -1,8 +1,8 @@
 """Figures over many runs: those that pytest-benchmark stored, with the ledger that each carries.
 
-A figure is followed by claim, workload and device. Ratios can be laid side by side from any
-machine; anything with a unit of its own only from one processor. Nothing is compared with the run
-before it: a slow commit would then pass the second time.
+A figure is followed by claim, workload and device. Ratios of all machines are comparable; a number
+with a unit of its own is compared with those from the same processor alone. No run is compared with
+the run before it: a slow commit would then pass the second time.
 """
 
 from __future__ import annotations
@@ -20,25 +20,26 @@ from rich.table import Table
 from rich.text import Text
 
 from mpnn_core.gate import GateError
-from mpnn_core.gate.ledger import COLUMNS, STORED, Entry, Ledger
+from mpnn_core.gate.ledger import STORED, Entry, Ledger
+from mpnn_core.gate.printing import WHOLE_COLUMNS
 
-# A step of less than this factor is none.
+# A smaller change of level, by this factor, is no step.
 THRESHOLD = 1.03
-# A level is of so many runs at least; two may agree by chance.
+# The fewest runs of a level; two may agree by chance.
 SHORTEST_LEVEL = 4
-# Per change of level, in units of the noise and of the logarithm of the number of runs.
+# For each change of level, in units of the noise and of the logarithm of the number of runs.
 PENALTY = 2.0
-# Of the rank test between two levels.
+# The error of the rank test between two levels.
 STEP_ERROR = 0.01
 
 
 class HistoryError(GateError):
-    """A stored run that cannot be read; the message names the file."""
+    """A stored run cannot be read; the message names the file."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A stored run: when, of which commit, on which machine, and what it measured."""
+    """A stored run: its date, commit, processor and ledger."""
 
     date: str
     commit: str
@@ -70,7 +71,7 @@ class Step:
 class Series:
     """One figure on one workload and class of device, in the order of the runs.
 
-    A ratio's series has the points of all machines; any other has one processor's.
+    The series of a ratio has the points of all machines, any other those of one processor.
     """
 
     claim: str
@@ -85,7 +86,7 @@ class Series:
         return self.unit == "x"
 
     def of_latest_machine(self) -> tuple[Point, ...]:
-        """Those from the processor of the latest run: a change of machine is no change of code."""
+        """The points from the processor of the latest run: another machine is no change of code."""
         processor = self.points[-1].run.processor
         return tuple(p for p in self.points if p.run.processor == processor)
 
@@ -145,31 +146,31 @@ def load_runs(storage: Path) -> list[Run]:
 
 def series(runs: Iterable[Run], claim: str | None = None) -> list[Series]:
     """One series for each figure that any run measured, in the order of the claims."""
-    found: dict[tuple[str, str, str, str, str, str], list[Point]] = {}
+    points: dict[tuple[str, str, str, str, str, str], list[Point]] = {}
     for run in runs:
         for e in run.ledger.entries:
             if e.value is None or claim not in (None, e.claim):
                 continue
             machine = "" if e.unit == "x" else run.processor
             key = (e.claim, e.figure, e.workload, e.device, e.unit, machine)
-            found.setdefault(key, []).append(Point(run, e))
-    return [Series(*key[:5], points=tuple(points)) for key, points in found.items()]
+            points.setdefault(key, []).append(Point(run, e))
+    return [Series(*key[:5], points=tuple(own)) for key, own in points.items()]
 
 
 def find_steps(values: ArrayLike, is_ratio: bool = True) -> list[Step]:
     """Where the level of a sequence changes for good, by change-point detection (PELT).
 
-    The penalty is that of the noise between neighbours, so that a quiet sequence shows smaller
-    steps; each must then be told from chance by a rank test, and a ratio's be of more than
-    THRESHOLD.
+    The penalty is in units of the noise between neighbours, so that a quiet sequence shows smaller
+    steps. A rank test must then tell each step from chance, and a step of a ratio must be larger
+    than THRESHOLD.
     """
     import ruptures
     from scipy import stats
 
-    given = np.asarray(values, dtype=float)
-    if len(given) < 2 * SHORTEST_LEVEL:
+    levels = np.asarray(values, dtype=float)
+    if len(levels) < 2 * SHORTEST_LEVEL:
         return []
-    x = np.log(given) if is_ratio and (given > 0).all() else given
+    x = np.log(levels) if is_ratio and (levels > 0).all() else levels
     # Neighbours differ by their noise alone but at the steps, and the median does not see those.
     noise = float(np.median(np.abs(np.diff(x)))) / (stats.norm.ppf(0.75) * math.sqrt(2))
     if noise == 0:
@@ -179,11 +180,11 @@ def find_steps(values: ArrayLike, is_ratio: bool = True) -> list[Step]:
     # The sum of absolute deviations: one disturbed run is no level.
     algorithm = ruptures.Pelt(model="l1", min_size=SHORTEST_LEVEL, jump=1)
     ends = algorithm.fit((x / noise).reshape(-1, 1)).predict(pen=PENALTY * math.log(len(x)))
-    return _confirmed(x, given, [0, *ends], is_ratio)
+    return _confirmed(x, levels, [0, *ends], is_ratio)
 
 
 def _confirmed(
-    x: np.ndarray, given: np.ndarray, bounds: Sequence[int], is_ratio: bool
+    x: np.ndarray, values: np.ndarray, bounds: Sequence[int], is_ratio: bool
 ) -> list[Step]:
     from scipy import stats
 
@@ -191,7 +192,7 @@ def _confirmed(
     while i < len(bounds) - 1:
         start, at, end = bounds[i - 1 : i + 2]
         p = stats.mannwhitneyu(x[start:at], x[at:end]).pvalue
-        before, after = float(np.median(given[start:at])), float(np.median(given[at:end]))
+        before, after = float(np.median(values[start:at])), float(np.median(values[at:end]))
         large = not is_ratio or abs(math.log(after / before)) > math.log(THRESHOLD)
         # Levels of four and four runs can reach 0.03 at best: a short level is not judged twice.
         if large and p <= max(STEP_ERROR, _least_p(at - start, end - at)):
@@ -207,16 +208,16 @@ def _least_p(n: int, m: int) -> float:
     return 2 / math.comb(n + m, n)
 
 
-def render(found: Sequence[Series], console: Console) -> None:
+def print_history(series: Sequence[Series], console: Console) -> None:
     """Print a line per figure, and its steps below."""
-    if not found:
+    if not series:
         console.print("no run is stored; `pytest -m claim --benchmark-autosave` stores one")
         return
-    console.width = max(console.width, COLUMNS)
+    console.width = max(console.width, WHOLE_COLUMNS)
     table = Table(title="History", title_justify="left", box=None, pad_edge=False)
     for column in ("claim", "figure", "runs", "first", "latest", "other commits", "workload"):
         table.add_column(column, no_wrap=column != "workload")
-    for s in found:
+    for s in series:
         latest = s.points[-1]
         style = "bold red" if s.is_slower else ""
         other = "-" if s.reference is None else f"{s.reference:.3g}"
@@ -230,7 +231,7 @@ def render(found: Sequence[Series], console: Console) -> None:
             text = f"step {step.before:.3g} to {step.after:.3g} at {run.commit[:12]}, {run.date}"
             table.add_row("", "", "", "", Text(text, "yellow"), "", "")
     console.print(table)
-    for s in found:
+    for s in series:
         if s.is_slower:
             text = f"{s.claim} {s.figure} is slower than the other commits: {s.workload}"
             console.print(Text(text, "bold red"))

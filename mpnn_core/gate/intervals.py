@@ -10,7 +10,8 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import ArrayLike
 
-# The error of all looks at a measurement together. Small, because there are many claims.
+# The chance that an interval misses the true value, all looks at a measurement together. Small,
+# because there are many claims.
 ERROR = 0.01
 
 

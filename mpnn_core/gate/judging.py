@@ -1,4 +1,4 @@
-"""What binds a test to figures, and holds a measurement against them."""
+"""Binds a test to the figures that it names, and judges its measurements."""
 
 from __future__ import annotations
 
@@ -7,23 +7,27 @@ from typing import Any, cast
 
 import pytest
 
-from mpnn_core.gate.claims import Claim, Figure, Gate
+from mpnn_core.gate.claims import Claim, Gate
+from mpnn_core.gate.hardware import device_class
 from mpnn_core.gate.intervals import Interval, exactly
 from mpnn_core.gate.ledger import Entry
+from mpnn_core.gate.project import Project
 from mpnn_core.gate.verdicts import GateResult, Verdict, agrees, judge_claim, judge_gate
 
-_ENTRY = "mpnn_core.ledger.entry"
-_CLAIMS = pytest.StashKey[Mapping[str, Claim]]()
+# Where a run of pytest keeps what it judges, and a test its entries.
+PROJECT = pytest.StashKey[Project]()
+CLAIMS = pytest.StashKey[Mapping[str, Claim]]()
+ENTRY = "mpnn_core.ledger.entry"
 
 
 def bindings(item: pytest.Item) -> list[tuple[str, str]]:
-    """The (claim, figure) pairs that a test names."""
-    found = []
+    """The (claim, figure) pairs that a test names, in the order of its marks."""
+    pairs = []
     for mark in item.iter_markers("claim"):
         if len(mark.args) != 2 or mark.kwargs:
             raise pytest.UsageError(f"{item.nodeid}: expected claim(id, figure), got {mark.args}")
-        found.append((str(mark.args[0]), str(mark.args[1])))
-    return found[::-1]
+        pairs.append((str(mark.args[0]), str(mark.args[1])))
+    return pairs[::-1]
 
 
 def unbound(claims: Iterable[Claim], bound: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -33,11 +37,11 @@ def unbound(claims: Iterable[Claim], bound: Iterable[tuple[str, str]]) -> list[t
 
 
 class Judge:
-    """Holds measurements against the figures that a test names, and writes the ledger."""
+    """Judges measurements against the figures that a test names, and records the outcome."""
 
     def __init__(self, request: pytest.FixtureRequest) -> None:
         self.request = request
-        self.claims = request.config.stash[_CLAIMS]
+        self.claims = request.config.stash[CLAIMS]
         self.figures = [self.claims[c].figures[key] for c, key in bindings(request.node)]
         if not self.figures:
             raise pytest.UsageError(f"{request.node.nodeid} measures, but names no claim")
@@ -60,66 +64,61 @@ class Judge:
 
         Parameters
         ----------
-        measured : an interval; a number that was counted; or None if there was too little
+        measured : an interval; a number that was counted; None if there was too little to measure
         key, claim : which of the figures that the test names; all of them if None
         workload : what was measured; the claim's own if ""
-        device : its class, or the torch device
+        device : its class, or a framework's own object for it
         control : the baseline against itself, where something was timed
-        only_record : it is another workload than the claim's, kept beside it and not judged
-        gate : what must hold, where the bound comes with what is measured; the figure's own if None
+        pairs : how many pairs of runs were timed
+        note : anything that a reader of the ledger should know
+        only_record : the workload is not the claim's; written down beside it and not judged
+        gate : what must hold, where the test brings the bounds; the figure's own gate if None
 
         Raises
         ------
         ValueError
             `measured` is NaN.
         """
-        interval = (
-            measured
-            if measured is None or isinstance(measured, Interval)
-            else exactly(float(measured))
-        )
-        device = getattr(device, "type", device)
-        chosen = [
-            f
-            for f in self.figures
-            if (key is None or f.key == key) and (claim is None or f.claim == claim)
-        ]
-        assert chosen, f"{self.request.node.nodeid} names no figure {key!r} of claim {claim!r}"
+        if not (measured is None or isinstance(measured, Interval)):
+            measured = exactly(float(measured))
+        figures = [f for f in self.figures if key in (None, f.key) and claim in (None, f.claim)]
+        assert figures, f"{self.request.node.nodeid} names no figure {key!r} of claim {claim!r}"
         entries = []
-        for figure in chosen:
-            own = None if only_record else figure.gates.get(device)
-            bound = own if gate is None else gate
+        for figure in figures:
+            bound = gate
+            if gate is None and not only_record:
+                bound = figure.gates.get(device_class(device))
+            verdict = Verdict.RECORDED if only_record else judge_claim(figure, measured, control)
             entry = Entry(
                 claim=figure.claim,
                 figure=figure.key,
                 reported=str(figure),
                 workload=workload or self.claims[figure.claim].workload,
-                device=device,
-                verdict=(
-                    Verdict.RECORDED if only_record else judge_claim(figure, interval, control)
-                ),
-                gate=judge_gate(bound, interval, control),
+                device=device_class(device),
+                verdict=verdict,
+                gate=judge_gate(bound, measured, control),
                 bound=str(bound) if bound else "",
                 unit=figure.unit,
-                value=None if interval is None else float(interval.value),
-                low=None if interval is None else float(interval.low),
-                high=None if interval is None else float(interval.high),
+                value=None if measured is None else float(measured.value),
+                low=None if measured is None else float(measured.low),
+                high=None if measured is None else float(measured.high),
                 control=None if control is None else (float(control.low), float(control.high)),
                 pairs=pairs,
-                agrees=None if interval is None else agrees(figure, interval),
+                agrees=None if measured is None else agrees(figure, measured),
                 test=self.request.node.nodeid,
                 note=note,
+                headline=figure.headline,
             )
-            _record(self.request.node, entry)
+            record(self.request.node, entry)
             entries.append(entry)
         acceptance = self.request.config.getoption("--acceptance")
-        reds = [e for e in entries if _is_red(e, acceptance)]
+        reds = [e for e in entries if e.is_red(acceptance)]
         if reds:
-            pytest.fail("\n".join(map(sentence, reds)), pytrace=False)
+            pytest.fail("\n".join(e.sentence for e in reds), pytrace=False)
         return entries
 
     def settled(self, interval: Interval | None, control: Interval | None, device: str) -> bool:
-        """Whether more measuring could change no verdict and no gate."""
+        """Whether more measuring could change no verdict and no gate's result."""
         return all(
             judge_claim(f, interval, control) is not Verdict.INCONCLUSIVE
             and judge_gate(f.gates.get(device), interval, control) is not GateResult.INCONCLUSIVE
@@ -127,57 +126,34 @@ class Judge:
         )
 
 
-def _record(item: pytest.Item, entry: Entry) -> None:
-    item.user_properties.append((_ENTRY, entry.to_json()))
+def record(item: pytest.Item, entry: Entry) -> None:
+    """Let an entry travel with the reports of a test."""
+    item.user_properties.append((ENTRY, entry.to_json()))
 
 
-def _entries(item: pytest.Item | pytest.TestReport) -> list[dict[str, Any]]:
-    """What was recorded, as `Entry.to_json` gave it."""
-    return [cast("dict[str, Any]", value) for key, value in item.user_properties if key == _ENTRY]
+def recorded(item: pytest.Item | pytest.TestReport) -> list[dict[str, Any]]:
+    """The entries of a test, as `Entry.to_json` gives them."""
+    return [cast("dict[str, Any]", value) for key, value in item.user_properties if key == ENTRY]
 
 
-def _is_red(entry: Entry, acceptance: bool) -> bool:
-    return entry.gate is GateResult.FAILED or (acceptance and entry.gate is GateResult.INCONCLUSIVE)
-
-
-def sentence(entry: Entry) -> str:
-    """What a red says."""
-    text = (
-        f"claim {entry.claim}, {entry.figure}, on {entry.device} ({entry.workload}): the gate is "
-        f"{entry.bound}, measured {entry.measured}: {entry.gate}"
-    )
-    if entry.pairs:
-        text += f"; {entry.pairs} pairs"
-    if entry.control:
-        text += f", the baseline against itself [{entry.control[0]:.3g}, {entry.control[1]:.3g}]"
-    return text
-
-
-def _skip(item: pytest.Item, needs: str, found: str = "") -> None:
-    claims = item.config.stash[_CLAIMS]
-    for claim, key in bindings(item):
-        figure = claims[claim].figures[key]
-        note = f"needs {needs}" + (f"; {found}" if found else "")
-        _record(item, _unmeasured(claims, figure, item, Verdict.NOT_EXERCISED, note=note))
-    pytest.skip(f"not exercised: needs {needs}")
-
-
-def _unmeasured(
-    claims: Mapping[str, Claim],
-    figure: Figure,
+def record_unmeasured(
     item: pytest.Item,
+    pairs: Iterable[tuple[str, str]],
     verdict: Verdict,
     gate: GateResult = GateResult.NONE,
     note: str = "",
-) -> Entry:
-    return Entry(
-        figure.claim,
-        figure.key,
-        str(figure),
-        claims[figure.claim].workload,
-        "-",
-        verdict,
-        gate,
-        test=item.nodeid,
-        note=note,
-    )
+) -> None:
+    """Entries for the (claim, figure) pairs that a test measured nothing of."""
+    claims = item.config.stash[CLAIMS]
+    for claim, key in pairs:
+        record(item, Entry.unmeasured(claims[claim], key, verdict, gate, item.nodeid, note))
+
+
+def not_exercised_here(item: pytest.Item, needs: str, note: str = "") -> None:
+    """Record that a test's figures need hardware that is missing, and skip it.
+
+    A note adds what was measured without that hardware.
+    """
+    text = f"needs {needs}" + (f"; {note}" if note else "")
+    record_unmeasured(item, bindings(item), Verdict.NOT_EXERCISED, note=text)
+    pytest.skip(f"not exercised: needs {needs}")

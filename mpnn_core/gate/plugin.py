@@ -18,40 +18,35 @@ from rich.console import Console
 
 from mpnn_core.gate import GateError, devices
 from mpnn_core.gate.budget import Budget, seconds
-from mpnn_core.gate.claims import DEVICES, ClaimsError, load_claims
-from mpnn_core.gate.devices import TORCH_DEVICES, synchroniser
+from mpnn_core.gate.claims import load_claims
+from mpnn_core.gate.hardware import device_class, hardware_of
+from mpnn_core.gate.intervals import Interval
 from mpnn_core.gate.judging import (
-    _CLAIMS,
+    CLAIMS,
+    PROJECT,
     Judge,
-    _entries,
-    _record,
-    _skip,
-    _unmeasured,
     bindings,
+    not_exercised_here,
+    record_unmeasured,
+    recorded,
     unbound,
 )
-from mpnn_core.gate.ledger import (
-    DEFAULT_PATH,
-    STORED,
-    Entry,
-    Ledger,
-    now,
-    render,
-    this_machine,
-)
+from mpnn_core.gate.ledger import STORED, Entry, Ledger, now, this_machine
 from mpnn_core.gate.pairing import LOOKS, Pairing
-from mpnn_core.gate.project import RESULT
-from mpnn_core.gate.revisions import compare
-from mpnn_core.gate.revisions import comparison as comparisons
-from mpnn_core.gate.revisions.comparison import Comparison
+from mpnn_core.gate.printing import print_short, print_whole
+from mpnn_core.gate.project import Project, load_project
+from mpnn_core.gate.revisions.compare import compare_revisions
+from mpnn_core.gate.revisions.comparison import Comparison, print_comparison
 from mpnn_core.gate.verdicts import GateResult, Verdict
 
-_BUDGET = pytest.StashKey[Budget]()
-_COMPARISON = pytest.StashKey[Comparison]()
+BUDGET = pytest.StashKey[Budget]()
+COMPARISON = pytest.StashKey[Comparison]()
+# Of what pytest-benchmark stores.
 SCHEMA = 1
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    default = Project
     group = parser.getgroup("claims")
     group.addoption(
         "--acceptance", action="store_true", help="a gate that stays inconclusive fails as well"
@@ -65,8 +60,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="print which test settles which figure, run nothing, and fail if one has no test",
     )  # fmt: skip
     group.addoption(
-        "--device", choices=DEVICES, action="append", metavar="DEVICE",
-        help=f"of the tests for every device, those on this one: {', '.join(DEVICES)}; repeatable",
+        "--device", action="append", metavar="DEVICE",
+        help="of the tests for every device, those on this one alone; repeatable",
     )  # fmt: skip
     group.addoption(
         "--against", metavar="REV",
@@ -75,41 +70,53 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--proof", action="store_true", help="also the proofs that the gates guard; takes minutes"
     )
-    group.addoption("--claims", default="claims.toml", metavar="FILE", help="the claims")
     group.addoption(
-        "--ledger", default=str(DEFAULT_PATH), metavar="FILE",
-        help=f"where the ledger is written as JSON (default: {DEFAULT_PATH})",
+        "--claims", metavar="FILE", help=f"the claims (default: the project's, {default.claims})"
+    )
+    group.addoption(
+        "--ledger", metavar="FILE",
+        help=f"where the ledger is written as JSON (default: the project's, {default.ledger})",
+    )  # fmt: skip
+    group.addoption(
+        "--ledger-all", action="store_true",
+        help="print the whole ledger, not the headline figures and the reds alone",
     )  # fmt: skip
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line(
-        "markers", "claim(id, figure): the test settles this figure of a claim in claims.toml"
-    )
-    config.addinivalue_line(
-        "markers",
+    for line in (
+        "claim(id, figure): the test settles this figure of a claim in claims.toml",
         "costly(seconds): measured after all others, if so much of --budget is left by then",
-    )
-    config.addinivalue_line("markers", "proof: takes minutes; runs with --proof, and only then")
-    config.addinivalue_line("markers", "against: runs with --against REV, and only then")
+        "proof: takes minutes; runs with --proof, and only then",
+        "against: runs with --against REV, and only then",
+    ):
+        config.addinivalue_line("markers", line)
     try:
-        config.stash[_CLAIMS] = load_claims(config.rootpath / config.getoption("--claims"))
-    except ClaimsError as error:
+        project = config.stash[PROJECT] = load_project(config.rootpath)
+        path = config.rootpath / (config.getoption("--claims") or project.claims)
+        config.stash[CLAIMS] = load_claims(path, project)
+    except GateError as error:
         raise pytest.UsageError(str(error)) from error
+    for device in config.getoption("--device") or ():
+        if device not in project.classes:
+            names = ", ".join(project.classes)
+            raise pytest.UsageError(f"--device {device}: expected one of {names}")
     config.pluginmanager.register(devices, devices.__name__)
     if not hasattr(config, "workerinput"):  # pytest-xdist's workers only send reports
         config.pluginmanager.register(LedgerKeeper(config), "mpnn_core.ledger")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that takes `device` runs on each device of the project, unless it names its own."""
     marks = metafunc.definition.iter_markers("parametrize")
     if "device" in metafunc.fixturenames and all(mark.args[0] != "device" for mark in marks):
-        asked = metafunc.config.getoption("--device") or DEVICES
-        metafunc.parametrize("device", [d for d in TORCH_DEVICES if d in asked], indirect=True)
+        all_devices = metafunc.config.stash[PROJECT].devices
+        chosen = metafunc.config.getoption("--device") or all_devices
+        metafunc.parametrize("device", [d for d in all_devices if d in chosen], indirect=True)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    claims = config.stash[_CLAIMS]
+    claims = config.stash[CLAIMS]
     for item in items:
         for claim, figure in bindings(item):
             if claim not in claims or figure not in claims[claim].figures:
@@ -119,15 +126,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                     f"does not have; it has {known}"
                 )
     against, proof = bool(config.getoption("--against")), config.getoption("--proof")
-    others = [
+    deselected = [
         i
         for i in items
         if (i.get_closest_marker("against") is not None) is not against
         or (i.get_closest_marker("proof") is not None and not proof)
     ]
-    if others:
-        config.hook.pytest_deselected(items=others)
-    items[:] = sorted((i for i in items if i not in others), key=_cost)
+    if deselected:
+        config.hook.pytest_deselected(items=deselected)
+    items[:] = sorted((i for i in items if i not in deselected), key=_cost)
 
 
 def _cost(item: pytest.Item) -> float:
@@ -138,10 +145,11 @@ def _cost(item: pytest.Item) -> float:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
     paired_tests = sum("paired" in getattr(i, "fixturenames", ()) for i in session.items)
-    session.config.stash[_BUDGET] = Budget(session.config.getoption("--budget"), paired_tests)
+    session.config.stash[BUDGET] = Budget(session.config.getoption("--budget"), paired_tests)
 
 
 def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    """With --bindings: print what is bound, and run nothing."""
     if not session.config.getoption("--bindings"):
         return None
     if session.testsfailed:
@@ -149,7 +157,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     bound = [(pair, item.nodeid) for item in session.items for pair in bindings(item)]
     for (claim, figure), test in bound:
         print("binding", claim, figure, test)
-    missing = unbound(session.config.stash[_CLAIMS].values(), [pair for pair, _ in bound])
+    missing = unbound(session.config.stash[CLAIMS].values(), [pair for pair, _ in bound])
     if missing:
         names = ", ".join(" ".join(pair) for pair in missing)
         raise pytest.UsageError(f"no test settles {names}")
@@ -160,39 +168,37 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """No bound test ends without a word: not one that passes, nor one that fails or is skipped."""
+    """Every figure that a test names gets an entry, also where the test fails or is skipped."""
     report = yield
     if call.when == "teardown":
         if "paired" in getattr(item, "fixturenames", ()):
-            item.config.stash[_BUDGET].tests -= 1
+            item.config.stash[BUDGET].tests -= 1
         return report
-    claims = item.config.stash[_CLAIMS]
-    told = {(e["claim"], e["figure"]) for e in _entries(item)}
-    silent = [claims[c].figures[key] for c, key in bindings(item) if (c, key) not in told]
+    judged = {(e["claim"], e["figure"]) for e in recorded(item)}
+    silent = [pair for pair in bindings(item) if pair not in judged]
     if not silent or (call.when == "setup" and report.passed):
         return report
     if report.passed:
-        names = ", ".join(f"{f.claim} {f.key}" for f in silent)
+        names = ", ".join(" ".join(pair) for pair in silent)
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} names {names}, and judged nothing of it"
     gate, note = GateResult.NONE, "the test of it was skipped"
     if report.failed:
         # What is asserted before a measurement is part of the gate: a wrong answer has no speed.
         gate, note = GateResult.FAILED, "the test of it failed before it was measured"
-    for figure in silent:
-        _record(item, _unmeasured(claims, figure, item, Verdict.NOT_RUN, gate, note))
+    record_unmeasured(item, silent, Verdict.NOT_RUN, gate, note)
     return report
 
 
 @pytest.fixture(autouse=True)
 def _affordable(request: pytest.FixtureRequest) -> Generator[None]:
-    """Leave out a costly test that what is left of the budget does not pay for."""
-    seconds, budget = _cost(request.node), request.config.stash[_BUDGET]
-    if not seconds:
+    """Leave out a costly test that is longer than what is left of the budget."""
+    cost, budget = _cost(request.node), request.config.stash[BUDGET]
+    if not cost:
         yield
         return
-    if seconds > budget.left:
-        note = f"takes about {seconds:.0f} s, the budget has {max(0, budget.left):.0f} s left"
+    if cost > budget.left:
+        note = f"takes about {cost:.0f} s, the budget has {max(0, budget.left):.0f} s left"
         Judge(request)(None, note=note)
         pytest.skip(note)
     left, started = budget.left, time.perf_counter()
@@ -217,6 +223,7 @@ def paired(
     share of `--budget` is spent. A first look that does not fit what is left of the budget, and a
     run without benchmarks, is one round: inconclusive.
     """
+    hardware = hardware_of(request.config.stash[PROJECT])
 
     def measure(
         baseline: Callable[[], Any],
@@ -229,12 +236,11 @@ def paired(
         note: str = "",
         only_record: bool = False,
     ) -> list[Entry]:
-        """See `Pairing` and `Judge`; `synchronise` is the torch device's own unless given."""
-        import torch
-
-        device = getattr(device, "type", device)
-        budget = request.config.stash[_BUDGET]
-        pairing = Pairing(baseline, candidate, synchronise or synchroniser(device), work)
+        """See `Pairing` and `Judge`; `synchronise` is the device's own unless given."""
+        device = device_class(device)
+        budget = request.config.stash[BUDGET]
+        waits = synchronise or hardware.synchroniser(device)
+        pairing = Pairing(baseline, candidate, waits, work)
         needed = pairing.seconds + LOOKS[0] * pairing.seconds_per_round
         fits = needed <= budget.left
         if benchmark.enabled and not fits:
@@ -259,58 +265,64 @@ def paired(
                 only_record=only_record,
             )
         finally:  # a red is stored as well
-            entries = _entries(request.node)
-            benchmark.extra_info.update(
-                schema=SCHEMA,
-                claim=[e["claim"] for e in entries],
-                figure=[e["figure"] for e in entries],
-                ratio=ratio and ratio.value,
-                ci=ratio and [ratio.low, ratio.high],
-                control_ci=control and [control.low, control.high],
-                pairs=pairs,
-                verdict=[e["verdict"] for e in entries],
-                gate=[e["gate"] for e in entries],
-                device=device,
-                torch=torch.__version__,
-                threads=torch.get_num_threads(),
-                workload=entries[0]["workload"],
-            )
+            entries = [Entry.from_json(e) for e in recorded(request.node)]
+            benchmark.extra_info.update(_extra_info(entries, ratio, control), **hardware.machine())
 
     return measure
 
 
+def _extra_info(
+    entries: list[Entry], ratio: Interval | None, control: Interval | None
+) -> dict[str, Any]:
+    """What pytest-benchmark stores beside the times of a pair: built-in types only."""
+    return {
+        "schema": SCHEMA,
+        "claim": [e.claim for e in entries],
+        "figure": [e.figure for e in entries],
+        "ratio": ratio and ratio.value,
+        "ci": ratio and [ratio.low, ratio.high],
+        "control_ci": control and [control.low, control.high],
+        "pairs": entries[0].pairs,
+        "verdict": [str(e.verdict) for e in entries],
+        "gate": [str(e.gate) for e in entries],
+        "device": entries[0].device,
+        "workload": entries[0].workload,
+    }
+
+
 @pytest.fixture
 def not_exercised(request: pytest.FixtureRequest) -> Callable[..., None]:
-    """Say in the ledger that the figures need hardware that is not here, and skip.
+    """not_exercised(needs, note): skip, and record that the figures need hardware that is missing.
 
-    A note says what was found without it.
+    The note adds what was measured without that hardware.
     """
-    return lambda needs, note="": _skip(request.node, needs, note)
+    return lambda needs, note="": not_exercised_here(request.node, needs, note)
 
 
 @pytest.fixture(scope="session")
 def comparison(request: pytest.FixtureRequest) -> Comparison:
     """The working tree against the revision of `--against`: measured once for all its tests."""
     config = request.config
+    project = config.stash[PROJECT]
     terminal = config.pluginmanager.get_plugin("terminalreporter")
 
-    def told(line: str) -> None:
+    def progress(line: str) -> None:
         if terminal is not None:
             terminal.ensure_newline()
             terminal.write_line(line)
 
     try:
-        found = compare.compare(
+        comparison = compare_revisions(
             config.getoption("--against"),
-            config.rootpath,
+            project,
             config.getoption("--budget"),
-            told=told,
+            progress=progress,
         )
     except GateError as error:
         pytest.fail(str(error), pytrace=False)
-    config.stash[_COMPARISON] = found
-    found.save(config.rootpath / RESULT)
-    return found
+    config.stash[COMPARISON] = comparison
+    comparison.save(project.root / project.comparison)
+    return comparison
 
 
 class LedgerKeeper:
@@ -318,37 +330,42 @@ class LedgerKeeper:
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
+        self.project = config.stash[PROJECT]
         self.ledger = Ledger(
             [], mode="acceptance" if config.getoption("--acceptance") else "default"
         )
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "teardown":  # the one report that every test has, with all properties
-            self.ledger.entries += map(Entry.from_json, _entries(report))
+            self.ledger.entries += map(Entry.from_json, recorded(report))
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_benchmark_update_json(self, output_json: dict[str, Any]) -> None:
         """Into each stored run goes its whole ledger: the figures that nothing timed, too."""
         # May be called more than once for a run, and is the same each time.
-        output_json[STORED] = {"schema": SCHEMA, "ledger": self._finished().to_json()}
+        output_json[STORED] = {"schema": SCHEMA, "ledger": self._completed().to_json()}
 
-    def _finished(self) -> Ledger:
-        ledger = self.ledger.completed(self.config.stash[_CLAIMS])
-        ledger.machine, ledger.date = this_machine(), now()
+    def _completed(self) -> Ledger:
+        ledger = self.ledger.completed(self.config.stash[CLAIMS])
+        ledger.machine, ledger.date = this_machine(self.project), now()
         return ledger
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        width = get_terminal_size().columns
-        table = io.StringIO()
-        console = Console(file=table, force_terminal=terminalreporter.hasmarkup, width=width)
-        if _COMPARISON in self.config.stash:
-            comparisons.render(self.config.stash[_COMPARISON], console)
-            terminalreporter.write("\n" + table.getvalue())
-        if not self.ledger.entries:
-            return
-        path = self.config.rootpath / self.config.getoption("--ledger")
-        ledger = self._finished()
-        ledger.save(path)
-        render(ledger, console)
-        terminalreporter.write("\n" + table.getvalue())
-        terminalreporter.write_line(f"written to {path}")
+        text = io.StringIO()
+        colour, width = terminalreporter.hasmarkup, get_terminal_size().columns
+        console = Console(file=text, force_terminal=colour, width=width)
+        if COMPARISON in self.config.stash:
+            print_comparison(self.config.stash[COMPARISON], console)
+        whole = self.config.getoption("--ledger-all")
+        path = self.config.rootpath / (self.config.getoption("--ledger") or self.project.ledger)
+        if self.ledger.entries:
+            ledger = self._completed()
+            ledger.save(path)
+            (print_whole if whole else print_short)(ledger, console)
+        if text.getvalue():
+            terminalreporter.write("\n" + text.getvalue())
+        if self.ledger.entries:
+            if path.is_relative_to(self.config.rootpath):
+                path = path.relative_to(self.config.rootpath)
+            how = "" if whole else "; `mpnn-core claims --all` prints it"
+            terminalreporter.write_line(f"the whole ledger is in {path}{how}")

@@ -33,7 +33,6 @@ COLOURS = {
     "#0000b5": "line",
 }
 INK, MUTED, GRID, GOOD, PART, BAD, OPEN, LINE = COLOURS
-ABSENT = (Verdict.NOT_EXERCISED, Verdict.NOT_RUN)
 # Verdict -> colour and marker: told apart without colour as well.
 MARKS = {
     Verdict.CONFIRMED: (GOOD, "o"),
@@ -50,9 +49,9 @@ LABEL_PT = 80.0, 9.5
 
 @dataclass(frozen=True)
 class Report:
-    """What the page shows.
+    """The content of the page.
 
-    `source` is the address that the tests' files are under; `elsewhere` has ledgers that were
+    `source` is the address of the folder of the tests' files; `elsewhere` has ledgers that were
     recorded on other machines.
     """
 
@@ -69,17 +68,11 @@ class Report:
 
     @property
     def absent(self) -> list[Entry]:
-        return [e for e in self.ledger.entries if e.verdict in ABSENT]
+        return self.ledger.absent
 
     @property
     def red(self) -> list[Entry]:
-        return [e for e in self.ledger.entries if e.gate is GateResult.FAILED]
-
-    def counts(self, kind: type[Verdict] | type[GateResult]) -> list[tuple[str, int]]:
-        """How many figures came to each verdict, or gate's result; those that none did left out."""
-        name = "verdict" if kind is Verdict else "gate"
-        found = [(str(k), sum(getattr(e, name) is k for e in self.ledger.entries)) for k in kind]
-        return [(k, n) for k, n in found if n and k != GateResult.NONE]
+        return [e for e in self.ledger.entries if e.is_red()]
 
     def link(self, entry: Entry) -> str:
         """The address of the file of the test that holds the figure."""
@@ -109,8 +102,8 @@ def write(report: Report, path: Path) -> None:
         pareto=pareto(report),
         histories=list(histories([s for s in report.series if len(s.points) > 1])),
         runs_once=sum(len(s.points) == 1 for s in report.series),
-        verdicts=report.counts(Verdict),
-        gates=report.counts(GateResult),
+        verdicts=report.ledger.counts(Verdict).items(),
+        gates=report.ledger.counts(GateResult).items(),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, "utf-8")
@@ -221,24 +214,24 @@ def _reported(entry: Entry) -> float | None:
 
 
 def trade_offs(report: Report) -> list[tuple[Entry, Entry | None]]:
-    """Each measured speed-up whose loss is known, with the loss; None beside it if it is exact."""
-    found: list[tuple[Entry, Entry | None]] = []
+    """Each measured speed-up whose loss is known, with the loss; with None if it is exact."""
+    pairs: list[tuple[Entry, Entry | None]] = []
     losses = {(e.claim, e.figure): e for e in report.measured}
     for e in report.measured:
         figure = report.claims[e.claim].figures.get(e.figure) if e.claim in report.claims else None
         if e.unit != "x" or figure is None or not figure.loss or e.verdict is Verdict.RECORDED:
             continue
         if figure.loss == EXACT:
-            found.append((e, None))
+            pairs.append((e, None))
             continue
         claim, _, key = figure.loss.partition(" ")
         if (claim, key) in losses:
-            found.append((e, losses[claim, key]))
-    return found
+            pairs.append((e, losses[claim, key]))
+    return pairs
 
 
 def front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The (loss, speed) points that no other beats in both, by loss."""
+    """The (loss, speed) points that no other point beats in both, in order of loss."""
     best: list[tuple[float, float]] = []
     for loss, speed in sorted(points, key=lambda p: (p[0], -p[1])):
         if not best or speed > best[-1][1]:
@@ -247,7 +240,7 @@ def front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def pareto(report: Report) -> Any:
-    """Speed against loss of recovery, those that no other beats joined; None if there is none."""
+    """Speed against loss of recovery, with the front drawn; None if there is no point."""
     points = trade_offs(report)
     if not points:
         return None
@@ -296,10 +289,10 @@ def _value(entry: Entry) -> float:
     return entry.value
 
 
-def histories(found: Sequence[Series]) -> Iterable[tuple[str, list[tuple[Series, Any]]]]:
+def histories(series: Sequence[Series]) -> Iterable[tuple[str, list[tuple[Series, Any]]]]:
     """Per claim, its series with a chart each."""
-    for claim in dict.fromkeys(s.claim for s in found):
-        yield claim, [(s, _history(s)) for s in found if s.claim == claim]
+    for claim in dict.fromkeys(s.claim for s in series):
+        yield claim, [(s, _history(s)) for s in series if s.claim == claim]
 
 
 def _history(series: Series) -> Any:
@@ -336,8 +329,9 @@ def _history(series: Series) -> Any:
 def summary(report: Report) -> str:
     """The page in a few lines of Markdown, for the summary of a CI job."""
     lines = ["## Gates", "", "| gates | verdicts |", "|---|---|"]
-    gates = ", ".join(f"{n} {k}" for k, n in report.counts(GateResult)) or "none"
-    verdicts = ", ".join(f"{n} {k}" for k, n in report.counts(Verdict))
+    counts = report.ledger.counts
+    gates = ", ".join(f"{n} {k}" for k, n in counts(GateResult).items()) or "none"
+    verdicts = ", ".join(f"{n} {k}" for k, n in counts(Verdict).items())
     lines += [f"| {gates} | {verdicts} |", ""]
     for e in report.red:
         lines.append(f"- **failed**: {e.claim} {e.figure}, {e.bound}, measured {e.measured}")

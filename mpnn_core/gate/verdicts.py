@@ -1,8 +1,8 @@
 """From an interval to a verdict on a claim and to a gate's result. Pure functions.
 
-Two questions, two answers. The *verdict* holds a measurement against what was reported elsewhere,
-on other hardware. The *gate* holds it against what must be true here; it alone turns a test red.
-Both look at the interval only, so neither is ever more certain than the measurement.
+Two questions, two answers. The *verdict* compares a measurement with a figure that was reported
+elsewhere, on other hardware. The *gate* compares it with a bound that must hold here; only a gate
+turns a test red. Both use the interval only, so neither is more certain than the measurement.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class GateResult(StrEnum):
 
 
 class Change(StrEnum):
-    """What one revision is to another, in one benchmark."""
+    """How the time of a benchmark changed from one revision to another."""
 
     SLOWER = "slower"
     FASTER = "faster"
@@ -44,15 +44,18 @@ class Change(StrEnum):
 
 
 def judge_claim(figure: Figure, measured: Interval | None, control: Interval | None) -> Verdict:
-    """A measurement against a reported figure.
+    """Compare a measurement with a reported figure.
 
     `control` is the baseline against itself, measured in the same loop; None where nothing was
-    timed; one that excludes 1 settles nothing. A speed-up copied from other hardware has a floor,
-    the square root of the claim, half-way to no effect in log space: wholly short of it is refuted;
-    wholly beyond it is the direction only, or confirmed if the interval reaches the figure. Any
-    other figure is confirmed where the interval lies wholly within what agrees with it, and refuted
-    where it lies wholly outside, by more than the control; a ratio that is outside on the reported
-    side of 1 is the direction only.
+    timed. If the control excludes 1, the verdict is inconclusive.
+
+    A speed-up that was reported on other hardware has a floor: its square root, half-way to no
+    effect on a logarithmic scale. An interval wholly below the floor refutes the figure. One wholly
+    above it confirms the direction only, or the figure itself if the interval reaches it.
+
+    Any other figure is confirmed if the interval lies wholly within the values that agree with it
+    (`accepted`), and refuted if it lies wholly outside, by more than the control's own error. A
+    ratio outside of them, but on the reported side of 1, is the direction only.
     """
     if figure.sense == "record":
         return Verdict.RECORDED
@@ -87,9 +90,10 @@ def judge_claim(figure: Figure, measured: Interval | None, control: Interval | N
 def judge_gate(
     gate: Gate | None, measured: Interval | None, control: Interval | None
 ) -> GateResult:
-    """A measurement against what must hold: wholly inside the bounds, wholly outside, or neither.
+    """Compare a measurement with a bound that must hold.
 
-    A control that is off lets nothing through, either way.
+    The gate passes if the interval is wholly inside the bounds, fails if it is wholly outside, and
+    is inconclusive otherwise. If the control excludes 1, it is inconclusive.
     """
     if gate is None:
         return GateResult.NONE
@@ -105,9 +109,9 @@ def judge_gate(
 def judge_change(measured: Interval | None, control: Interval | None, threshold: float) -> Change:
     """A ratio of two revisions, over 1 if the new one is faster, against the noise threshold.
 
-    Slower or faster only if the interval lies wholly beyond the threshold (a factor over 1), no
-    change only if it lies wholly within. A control that tells the base from itself raises the bar
-    for a change by as much as it is off, and leaves nothing to be called unchanged.
+    Slower or faster if the interval lies wholly beyond the threshold (a factor over 1), no change
+    if it lies wholly within. If the control excludes 1, the base differs from itself: a change must
+    then be larger by the control's own error, and no benchmark is called unchanged.
     """
     if measured is None or control is None:
         return Change.INCONCLUSIVE

@@ -1,1 +1,1 @@
-"""Implementations of ProteinMPNN behind one contract: the original, ours, others."""
+"""Implementations of ProteinMPNN behind one contract, for tests: the original, ours, others."""

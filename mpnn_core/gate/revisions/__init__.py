@@ -1,1 +1,1 @@
-"""Two revisions of a project, timed against each other in processes that are restarted often."""
+"""Two revisions of a project, built apart and timed against each other."""

@@ -1,18 +1,18 @@
 """A revision, built by itself: its files, its native code and an environment of its own.
 
 Both sides of a comparison are built in the same way, from a git tree, so that neither has an
-advantage of layout. What a tree gives never changes, so a build is kept under the tree's name.
-Dependencies are those of the running environment; only mpnn_core itself is the revision's.
+advantage of layout. The build of a tree never changes, so it is kept under the tree's name.
+Dependencies are those of the running environment; only the project's package is the revision's.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import io
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -23,26 +23,31 @@ import time
 import tomllib
 import venv
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from mpnn_core.gate import GateError
+from mpnn_core.gate.project import Project
 
 WORKING_TREE = ""
-NATIVE_SUFFIXES = (".cpp", ".cc", ".c", ".h", ".hpp", ".mm", ".cmake", "CMakeLists.txt")
+# Of compiled modules of Python.
 MODULE_SUFFIXES = (".so", ".pyd", ".dylib")
-# Asked for its version, so that another one compiles anew.
+# Its version is part of the name of compiled code: another compiler compiles anew.
 COMPILER = os.environ.get("CXX", "c++")
 # A build is some tens of megabytes; those used longest ago go first.
 BUILDS_KEPT = 12
+# Compiled modules are kept under their paths in the package; in version 1, under their names.
+NATIVE_VERSION = 2
 
 
 class BuildError(GateError):
-    """A revision that does not exist, or does not build; the message says which, and why."""
+    """A revision does not exist, or does not build; the message says which, and why."""
 
 
 @dataclass(frozen=True)
 class Build:
-    """What was built of a tree, and how long that took (0 if it was there already)."""
+    """The build of a tree, and the seconds that it took: 0 if it was there already."""
 
     tree: str
     source: Path
@@ -77,18 +82,18 @@ def extract(repository: Path, tree: str, target: Path) -> None:
         tar.extractall(target, filter="data")
 
 
-def is_built(tree: str, cache: Path) -> bool:
+def is_built(tree: str, project: Project) -> bool:
     """Whether `build` would return at once."""
-    return (_home(tree, cache) / "built.json").is_file()
+    return (_home(tree, project) / "built.json").is_file()
 
 
-def needs_compiling(repository: Path, tree: str, cache: Path) -> bool:
-    """Whether `build` would run the C++ compiler: neither tree nor native code was built before."""
-    return not is_built(tree, cache) and not native_home(repository, tree, cache).is_dir()
+def needs_compiling(repository: Path, tree: str, project: Project) -> bool:
+    """Whether `build` would compile: neither the tree nor its native code was built before."""
+    return not is_built(tree, project) and not native_home(repository, tree, project).is_dir()
 
 
-def build(repository: Path, tree: str, cache: Path) -> Build:
-    """Files, native code and environment of a tree, under `cache`.
+def build(repository: Path, tree: str, project: Project) -> Build:
+    """Files, native code and environment of a tree of `repository`, in the project's cache.
 
     Native code is compiled once for all trees that agree on it, on the way it is built and on the
     compiler; a revision that changes Python alone costs seconds.
@@ -96,77 +101,99 @@ def build(repository: Path, tree: str, cache: Path) -> Build:
     Raises
     ------
     BuildError
-        It does not install; the message ends with the installer's own.
+        The tree does not install; the message ends with the installer's own.
     """
-    home = _home(tree, cache)
+    home = _home(tree, project)
     source, site = home / "source", _site_packages(home / "environment")
-    found = Build(tree, source, _python(home / "environment"), 0.0)
-    if is_built(tree, cache):
+    python = _python(home / "environment")
+    if is_built(tree, project):
         (home / "built.json").touch()
-        return found
+        return Build(tree, source, python, 0.0)
     started = time.perf_counter()
     shutil.rmtree(home, ignore_errors=True)
     extract(repository, tree, source)
     venv.EnvBuilder(with_pip=False, symlinks=os.name != "nt").create(home / "environment")
-    native = native_home(repository, tree, cache)
-    compiled = native.is_dir() and any(native.iterdir())
-    _install(source, site, compile_native=not compiled)
-    package = site / "mpnn_core"
+    native = native_home(repository, tree, project)
+    compiled = _modules(native) if project.native.python_only else []
+    _install(source, site, project.native.python_only if compiled else ())
+    package = site / project.package
+    if not package.is_dir():
+        raise BuildError(f"tree {tree[:12]} installs no package {project.package!r}")
     if compiled:
-        for module in native.iterdir():
-            shutil.copy2(module, package / "backends" / "native" / module.name)
+        _copy(compiled, native, package)
     else:
         part = native.with_name(f"{native.name}.{os.getpid()}")
         part.mkdir(parents=True)
-        for module in package.rglob("*"):
-            if module.suffix in MODULE_SUFFIXES:
-                shutil.copy2(module, part / module.name)
+        _copy(_modules(package), package, part)
         shutil.rmtree(native, ignore_errors=True)
         part.replace(native)
-    # Last in the search, and without their own .pth files: an editable mpnn_core stays unseen.
+    # Last in the search, and without their own .pth files: an editable install stays unseen.
     (site / "dependencies.pth").write_text("\n".join(_dependencies()) + "\n", "utf-8")
     seconds = time.perf_counter() - started
     (home / "built.json").write_text(json.dumps({"tree": tree, "seconds": seconds}), "utf-8")
-    kept = sorted(cache.glob("*/built.json"), key=lambda path: path.stat().st_mtime)
-    for path in kept[:-BUILDS_KEPT]:
+    builds = (project.root / project.builds).glob("*/built.json")
+    for path in sorted(builds, key=lambda path: path.stat().st_mtime)[:-BUILDS_KEPT]:
         shutil.rmtree(path.parent, ignore_errors=True)
-    return Build(tree, source, found.python, seconds)
+    return Build(tree, source, python, seconds)
 
 
-def _install(source: Path, site: Path, compile_native: bool) -> None:
+def _modules(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.suffix in MODULE_SUFFIXES]
+
+
+def _copy(modules: list[Path], source: Path, target: Path) -> None:
+    """Copy compiled modules from one folder to the same places in another."""
+    for module in modules:
+        place = target / module.relative_to(source)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(module, place)
+
+
+def _install(source: Path, site: Path, settings: tuple[str, ...]) -> None:
     command = [
         sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site),
         "--disable-pip-version-check", "--no-warn-script-location",
+        *(f"--config-settings={setting}" for setting in settings),
     ]  # fmt: skip
-    if all(importlib.util.find_spec(name) for name in ("scikit_build_core", "nanobind")):
+    project = tomllib.loads((source / "pyproject.toml").read_text("utf-8"))
+    if _are_installed(project.get("build-system", {}).get("requires", ["setuptools"])):
         command.append("--no-build-isolation")
-    if not compile_native:
-        # Without native code it is no longer for one Python alone, and must not say so.
-        command += ["--config-settings=wheel.cmake=false", "--config-settings=wheel.py-api=py3"]
     done = subprocess.run([*command, str(source)], capture_output=True, text=True, check=False)
     if done.returncode:
         raise BuildError(f"{source} does not install:\n{done.stderr.strip()[-2000:]}")
 
 
-def native_home(repository: Path, tree: str, cache: Path) -> Path:
-    """Where the compiled modules are kept, under the name of all that they depend on."""
-    digest = hashlib.sha256()
+def _are_installed(requirements: list[str]) -> bool:
+    """Whether all packages of some requirements are here; pip itself checks their versions."""
+    try:
+        for requirement in requirements:
+            version(re.split(r"[^\w.-]", requirement.strip(), maxsplit=1)[0])
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def native_home(repository: Path, tree: str, project: Project) -> Path:
+    """The folder of compiled modules, under the name of all that they depend on."""
+    digest = hashlib.sha256(str(NATIVE_VERSION).encode())
     listing = _git(repository, "ls-tree", "-r", tree).splitlines()
-    digest.update("\n".join(x for x in listing if x.endswith(NATIVE_SUFFIXES)).encode())
-    project = tomllib.loads(_git(repository, "show", f"{tree}:pyproject.toml"))
-    how = [project.get("build-system"), project.get("tool", {}).get("scikit-build")]
-    digest.update(json.dumps(how, sort_keys=True).encode())
+    files = [line for line in listing if line.endswith(project.native.suffixes or ("",))]
+    digest.update("\n".join(files).encode())
+    settings: dict[str, Any] = tomllib.loads(_git(repository, "show", f"{tree}:pyproject.toml"))
+    tables = [settings.get("tool", {}).get(name) for name in project.native.tables]
+    digest.update(json.dumps([settings.get("build-system"), *tables], sort_keys=True).encode())
     compiler = shutil.which(COMPILER)
     if compiler:
         digest.update(subprocess.run([compiler, "--version"], capture_output=True).stdout)
     digest.update(f"{sys.implementation.cache_tag} {platform.platform()}".encode())
-    return cache / f"native-{digest.hexdigest()[:16]}"
+    return project.root / project.builds / f"native-{digest.hexdigest()[:16]}"
 
 
-def _home(tree: str, cache: Path) -> Path:
+def _home(tree: str, project: Project) -> Path:
     # The Python and the environment that a build is for are part of what it is.
     environment = hashlib.sha256("\n".join(_dependencies()).encode()).hexdigest()[:8]
-    return cache / f"{tree[:16]}-{sys.implementation.cache_tag}-{environment}"
+    name = f"{tree[:16]}-{sys.implementation.cache_tag}-{environment}"
+    return project.root / project.builds / name
 
 
 def _dependencies() -> list[str]:

@@ -2,11 +2,11 @@
 
 Every benchmark runs in three long-lived processes, one run at a time, in random order: the base,
 the head, and the base once more as the control. A process has a memory layout, drawn at its start,
-which makes it faster or slower than its like by a few percent for as long as it lives; so they are
-started anew, session by session, and the *sessions* are what is counted. The value of one is the
-median of its rounds' log ratios; the interval over sessions is that of exact binomial order
-statistics, as everywhere in the gates. What is settled is not measured any further: what the budget
-has left goes to what is not.
+which makes it faster or slower than others by a few percent for as long as it lives. So processes
+are started anew, session by session, and the *sessions* are counted: the value of a session is the
+median of its rounds' log ratios, and the interval over sessions is that of exact binomial order
+statistics, as everywhere in the gates. A settled benchmark is not measured any further: the rest of
+the budget goes to those that are open.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from mpnn_core.gate.ledger import now, this_machine
-from mpnn_core.gate.project import BENCHMARKS, CACHE
+from mpnn_core.gate.project import Exact, Project
 from mpnn_core.gate.revisions import builds
 from mpnn_core.gate.revisions.comparison import Answer, CompareError, Comparison
 from mpnn_core.gate.revisions.processes import Process, Processes
@@ -25,9 +25,8 @@ from mpnn_core.gate.revisions.race import BUDGET_S, LOOKS, THRESHOLD, BenchmarkE
 from mpnn_core.gate.verdicts import Change
 
 
-def benchmark_names(source: Path) -> dict[str, str]:
-    """Benchmarks of a revision's files by name, with the code of each; {} if it has none."""
-    path = source / BENCHMARKS
+def benchmark_names(path: Path) -> dict[str, str]:
+    """Benchmarks of a file by name, with the code of each; {} if there is no such file."""
     if not path.is_file():
         return {}
     module = ast.parse(path.read_text("utf-8"))
@@ -37,72 +36,87 @@ def benchmark_names(source: Path) -> dict[str, str]:
             assert isinstance(statement.value, ast.Tuple)
             names = [ast.unparse(element) for element in statement.value.elts]
             return {name: code[name] for name in names}
-    raise CompareError(f"{path} has no BENCHMARKS")
+    raise CompareError(f"{path} has no BENCHMARKS; expected a tuple of functions of that name")
 
 
-def compare(
+def compare_revisions(
     revision: str,
-    repository: Path,
+    project: Project,
     budget_s: float = BUDGET_S,
     threshold: float = THRESHOLD,
     threads: int = 1,
     only: Sequence[str] = (),
-    told: Callable[[str], None] = lambda line: None,
+    progress: Callable[[str], None] = lambda line: None,
 ) -> Comparison:
     """Build both revisions, and time the files as they are against `revision`.
 
     Parameters
     ----------
-    revision : what git calls the base
-    repository : the root of the checkout
-    budget_s : seconds of measuring; building comes before, and `told` says at what cost
+    revision : git's name of the base
+    project : its root is the checkout
+    budget_s : seconds of measuring; building comes before, and `progress` says how long it takes
     threshold : factor of time within which nothing has changed
     threads : of each process; one by default, so that a busy neighbour costs time and not answers
     only : benchmarks to time; all if empty
+    progress : gets lines on the course of the comparison
 
     Raises
     ------
     CompareError, BuildError
         No benchmark of that name, no such revision, or one that does not install.
     """
-    names = benchmark_names(repository)
+    if not project.package:
+        raise CompareError(
+            f"{project.root / 'pyproject.toml'} names no package to compare; expected a project "
+            'name, or package = "..." in [tool.mpnn_core.gate]'
+        )
+    repository = project.root
+    names = benchmark_names(repository / project.benchmarks)
     for name in only:
         if name not in names:
             raise CompareError(f"no benchmark is called {name!r}; there are {', '.join(names)}")
-    cache = repository / CACHE
     trees = {"base": builds.tree_of(repository, revision), "head": builds.tree_of(repository)}
-    compiling = {t for t in trees.values() if builds.needs_compiling(repository, t, cache)}
-    told(
-        f"{len(set(trees.values()))} trees to have ({len(compiling)} to compile, about a minute "
+    compiling = {t for t in trees.values() if builds.needs_compiling(repository, t, project)}
+    progress(
+        f"{len(set(trees.values()))} trees to build ({len(compiling)} to compile, about a minute "
         f"each; a change of Python alone takes seconds), then at most {budget_s:.0f} s of measuring"
         f" {len(only or names)} benchmarks in {LOOKS[0]} to {LOOKS[-1]} restarts of 3 processes"
     )
-    built = {name: builds.build(repository, tree, cache) for name, tree in trees.items()}
-    there = benchmark_names(built["base"].source)
+    built = {side: builds.build(repository, tree, project) for side, tree in trees.items()}
+    base_names = benchmark_names(built["base"].source / project.benchmarks)
     started = time.perf_counter()
     sides = {"base": built["base"], "head": built["head"], "control": built["base"]}
     outcomes = race(
-        lambda: Processes(sides, built["head"], threads),
+        lambda: Processes(sides, built["head"], project, threads),
         only or names,
         budget_s,
         threshold,
-        told=told,
+        progress=progress,
     )
     for o in outcomes:
         ran = o.change not in (Change.BROKEN, Change.ONLY_HERE)
-        if ran and there.get(o.benchmark, names[o.benchmark]) != names[o.benchmark]:
+        if ran and base_names.get(o.benchmark, names[o.benchmark]) != names[o.benchmark]:
             o.note = f"its code differs from {revision}'s; both ran the new one"
-    gone = [] if only else [name for name in there if name not in names]
+    gone = [] if only else [name for name in base_names if name not in names]
     outcomes += [Outcome(name, Change.ONLY_THERE) for name in gone]
-    with Processes({s: sides[s] for s in ("base", "head")}, built["head"], threads) as found:
-        answers = _answers(found)
-    spent = time.perf_counter() - started
+    pair = {side: sides[side] for side in ("base", "head")}
+    with Processes(pair, built["head"], project, threads) as processes:
+        answers = answers_of(processes, project.exact)
     return Comparison(
-        revision, trees["head"][:12], outcomes, answers, threshold, spent, this_machine(), now()
+        base=revision,
+        head=trees["head"][:12],
+        outcomes=outcomes,
+        answers=answers,
+        threshold=threshold,
+        seconds=time.perf_counter() - started,
+        machine=this_machine(project),
+        date=now(),
+        unit=project.exact.unit,
     )
 
 
-def _answers(sides: Mapping[str, Process]) -> list[Answer]:
+def answers_of(sides: Mapping[str, Process], exact: Exact) -> list[Answer]:
+    """The answers of both sides; without any, one that fails: nothing was compared."""
     errors: dict[str, dict[str, float]] = {}
     notes = {}
     for side, process in sides.items():
@@ -110,11 +124,11 @@ def _answers(sides: Mapping[str, Process]) -> list[Answer]:
             errors[side] = process.errors()
         except BenchmarkError as error:
             errors[side], notes[side] = {}, str(error)
-    names = dict.fromkeys([*errors["head"], *errors["base"]])
-    found = [
-        Answer(n, errors["base"].get(n), errors["head"].get(n), notes.get("head", ""))
-        for n in names
+    base, head, note = errors["base"], errors["head"], notes.get("head", "")
+    names = dict.fromkeys([*head, *base])
+    if not names:
+        return [Answer("answers", 0.0, None, exact.largest(0.0), note or "there are none")]
+    return [
+        Answer(name, base.get(name), head.get(name), exact.largest(base.get(name)), note)
+        for name in names
     ]
-    if not names:  # neither side answers: that cannot pass for unchanged
-        found.append(Answer("answers", 0.0, None, notes.get("head", "there are none")))
-    return found

@@ -1,9 +1,8 @@
-"""What a comparison of two revisions found, kept as JSON and printed."""
+"""The result of comparing two revisions, kept as JSON and printed."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,17 +13,11 @@ from rich.text import Text
 
 from mpnn_core.gate import GateError
 from mpnn_core.gate.intervals import ERROR, Interval
-from mpnn_core.gate.ledger import COLUMNS
+from mpnn_core.gate.printing import WHOLE_COLUMNS
 from mpnn_core.gate.revisions.race import Outcome
 from mpnn_core.gate.verdicts import Change
 
-# Exact is within this of the original in float64 (docs/explanation/exactness.md), in nats.
-EXACT = 1e-4
-# Half a digit; rounding alone moves the largest error by less.
-LOST_DIGITS = math.sqrt(10)
-# Below this, an error is the last bits of float32.
-ROUNDING = 2e-6
-SCHEMA = 1
+SCHEMA = 2
 
 
 class CompareError(GateError):
@@ -33,27 +26,28 @@ class CompareError(GateError):
 
 @dataclass
 class Answer:
-    """Largest error of some log-probabilities against the original in float64, in nats."""
+    """Largest error of some answers against a truth, in two revisions.
+
+    `largest` is the error that passes beside the base's (`Exact.largest`).
+    """
 
     name: str
     base: float | None
     head: float | None
+    largest: float
     note: str = ""
 
     @property
     def is_worse(self) -> bool:
-        """Over what exact means, or half a digit less exact than the base."""
+        """Whether the head's error is too large, or its answer is missing."""
         if self.head is None:
             return self.base is not None
-        allowed = EXACT
-        if self.base is not None:
-            allowed = min(EXACT, LOST_DIGITS * max(self.base, ROUNDING))
-        return not self.head <= allowed
+        return not self.head <= self.largest  # NaN is too large
 
 
 @dataclass
 class Comparison:
-    """Two revisions, benchmark by benchmark."""
+    """Two revisions, benchmark by benchmark. `unit` is that of the answers' errors."""
 
     base: str
     head: str
@@ -63,27 +57,28 @@ class Comparison:
     seconds: float
     machine: Mapping[str, str] = field(default_factory=dict)
     date: str = ""
+    unit: str = ""
 
     @property
     def regressions(self) -> list[str]:
-        """Each named regression with its size and confidence; none is a green comparison."""
-        found = []
+        """A sentence for each regression, with its size and confidence; none: the head passes."""
+        lines = []
         for o in self.outcomes:
             if o.change is Change.SLOWER:
-                found.append(
+                lines.append(
                     f"{o.benchmark} is slower than {self.base}: time {o.time}, "
                     f"{100 * (1 - ERROR):.0f} % interval, {o.sessions} restarts of "
                     f"{o.rounds // o.sessions} rounds"
                 )
             elif o.change is Change.BROKEN:
-                found.append(f"{o.benchmark} does not run here: {o.note}")
-        found += [
-            f"{a.name} is less exact than {self.base}: "
-            + (f"{a.head:.1e} against {a.base or 0:.1e} nats" if a.head is not None else a.note)
-            for a in self.answers
-            if a.is_worse
-        ]
-        return found
+                lines.append(f"{o.benchmark} does not run here: {o.note}")
+        for a in self.answers:
+            if a.is_worse:
+                errors = a.note
+                if a.head is not None:
+                    errors = f"{a.head:.1e} against {a.base or 0:.1e} {self.unit}".strip()
+                lines.append(f"{a.name} is less exact than {self.base}: {errors}")
+        return lines
 
     def save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -92,7 +87,7 @@ class Comparison:
 
     @classmethod
     def load(cls, path: Path) -> Comparison | None:
-        """What the last comparison left at `path`; None where there is none of this version."""
+        """The comparison that was saved at `path`; None where there is none of this version."""
         try:
             content = json.loads(path.read_text("utf-8"))
             if content.pop("schema") != SCHEMA:
@@ -116,7 +111,7 @@ class Comparison:
             raise CompareError(f"{path} is not a comparison: {error!r}") from None
 
 
-_STYLE = {
+STYLES = {
     Change.SLOWER: "bold red",
     Change.BROKEN: "bold red",
     Change.FASTER: "green",
@@ -125,10 +120,10 @@ _STYLE = {
 }
 
 
-def render(comparison: Comparison, console: Console) -> None:
+def print_comparison(comparison: Comparison, console: Console) -> None:
     """Print the table, the answers and the verdict."""
     c = comparison
-    console.width = max(console.width, COLUMNS)
+    console.width = max(console.width, WHOLE_COLUMNS)
     table = Table(title=f"{c.head} against {c.base}", title_justify="left", box=None)
     for column in ("benchmark", "time", "verdict", "would catch", "base against itself"):
         table.add_column(column, no_wrap=True)
@@ -140,7 +135,7 @@ def render(comparison: Comparison, console: Console) -> None:
         table.add_row(
             Text(o.benchmark),
             Text(o.time),
-            Text(o.change, _STYLE.get(o.change, "")),
+            Text(o.change, STYLES.get(o.change, "")),
             Text("-" if caught is None else f"{100 * (caught - 1):.1f} %"),
             Text(control),
             Text(o.note),
@@ -149,7 +144,7 @@ def render(comparison: Comparison, console: Console) -> None:
     for a in c.answers:
         base, head = ("-" if x is None else f"{x:.1e}" for x in (a.base, a.head))
         style = "bold red" if a.is_worse else ""
-        console.print(Text(f"{a.name}: largest error {head} nats, in {c.base} {base}", style))
+        console.print(Text(f"{a.name}: largest error {head} {c.unit}, in {c.base} {base}", style))
     for regression in c.regressions:
         console.print(Text(regression, "bold red"))
     open_ = sum(o.change is Change.INCONCLUSIVE for o in c.outcomes)

@@ -7,12 +7,12 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from mpnn_core.gate.project import BENCHMARKS
+from mpnn_core.gate.project import Project
 from mpnn_core.gate.revisions import builds, worker
 from mpnn_core.gate.revisions.comparison import CompareError
 from mpnn_core.gate.revisions.race import BenchmarkError
@@ -21,42 +21,55 @@ from mpnn_core.gate.revisions.race import BenchmarkError
 class Process:
     """A worker process (worker.py) in the environment of a build."""
 
-    def __init__(self, build: builds.Build, head: builds.Build, threads: int, cpus: str) -> None:
-        # Both sides run the head's benchmarks on the head's structures.
-        paths = [str(head.source / folder) for folder in ("fixtures", "perf_tests")]
+    def __init__(
+        self,
+        build: builds.Build,
+        head: builds.Build,
+        project: Project,
+        threads: int = 1,
+        cpus: Sequence[int] = (),
+    ) -> None:
+        # Both sides run the head's benchmarks, with the modules and data of the head's folders.
+        settings = {
+            "package": project.package,
+            "benchmarks": str(head.source / project.benchmarks),
+            "hardware": project.hardware,
+            "threads": threads,
+            "cpus": list(cpus),
+            "paths": [str(head.source / folder) for folder in project.folders],
+        }
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-        benchmarks = str(head.source / BENCHMARKS)
-        # A pipe could fill up. Closed with the process.
-        self._said = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115
+        # A file, since a pipe could fill up; closed with the process.
+        self._output = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115
         self._process = subprocess.Popen(
-            [str(build.python), worker.__file__, benchmarks, str(threads), cpus, *paths],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, text=True,
+            [str(build.python), worker.__file__, json.dumps(settings)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._output, text=True,
             env={**environment, "OMP_NUM_THREADS": str(threads)},
         )  # fmt: skip
         self._build = build
 
     def wait(self) -> None:
-        """Until it is ready; its package must be the build's own."""
+        """Return when the process is ready; its package must be the build's own."""
         package = Path(self._reply()["package"])
         if self._build.python.parents[1].resolve() not in package.resolve().parents:
             raise CompareError(f"{self._build.python} runs {package}, not what was built")
 
     def prepare(self, name: str) -> float:
-        return float(self._ask("prepare", name)["seconds"])
+        return float(self._order("prepare", name)["seconds"])
 
     def time(self, name: str) -> float:
-        return float(self._ask("time", name)["seconds"])
+        return float(self._order("time", name)["seconds"])
 
     def errors(self) -> dict[str, float]:
         """See `Worker.errors`."""
-        return dict(self._ask("errors")["errors"])
+        return dict(self._order("errors")["errors"])
 
     def close(self) -> None:
         self._process.terminate()
         self._process.communicate()
-        self._said.close()
+        self._output.close()
 
-    def _ask(self, *order: str) -> dict[str, Any]:
+    def _order(self, *order: str) -> dict[str, Any]:
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(order) + "\n")
@@ -73,9 +86,9 @@ class Process:
         line = self._process.stdout.readline()
         if not line:
             self._process.wait()
-            self._said.seek(0)
-            said = self._said.read().strip()[-500:] or "without a word"
-            raise BenchmarkError(f"a process of tree {self._build.tree[:12]} ended: {said}")
+            self._output.seek(0)
+            output = self._output.read().strip()[-500:] or "without a word"
+            raise BenchmarkError(f"a process of tree {self._build.tree[:12]} ended: {output}")
         reply: dict[str, Any] = json.loads(line)
         return reply
 
@@ -83,24 +96,32 @@ class Process:
 class Processes(ExitStack):
     """A session: one process per side, all on the same processors."""
 
-    def __init__(self, sides: Mapping[str, builds.Build], head: builds.Build, threads: int) -> None:
+    def __init__(
+        self,
+        sides: Mapping[str, builds.Build],
+        head: builds.Build,
+        project: Project,
+        threads: int = 1,
+    ) -> None:
         super().__init__()
-        self._start = sides, head, threads
+        self._sides, self._head, self._project, self._threads = sides, head, project, threads
 
     def __enter__(self) -> Any:
         super().__enter__()
-        sides, head, threads = self._start
-        cpus = ",".join(map(str, idlest_cpus(threads)))
-        found = {name: Process(build, head, threads, cpus) for name, build in sides.items()}
-        for process in found.values():
+        cpus = idlest_cpus(self._threads)
+        processes = {
+            side: Process(build, self._head, self._project, self._threads, cpus)
+            for side, build in self._sides.items()
+        }
+        for process in processes.values():
             self.callback(process.close)
-        for process in found.values():
+        for process in processes.values():
             process.wait()
-        return found
+        return processes
 
 
 def idlest_cpus(count: int, over_s: float = 0.2) -> list[int]:
-    """The processors that did least within a moment; [] where the system does not say, or pin."""
+    """The processors that did least within a moment; [] where none can be chosen."""
     stat = Path("/proc/stat")
     if not stat.is_file() or not hasattr(os, "sched_getaffinity"):
         return []

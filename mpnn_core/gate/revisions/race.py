@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -18,17 +18,17 @@ from mpnn_core.gate.verdicts import Change, judge_change
 
 # Sessions after which the intervals are looked at; the error is shared among the looks.
 LOOKS = (10, 15, 22, 33)
-# A change of less than this factor is none: what a rebuild alone may do.
+# A change by less than this factor counts as none: a rebuild alone may do as much.
 THRESHOLD = 1.03
 BUDGET_S = 300.0
-# The first look's share of the budget; the rest goes to what that look leaves open.
+# The first look's share of the budget; the rest goes to benchmarks that are still open then.
 FIRST_LOOK = 0.6
 FEWEST_ROUNDS, MOST_ROUNDS = 3, 15
 SIDES = ("base", "head", "control")
 
 
 class Side(Protocol):
-    """What times a benchmark in one revision."""
+    """Times benchmarks in one revision, in a process of its own."""
 
     def prepare(self, name: str) -> float:
         """Warm up: seconds of a run. BenchmarkError if the revision cannot run it."""
@@ -38,7 +38,7 @@ class Side(Protocol):
 
 
 class BenchmarkError(GateError):
-    """What a revision raised in a benchmark."""
+    """A benchmark raised an error in a revision, or its process ended."""
 
 
 Session = Callable[[], AbstractContextManager[Mapping[str, Side]]]
@@ -46,9 +46,10 @@ Session = Callable[[], AbstractContextManager[Mapping[str, Side]]]
 
 @dataclass
 class Outcome:
-    """What became of one benchmark.
+    """The result of one benchmark.
 
-    ratio and control are base over head, and base over itself: over 1 is faster.
+    `ratio` is the time of the base over that of the head, `control` that of the base over itself:
+    over 1 is faster.
     """
 
     benchmark: str
@@ -83,7 +84,7 @@ def race(
     threshold: float = THRESHOLD,
     clock: Callable[[], float] = time.perf_counter,
     seed: int = 0,
-    told: Callable[[str], None] = lambda line: None,
+    progress: Callable[[str], None] = lambda line: None,
     rounds: int | None = None,
     most: int = LOOKS[-1],
 ) -> list[Outcome]:
@@ -95,7 +96,7 @@ def race(
     names : benchmarks
     budget_s : seconds in all; a session that would not fit is not begun
     threshold : see `verdicts.judge_change`
-    told : gets a line of progress after every session
+    progress : gets a line after every session
     rounds : of each session; None fits them to the budget
     most : sessions
     """
@@ -110,33 +111,19 @@ def race(
             break
         with start() as sides:
             starting = clock() - started
-            costs = {}
-            for name in list(open_names):
-                try:
-                    costs[name] = sum(sides[side].prepare(name) for side in SIDES)
-                except BenchmarkError as error:
-                    outcomes[name].change, outcomes[name].note = _broken(sides, name, error)
-                    open_names.remove(name)
+            costs = _prepare(sides, open_names, outcomes)
             if session == 0:
                 for name in _unaffordable(costs, budget_s / LOOKS[0] - starting):
                     outcomes[name].note = "left out: the budget does not pay for it"
-                    open_names.remove(name)
                     del costs[name]
-            ready = clock() - started
-            spare = FIRST_LOOK * budget_s / LOOKS[0] - ready
-            if session >= LOOKS[0]:  # what is still open gets what is left of the next look
-                until = next(look for look in LOOKS if look > session)
-                spare = (budget_s - (started - began)) / (until - session) - ready
+            open_names = list(costs)
+            spare = _share(session, budget_s, started - began) - (clock() - started)
             fitting = int(spare / max(sum(costs.values()), 1e-9))
             count = rounds or min(max(fitting, FEWEST_ROUNDS), MOST_ROUNDS)
-            logs: dict[str, list[dict[str, float]]] = {name: [] for name in open_names}
-            for _ in range(count):
-                for name in order.sample(open_names, len(open_names)):
-                    took = {side: sides[side].time(name) for side in order.sample(SIDES, 3)}
-                    logs[name].append({side: math.log(s) for side, s in took.items()})
-        for name, found in logs.items():
-            ratios[name].append(float(np.median([r["base"] - r["head"] for r in found])))
-            controls[name].append(float(np.median([r["base"] - r["control"] for r in found])))
+            logs = _rounds(sides, open_names, count, order)
+        for name, seconds in logs.items():
+            ratios[name].append(float(np.median([r["base"] - r["head"] for r in seconds])))
+            controls[name].append(float(np.median([r["base"] - r["control"] for r in seconds])))
             o = outcomes[name]
             o.sessions, o.rounds = o.sessions + 1, o.rounds + count
             o.ratio = median_ratio(ratios[name], ERROR / len(LOOKS))
@@ -145,11 +132,45 @@ def race(
                 o.change = judge_change(o.ratio, o.control, threshold)
         open_names = [n for n in open_names if outcomes[n].change is Change.INCONCLUSIVE]
         longest = max(longest, clock() - started)
-        told(f"restart {session + 1}: {len(open_names)} of {len(outcomes)} benchmarks are open")
+        progress(f"restart {session + 1}: {len(open_names)} of {len(outcomes)} benchmarks are open")
     for o in outcomes.values():
         if o.sessions and o.change is Change.INCONCLUSIVE and o.ratio is None:
             o.note = f"the budget paid for {o.sessions} restarts; the first look is at {LOOKS[0]}"
     return list(outcomes.values())
+
+
+def _prepare(
+    sides: Mapping[str, Side], names: Iterable[str], outcomes: Mapping[str, Outcome]
+) -> dict[str, float]:
+    """Warm up every benchmark: seconds of a round of each; those that do not run are settled."""
+    costs = {}
+    for name in names:
+        try:
+            costs[name] = sum(sides[side].prepare(name) for side in SIDES)
+        except BenchmarkError as error:
+            outcomes[name].change, outcomes[name].note = _broken(sides, name, error)
+    return costs
+
+
+def _share(session: int, budget_s: float, spent_s: float) -> float:
+    """Seconds that a session may take, all in all."""
+    if session < LOOKS[0]:
+        return FIRST_LOOK * budget_s / LOOKS[0]
+    # Open benchmarks get the rest of the budget, spread over the sessions up to the next look.
+    until = next(look for look in LOOKS if look > session)
+    return (budget_s - spent_s) / (until - session)
+
+
+def _rounds(
+    sides: Mapping[str, Side], names: Sequence[str], count: int, order: random.Random
+) -> dict[str, list[dict[str, float]]]:
+    """Log seconds of each benchmark, by round and side; benchmarks and sides in random order."""
+    logs: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    for _ in range(count):
+        for name in order.sample(names, len(names)):
+            seconds = {side: sides[side].time(name) for side in order.sample(SIDES, len(SIDES))}
+            logs[name].append({side: math.log(s) for side, s in seconds.items()})
+    return logs
 
 
 def _unaffordable(costs: Mapping[str, float], session_s: float) -> list[str]:
@@ -167,15 +188,15 @@ def _unaffordable(costs: Mapping[str, float], session_s: float) -> list[str]:
 
 
 def _broken(sides: Mapping[str, Side], name: str, error: BenchmarkError) -> tuple[Change, str]:
-    """Which side cannot run a benchmark."""
-    fails = {}
+    """On which sides a benchmark does not run, and why."""
+    errors = {}
     for side in ("base", "head"):
         try:
             sides[side].prepare(name)
-        except BenchmarkError as found:
-            fails[side] = str(found)
-    if fails.keys() == {"base", "head"}:
-        return Change.BROKEN, f"{fails['head']}; nor does it in the other revision"
-    if "base" in fails:
-        return Change.ONLY_HERE, fails["base"]
-    return Change.BROKEN, fails.get("head", str(error))
+        except BenchmarkError as own:
+            errors[side] = str(own)
+    if errors.keys() == {"base", "head"}:
+        return Change.BROKEN, f"{errors['head']}; nor does it in the other revision"
+    if "base" in errors:
+        return Change.ONLY_HERE, errors["base"]
+    return Change.BROKEN, errors.get("head", str(error))

@@ -1,11 +1,12 @@
-"""One side of a comparison: a process that runs benchmarks when told to, in one revision.
+"""One side of a comparison: a process that runs benchmarks when it is told to, in one revision.
 
-Run as a script by `compare.py`, in the environment of the revision that it measures; so it imports
-nothing of mpnn_core itself, and is the same on both sides. One JSON object a line, in and out.
+Run as a script by processes.py, in the environment of the revision that it measures; so it imports
+nothing of the gate, and is the same on both sides. One JSON object a line, in and out.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import os
@@ -19,7 +20,7 @@ SHORTEST_RUN_S = 1e-3
 
 
 class Worker:
-    """The benchmarks of one file, prepared when they are first asked for."""
+    """The benchmarks of one file, each prepared when it is first needed."""
 
     def __init__(self, benchmarks: Path) -> None:
         spec = importlib.util.spec_from_file_location("benchmarks", benchmarks)
@@ -30,24 +31,24 @@ class Worker:
         self.runs: dict[str, tuple[Any, int]] = {}
 
     def prepare(self, name: str) -> dict[str, Any]:
-        """Warm up: how long a run takes, and how often it is repeated within one measurement."""
+        """Warm up, and fix how often a run is repeated within one measurement: its seconds."""
         run = self.functions[name]()
         run()
-        took = _seconds(run, 1)
-        repeats = max(1, round(SHORTEST_RUN_S / max(took, 1e-9)))
+        seconds = _seconds(run, 1)
+        repeats = max(1, round(SHORTEST_RUN_S / max(seconds, 1e-9)))
         self.runs[name] = run, repeats
-        return {"seconds": took * repeats}
+        return {"seconds": seconds * repeats}
 
     def time(self, name: str) -> dict[str, Any]:
         """Seconds of one run."""
         return {"seconds": _seconds(*self.runs[name])}
 
     def errors(self) -> dict[str, Any]:
-        """Largest difference of each answer from the truth beside it."""
+        """The largest difference of each answer from the truth that the benchmarks know."""
         return {
             "errors": {
-                name: float(abs(found.astype("float64") - truth).max())
-                for name, found, truth in self.module.answers()
+                name: float(abs(answer.astype("float64") - truth).max())
+                for name, answer, truth in self.module.answers()
             }
         }
 
@@ -60,7 +61,7 @@ def _seconds(run: Any, repeats: int) -> float:
 
 
 def serve(worker: Worker, orders: TextIO, replies: TextIO) -> None:
-    """Answer until the orders end; what a revision raises is an answer, too."""
+    """Reply until the orders end; an error of the revision is a reply as well."""
     for line in orders:
         command, *arguments = json.loads(line)
         try:
@@ -72,22 +73,23 @@ def serve(worker: Worker, orders: TextIO, replies: TextIO) -> None:
 
 
 def main() -> None:
-    """worker.py BENCHMARKS THREADS CPU,CPU PATH..., the paths being searched for modules first."""
-    benchmarks, threads, cpus, *paths = sys.argv[1:]
-    # What a revision prints must not be taken for a reply.
+    """worker.py SETTINGS, a JSON object: package, benchmarks, hardware, threads, cpus, paths.
+
+    `paths` are searched for modules first; `hardware` is a module of theirs, or "".
+    """
+    settings = json.loads(sys.argv[1])
+    # A revision's own output must not be taken for a reply.
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    sys.path[0:1] = paths  # instead of the folder that this script is in
-    import torch
-
-    torch.set_num_threads(int(threads))
-    worker = Worker(Path(benchmarks))
-    import mpnn_core
-
+    sys.path[0:1] = settings["paths"]  # instead of the folder that this script is in
+    if settings["hardware"]:
+        importlib.import_module(settings["hardware"]).set_threads(settings["threads"])
+    worker = Worker(Path(settings["benchmarks"]))
+    package = importlib.import_module(settings["package"])
     # Pinned when all is imported: until then every processor helps.
-    if cpus and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {int(cpu) for cpu in cpus.split(",")})
-    replies.write(json.dumps({"package": mpnn_core.__file__}) + "\n")
+    if settings["cpus"] and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, settings["cpus"])
+    replies.write(json.dumps({"package": package.__file__}) + "\n")
     replies.flush()
     serve(worker, sys.stdin, replies)
 

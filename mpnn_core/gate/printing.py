@@ -1,0 +1,122 @@
+"""The ledger in a terminal: short, as a person reads it, or whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mpnn_core.gate.ledger import ABSENT, Entry, Ledger
+from mpnn_core.gate.verdicts import GateResult, Verdict
+
+# What each form needs; a narrower terminal, or a file, gets so many columns all the same.
+SHORT_COLUMNS = 96
+WHOLE_COLUMNS = 150
+STYLES: Mapping[str, str] = {
+    Verdict.CONFIRMED: "green",
+    Verdict.DIRECTION_ONLY: "yellow",
+    Verdict.REFUTED: "magenta",
+    Verdict.INCONCLUSIVE: "yellow",
+    GateResult.PASSED: "green",
+    GateResult.FAILED: "bold red",
+}
+
+
+def print_short(ledger: Ledger, console: Console) -> None:
+    """Print the headline figures, every red, what was not exercised, and the counts.
+
+    Where no figure is a headline, all that were measured are.
+    """
+    console.width = SHORT_COLUMNS
+    headlines = headline_entries(ledger)
+    figures = {(e.claim, e.figure) for e in ledger.entries}
+    title = f"Claims ledger: {len(headlines)} of {len(figures)} figures"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for column in ("claim", "figure", "reported", "measured here", "verdict", "gate"):
+        table.add_column(column, no_wrap=column not in ("figure", "measured here"))
+    for e in headlines:
+        absent = e.verdict in ABSENT
+        table.add_row(
+            Text(e.claim),
+            Text(e.headline or e.figure),
+            Text(e.reported),
+            Text(e.note if absent else e.measured, "dim" if absent else ""),
+            Text(e.verdict, STYLES.get(e.verdict, "")),
+            Text(e.gate if e.bound or e.is_red() else "-", STYLES.get(e.gate, "")),
+        )
+    console.print(table)
+    for e in ledger.reds:
+        console.print(Text(e.sentence, "bold red"))
+    for line in _missing(ledger.absent):
+        console.print(Text(line))
+    console.print(Text(_counts(ledger)))
+
+
+def headline_entries(ledger: Ledger) -> list[Entry]:
+    """For each headline figure one entry: a judged one, and a measured one, where there is such."""
+    by_figure: dict[tuple[str, str], list[Entry]] = {}
+    for e in ledger.entries:
+        by_figure.setdefault((e.claim, e.figure), []).append(e)
+    best = [
+        min(entries, key=lambda e: (e.value is None, e.verdict is Verdict.RECORDED))
+        for entries in by_figure.values()
+    ]
+    return [e for e in best if e.headline] or [e for e in best if e.value is not None]
+
+
+def _missing(absent: Sequence[Entry]) -> list[str]:
+    """How many figures wait for each missing piece of hardware, and how many were not run."""
+    needs: dict[str, set[tuple[str, str]]] = {}
+    not_run = set()
+    for e in absent:
+        if e.verdict is Verdict.NOT_RUN:
+            not_run.add((e.claim, e.figure))
+        else:
+            hardware = e.note.partition(";")[0].removeprefix("needs ")
+            needs.setdefault(hardware, set()).add((e.claim, e.figure))
+    lines = []
+    if needs:
+        counts = ", ".join(f"{len(figures)} need {name}" for name, figures in needs.items())
+        lines.append(f"not exercised, for want of hardware: {counts}")
+    if not_run:
+        lines.append(f"not run: {len(not_run)}")
+    return lines
+
+
+def print_whole(ledger: Ledger, console: Console) -> None:
+    """Print every entry, what was not exercised, the machine, and the counts."""
+    console.width = max(console.width, WHOLE_COLUMNS)
+    table = Table(title="Claims ledger", title_justify="left", box=None, pad_edge=False)
+    for column in ("claim", "figure", "reported", "measured here", "verdict", "gate"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("workload", min_width=30)
+    for e in ledger.entries:
+        if e.verdict not in ABSENT:
+            gate = f"{e.gate}, {e.bound}" if e.bound else "-"
+            table.add_row(
+                *map(Text, (e.claim, e.figure, e.reported, e.measured)),
+                Text(e.verdict, STYLES.get(e.verdict, "")),
+                Text(gate, STYLES.get(e.gate, "")),
+                Text("; ".join(filter(None, (e.device, e.note, e.workload)))),
+            )
+    console.print(table)
+    for verdict in ABSENT:
+        by_note: dict[str, list[str]] = {}
+        for e in ledger.absent:
+            if e.verdict is verdict:
+                by_note.setdefault(e.note, []).append(f"{e.claim} {e.figure} ({e.reported})")
+        for note, names in by_note.items():
+            console.print(Text(f"{verdict}, {note}: {', '.join(names)}"))
+    machine = ", ".join(f"{key} {value}" for key, value in ledger.machine.items())
+    console.print(Text(f"{machine}; {ledger.date}; mode {ledger.mode}", "dim"))
+    console.print(Text(_counts(ledger)))
+
+
+def _counts(ledger: Ledger) -> str:
+    lines = []
+    for name, kind in (("verdicts", Verdict), ("gates", GateResult)):
+        counts = ledger.counts(kind)
+        lines.append(f"{name}: " + (", ".join(f"{n} {k}" for k, n in counts.items()) or "none"))
+    return "\n".join(lines)
