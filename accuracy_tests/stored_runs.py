@@ -1,4 +1,4 @@
-"""Runs as pytest-benchmark stores them, made up: for what reads many runs."""
+"""Runs as pytest-benchmark stores them, made up: for tests of everything that reads them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def entry(claim: Claim, key: str, value: float, width: float = 0.03) -> Entry:
     """A figure of a claim, measured as `value`, its interval so wide on both sides."""
     figure = claim.figures[key]
     half = abs(value) * width + 1e-3 * (figure.sense != "count")
-    found = (
-        exactly(value) if figure.sense == "count" else Interval(value, value - half, value + half)
-    )
+    interval = Interval(value, value - half, value + half)
+    if figure.sense == "count":
+        interval = exactly(value)
     gate = figure.gates.get("cpu")
     return Entry(
         claim=claim.id,
@@ -28,16 +28,17 @@ def entry(claim: Claim, key: str, value: float, width: float = 0.03) -> Entry:
         reported=str(figure),
         workload=claim.workload,
         device="cpu",
-        verdict=judge_claim(figure, found, exactly(1)),
-        gate=judge_gate(gate, found, exactly(1)),
+        verdict=judge_claim(figure, interval, exactly(1)),
+        gate=judge_gate(gate, interval, exactly(1)),
         bound=str(gate) if gate else "",
         unit=figure.unit,
-        value=found.value,
-        low=found.low,
-        high=found.high,
+        value=interval.value,
+        low=interval.low,
+        high=interval.high,
         control=(0.99, 1.01),
         pairs=61,
         test="perf_tests/test_engine.py::test_forward_beats_the_original",
+        headline=figure.headline,
     )
 
 

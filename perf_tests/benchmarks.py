@@ -1,7 +1,7 @@
-"""What two revisions are timed on against each other, and what they must answer alike.
+"""The benchmarks that two revisions are timed on, and the answers that must stay as exact.
 
-Each function prepares one workload and returns what is timed. It may use the public interface
-alone: both revisions run this file, the one that is compared with, too, however old it is.
+Each function prepares one workload and returns the function that is timed. This file uses the
+public interface alone: both revisions run it, and the older one may be of any age.
 """
 
 from __future__ import annotations
@@ -71,5 +71,5 @@ def answers() -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
         with np.load(FIXTURES / "goldens" / f"{name}.npz") as golden:
             order, truth = golden["decoding_order"].astype(np.int64), golden["log_probs"]
         for backend in ("auto", "torch"):
-            found = model(backend=backend).log_probs(structure, decoding_order=order)[0]
-            yield f"{name}, {backend}", found[structure.mask], truth[structure.mask]
+            answer = model(backend=backend).log_probs(structure, decoding_order=order)[0]
+            yield f"{name}, {backend}", answer[structure.mask], truth[structure.mask]

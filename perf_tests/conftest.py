@@ -1,4 +1,4 @@
-"""The workloads: the study's protein and the example proteins, for the original and for us."""
+"""The workloads: the study's protein and the example proteins, for the original and the engine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def examples() -> list[mpnn.Structure]:
 
 @pytest.fixture(scope="session")
 def study_protein(examples: list[mpnn.Structure]) -> mpnn.Structure:
-    """5L33, 106 residues: what the study measured on."""
+    """5L33, 106 residues, the protein of the study."""
     return examples[0]
 
 
@@ -43,12 +43,12 @@ def original_forward():
             if (v.hidden, v.encoder_layers, v.decoder_layers) == (128, 3, 3)
             else original.build(v.hidden, v.encoder_layers, v.decoder_layers, v.neighbours)
         )
-        given = (
+        inputs = (
             original.featurize(path_of("5L33"), copies)
             if structure is None
             else original.inputs(structure, copies)
         )
-        network, given = network.to(device), given.to(torch.device(device))
-        return lambda: original.log_probs(network, given)
+        network, inputs = network.to(device), inputs.to(torch.device(device))
+        return lambda: original.log_probs(network, inputs)
 
     return forward

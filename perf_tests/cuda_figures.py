@@ -112,20 +112,20 @@ def of_stream(devices: list[str], batches: int = 48, batch: int = 64) -> dict[st
     The clock runs while the stream takes structures: as many wait at the workers when it starts
     as when it stops. Kernels that no process has compiled before would be compiled meanwhile.
     """
-    given = many_structures(batches * batch)
+    pieces = many_structures(batches * batch)
     asked: list[float] = []
 
     def structures() -> Iterator[mpnn.Structure]:
-        yield from islice(cycle(given), 12 * len(devices) * batch)
+        yield from islice(cycle(pieces), 12 * len(devices) * batch)
         asked.append(time.perf_counter())
-        yield from given
+        yield from pieces
         asked.append(time.perf_counter())
 
     found = mpnn.design_stream(structures(), devices, EACH, backend="cuda-fast", batch_size=batch)
     lost = sum(isinstance(d, mpnn.Lost) for d in found)
     seconds = asked[1] - asked[0]
-    rate = round(len(given) * EACH / seconds)
-    return {"structures": len(given), "lost": lost, "s": round(seconds, 3), "per second": rate}
+    rate = round(len(pieces) * EACH / seconds)
+    return {"structures": len(pieces), "lost": lost, "s": round(seconds, 3), "per second": rate}
 
 
 def machine() -> dict[str, Any]:

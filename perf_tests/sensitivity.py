@@ -1,11 +1,11 @@
 """What the comparison of revisions catches, and how often it raises a false alarm. Measured.
 
 Slowdowns of known size are planted in copies of the project, and all of them run in the same
-sessions beside the unchanged project: `record` appends sessions to a file, as often as there is
-time for it, and `table` cuts them into runs of the real procedure (`compare.race`, which is fed
-what was recorded) and counts its verdicts. `run` is the procedure itself as it happens, run after
-run with restarts of its own, on an unchanged tree or on a slower copy; its verdicts are appended to
-docs/guard-runs.jsonl, and `verdicts` counts them. From the repository's root::
+sessions beside the unchanged project: `record` appends sessions to a file until its time is over,
+and `table` cuts them into runs of the real procedure (`race`, on recorded times) and counts its
+verdicts. `run` is the procedure itself, run after run with restarts of its own, on an unchanged
+tree or on a slower copy; its verdicts are appended to docs/guard-runs.jsonl, and `verdicts` counts
+them. From the repository's root::
 
     python perf_tests/sensitivity.py record --minutes 4 --condition idle
     python perf_tests/sensitivity.py record --minutes 4 --condition busy

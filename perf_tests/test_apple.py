@@ -1,7 +1,7 @@
 """S7, S8, S15, S16, and S10 to S12 in MLX: Apple silicon.
 
-Where there is none, its speed is "not exercised", and what can be said without it stands beside:
-how far the results are from plain torch. MLX's speed on a CPU is nobody's claim, and not measured.
+Without it, speeds are "not exercised", and the ledger notes how far the results are from plain
+torch. The speed of MLX on a CPU is not claimed, and not measured.
 """
 
 from __future__ import annotations
@@ -80,13 +80,15 @@ class OnePass:
             Backbones.from_structures([self.structure]), network.neighbours, (self.bucket,)
         )
         with torch.inference_mode():
-            given = self.coreml.forward_inputs(network, padded, self.tokens, self.rank)
-        logits = self.package({k: v.numpy().astype(np.float16) for k, v in given.items()})["logits"]
+            inputs = self.coreml.forward_inputs(network, padded, self.tokens, self.rank)
+        logits = self.package({k: v.numpy().astype(np.float16) for k, v in inputs.items()})[
+            "logits"
+        ]
         found = torch.from_numpy(logits[0, :, 0, : padded.length].T.astype(np.float32))
         return found.log_softmax(-1).numpy()
 
     def checked(self, not_exercised: Callable[..., None]) -> str:
-        """Parity and share of the Neural Engine, asserted and said; without one, parity alone."""
+        """Assert parity, and the share of the Neural Engine where there is one: a note of both."""
         p = self.model.log_probs(self.structure, decoding_order=self.order)[0, self.structure.mask]
         q = self()
         kl = (np.exp(p) * (p - q)).sum(-1).mean()
@@ -186,7 +188,7 @@ def in_mlx(tier: str) -> mpnn.Model:
 
 
 def agreement(tier: str, structure: mpnn.Structure) -> str:
-    """Argmax agreement of a tier with plain torch, asserted and said."""
+    """Assert that a tier agrees with plain torch in the likeliest letters, for a note."""
     p = plain_model().log_probs(structure)[0]
     q = in_mlx(tier).log_probs(structure)[0]
     share = (p.argmax(-1) == q.argmax(-1)).mean()

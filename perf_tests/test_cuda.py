@@ -30,11 +30,11 @@ def test_designs_on_cuda(paired, not_exercised, name, copies, precision) -> None
         not_exercised("an NVIDIA GPU")
     model = mpnn.load_model(device="cuda", backend=BACKENDS[precision])
     network = original.load().to("cuda")
-    given = original.inputs(protein(name), min(copies, BEST_BATCH[name])).to(torch.device("cuda"))
+    inputs = original.inputs(protein(name), min(copies, BEST_BATCH[name])).to(torch.device("cuda"))
 
     def baseline() -> None:
         with torch.device("cuda"):  # it makes some of its tensors on the default device
-            original.sample(network, given)
+            original.sample(network, inputs)
 
     recovery = [model.design(protein(name), copies, 0.1, seed).recovery for seed in range(3)]
     assert 0.3 < np.mean(recovery) < 0.7  # a fast wrong answer has no speed
@@ -52,12 +52,12 @@ def test_log_probabilities_on_cuda(paired, not_exercised) -> None:
         not_exercised("an NVIDIA GPU")
     structure, model = protein("5L33"), mpnn.load_model(device="cuda")
     network = original.load().to("cuda")
-    given = original.inputs(structure).to(torch.device("cuda"))
+    inputs = original.inputs(structure).to(torch.device("cuda"))
     order = torch.arange(len(structure), device="cuda")[None]
 
     def baseline() -> np.ndarray:
         with torch.device("cuda"):
-            return original.log_probs(network, given, order).cpu().numpy()
+            return original.log_probs(network, inputs, order).cpu().numpy()
 
     def ours() -> np.ndarray:
         return model.log_probs(structure, decoding_order=np.arange(len(structure)))

@@ -25,12 +25,12 @@ def gpu(not_exercised) -> None:
 def forward(copies: int = 1, network: torch.nn.Module | None = None) -> Callable[[], torch.Tensor]:
     """The original's forward() of copies of 5L33, in order, on the GPU."""
     network = (original.load() if network is None else network).to("cuda")
-    given = original.inputs(protein("5L33"), copies).to(torch.device("cuda"))
-    order = torch.arange(given.S.shape[1], device="cuda")[None].repeat(copies, 1)
+    inputs = original.inputs(protein("5L33"), copies).to(torch.device("cuda"))
+    order = torch.arange(inputs.S.shape[1], device="cuda")[None].repeat(copies, 1)
 
     def run() -> torch.Tensor:
         with torch.device("cuda"):  # it makes some of its tensors on the default device
-            return original.log_probs(network, given, order)
+            return original.log_probs(network, inputs, order)
 
     return run
 

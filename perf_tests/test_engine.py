@@ -2,7 +2,8 @@
 
 Each sequence has its own decoding order; encoding, schedule and random numbers are in the time. The
 coordinates differ between runs, by 1e-3 Å, so that nothing is won by remembering a structure. The
-figures are the native code's: where it was not built, what plain torch reaches is kept beside them.
+figures are about native code; where it was not built, the ledger has those of plain torch, which
+are not judged.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from proteins import TS50, path_of, protein
 
 import mpnn_core as mpnn
 from mpnn_core import Constraints
-from mpnn_core.gate.intervals import ERROR, median_ratio
+from mpnn_core.gate.intervals import ERROR, Interval, median_ratio
 from mpnn_core.gate.pairing import interleaved
 from mpnn_core.peers import original
 
@@ -38,8 +39,8 @@ def network() -> torch.nn.Module:
     return original.load()
 
 
-def told(model: mpnn.Model) -> dict[str, object]:
-    """What computed it, and whether that is what the figure is about."""
+def computed_by(model: mpnn.Model) -> dict[str, object]:
+    """The backend, for the ledger; the figures are about native code, others are only recorded."""
     backend = model.backend
     instructions = getattr(backend, "instruction_set", "")
     return {
@@ -60,17 +61,17 @@ def jittered(structure: mpnn.Structure) -> Callable[[], mpnn.Structure]:
     return move
 
 
-def theirs(
+def original_sampling(
     network: torch.nn.Module,
     structure: mpnn.Structure,
     copies: int,
     tied: Sequence[Mapping[int, float]] = (),
 ) -> Callable[[], object]:
     """The original's sampling of a batch."""
-    given = original.inputs(structure, copies)
+    inputs = original.inputs(structure, copies)
 
     def run() -> object:
-        moved = replace(given, X=given.X + JITTER * torch.randn_like(given.X[:1]))
+        moved = replace(inputs, X=inputs.X + JITTER * torch.randn_like(inputs.X[:1]))
         return original.sample(network, moved, tied=tied)
 
     return run
@@ -80,8 +81,8 @@ def agree(model: mpnn.Model, network: torch.nn.Module, structure: mpnn.Structure
     """A fast wrong answer has no speed."""
     order = np.random.default_rng(0).permutation(len(structure))
     exact = original.log_probs(network, original.inputs(structure), original.batched(order))
-    found = model.log_probs(structure, decoding_order=order)
-    assert np.abs(found - exact.numpy())[:, structure.mask].max() < 1e-4
+    ours = model.log_probs(structure, decoding_order=order)
+    assert np.abs(ours - exact.numpy())[:, structure.mask].max() < 1e-4
 
 
 @pytest.mark.claim("E1", "speed")
@@ -90,7 +91,7 @@ def test_forward_beats_the_original(
 ) -> None:
     agree(model, network, study_protein)
     move = jittered(study_protein)
-    paired(original_forward(), lambda: model.log_probs(move()), **told(model))
+    paired(original_forward(), lambda: model.log_probs(move()), **computed_by(model))
 
 
 @pytest.mark.claim("E2", "speed")
@@ -99,9 +100,9 @@ def test_sampling_beats_the_original(model, network, study_protein, paired) -> N
     assert 0.35 < designs.recovery.mean() < 0.60
     move = jittered(study_protein)
     paired(
-        theirs(network, study_protein, 8),
+        original_sampling(network, study_protein, 8),
         lambda: model.design(move(), num_sequences=8),
-        **told(model),
+        **computed_by(model),
     )
 
 
@@ -126,7 +127,7 @@ def test_sampling_of(model, network, judge, name, copies, constraints) -> None:
     agree(model, network, structure)
     tied = constraints.groups(structure) if constraints else ()
     move = jittered(structure)
-    baseline = theirs(network, structure, copies, tied)
+    baseline = original_sampling(network, structure, copies, tied)
     logs = interleaved(
         {
             "original": baseline,
@@ -135,13 +136,13 @@ def test_sampling_of(model, network, judge, name, copies, constraints) -> None:
         },
         ROUNDS,
     )
-    seconds = {side: np.array(found) for side, found in logs.items()}
+    log_seconds = {side: np.array(values) for side, values in logs.items()}
     judge(
-        median_ratio(seconds["original"] - seconds["ours"], ERROR),
-        control=median_ratio(seconds["original"] - seconds["control"], ERROR),
+        median_ratio(log_seconds["original"] - log_seconds["ours"], ERROR),
+        control=median_ratio(log_seconds["original"] - log_seconds["control"], ERROR),
         pairs=ROUNDS,
         workload=f"{copies} sequences of {name}" + (", chains tied" if tied else ""),
-        **told(model),
+        **computed_by(model),
     )
 
 
@@ -150,23 +151,23 @@ def test_sampling_of(model, network, judge, name, copies, constraints) -> None:
 def test_forward_of_a_large_complex(model, network, judge) -> None:
     structure = protein("4YOW")
     agree(model, network, structure)
-    given, move = original.inputs(structure), jittered(structure)
+    inputs, move = original.inputs(structure), jittered(structure)
     logs = interleaved(
         {
-            "original": lambda: original.log_probs(network, given),
+            "original": lambda: original.log_probs(network, inputs),
             "ours": lambda: model.log_probs(move()),
         },
         ROUNDS,
     )
     ratios = np.array(logs["original"]) - np.array(logs["ours"])
-    judge(median_ratio(ratios, ERROR), pairs=ROUNDS, **told(model))
+    judge(median_ratio(ratios, ERROR), pairs=ROUNDS, **computed_by(model))
 
 
 @pytest.mark.costly(900)
 @pytest.mark.claim("E6", "speed")
 def test_many_structures_in_one_call(model, network, judge) -> None:
     structures = [protein(name) for name in TS50]
-    loop = [theirs(network, structure, 8) for structure in structures]
+    loop = [original_sampling(network, structure, 8) for structure in structures]
     moves = [jittered(structure) for structure in structures]
     logs = interleaved(
         {
@@ -176,7 +177,7 @@ def test_many_structures_in_one_call(model, network, judge) -> None:
         ROUNDS,
     )
     ratios = np.array(logs["original"]) - np.array(logs["ours"])
-    judge(median_ratio(ratios, ERROR), pairs=ROUNDS, **told(model))
+    judge(median_ratio(ratios, ERROR), pairs=ROUNDS, **computed_by(model))
 
 
 def tiled(structure: mpnn.Structure, tiles: int) -> mpnn.Structure:
@@ -201,8 +202,8 @@ def test_time_is_linear_in_length(model, judge) -> None:
     exponents = (np.array(logs["large"]) - np.array(logs["small"])) / np.log(10)
     ratio = median_ratio(exponents, ERROR)
     assert ratio is not None
-    found = type(ratio)(*(float(np.log(v)) for v in (ratio.value, ratio.low, ratio.high)))
-    judge(found, pairs=ROUNDS, **told(model))
+    exponent = Interval(*(float(np.log(v)) for v in (ratio.value, ratio.low, ratio.high)))
+    judge(exponent, pairs=ROUNDS, **computed_by(model))
 
 
 PEAK = """
@@ -233,5 +234,5 @@ def test_memory_of_a_large_complex(judge) -> None:
     """The largest resident memory of a process that designs 10,600 residues, torch and all."""
     pytest.importorskip("resource", reason="needs a Unix")
     command = [sys.executable, "-c", PEAK, str(path_of("5L33")), "100"]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
-    judge(float(found.stdout), workload="one sequence of 10,600 residues")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    judge(float(done.stdout), workload="one sequence of 10,600 residues")

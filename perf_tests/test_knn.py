@@ -82,7 +82,7 @@ def test_trees_of_a_large_assembly(original_knn, judge) -> None:
 def test_tree_in_the_model(study_protein, paired) -> None:
     """The original's forward with its k-NN replaced by scikit-learn's."""
     network, patched = original.load(), original.load()
-    given = original.inputs(study_protein)
+    inputs = original.inputs(study_protein)
 
     def tree_dist(X: torch.Tensor, mask: torch.Tensor, eps: float = 1e-6):
         ca = X[0].numpy()
@@ -94,12 +94,12 @@ def test_tree_in_the_model(study_protein, paired) -> None:
 
     patched.features._dist = tree_dist
     order = original.batched(range(len(study_protein)))
-    difference = original.log_probs(network, given, order) - original.log_probs(
-        patched, given, order
+    difference = original.log_probs(network, inputs, order) - original.log_probs(
+        patched, inputs, order
     )
     assert difference.abs().max() < 1e-3
     paired(
-        lambda: original.log_probs(network, given, order),
-        lambda: original.log_probs(patched, given, order),
+        lambda: original.log_probs(network, inputs, order),
+        lambda: original.log_probs(patched, inputs, order),
         workload="forward() of 5L33 with scikit-learn's k-NN",
     )

@@ -1,4 +1,4 @@
-"""S16: what a run leaves behind for each variant, through the tools that users have."""
+"""S16: the files that a run writes for each variant, through the tools that users have."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def test_json_per_variant(tmp_path, judge) -> None:
     """pytest-benchmark's JSON has real rounds of every variant."""
     path = tmp_path / "variants.json"
     test = "perf_tests/test_variants.py::test_forward_per_variant"
-    found = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", test, f"--benchmark-json={path}"],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert found.returncode == 0, found.stdout[-2000:]
+    assert done.returncode == 0, done.stdout[-2000:]
     stored = json.loads(path.read_text("utf-8"))["benchmarks"]
     timed = [b["extra_info"]["variant"] for b in stored if b["stats"]["median"] > 0]
     assert set(timed) == set(mpnn.VARIANTS)

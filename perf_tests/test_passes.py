@@ -45,7 +45,7 @@ def test_fused_message(mlx, judge) -> None:
     written = []
 
     class Kernel:
-        """Stands where the kernel does, and sees what it is given and what it gives."""
+        """Takes the place of the kernel, and counts its inputs and outputs."""
 
         def __call__(self, **call: Any) -> list[Any]:
             edges, *others = call["inputs"]

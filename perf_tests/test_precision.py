@@ -42,10 +42,10 @@ def test_autocast(study_protein, original_forward, paired, device, dtype) -> Non
         with torch.autocast(device.type, dtype=dtype):
             return forward()
 
-    network, given, order = on(device, study_protein)
-    exact = original.log_probs(network, given, order)
+    network, inputs, order = on(device, study_protein)
+    exact = original.log_probs(network, inputs, order)
     with torch.autocast(device.type, dtype=dtype):
-        lossy = original.log_probs(network, given, order)
+        lossy = original.log_probs(network, inputs, order)
     agreement = (exact.argmax(-1) == lossy.argmax(-1)).float().mean().item()
     assert agreement > 0.9
     paired(forward, autocast, device=device, note=f"argmax agreement {100 * agreement:.1f} %")
@@ -57,17 +57,17 @@ def test_autocast(study_protein, original_forward, paired, device, dtype) -> Non
 def test_compile(study_protein, paired, not_exercised, device) -> None:
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         not_exercised("a C++ compiler")
-    network, given, order = on(device, study_protein)
-    exact = original.log_probs(network, given, order)
+    network, inputs, order = on(device, study_protein)
+    exact = original.log_probs(network, inputs, order)
     with warnings.catch_warnings():
         # Deprecations inside torch's own compiler.
         warnings.simplefilter("ignore")
         compiled = torch.compile(network)
-        found = original.log_probs(compiled, given, order)
-        assert (found - exact).abs().max() < 1e-3
+        computed = original.log_probs(compiled, inputs, order)
+        assert (computed - exact).abs().max() < 1e-3
         paired(
-            lambda: original.log_probs(network, given, order),
-            lambda: original.log_probs(compiled, given, order),
+            lambda: original.log_probs(network, inputs, order),
+            lambda: original.log_probs(compiled, inputs, order),
             device=device,
         )
 
@@ -75,16 +75,16 @@ def test_compile(study_protein, paired, not_exercised, device) -> None:
 @devices
 @pytest.mark.claim("S12", "errors")
 def test_int8(study_protein, judge, device) -> None:
-    network, given, order = on(device, study_protein)
-    exact = original.log_probs(network, given, order)
+    network, inputs, order = on(device, study_protein)
+    exact = original.log_probs(network, inputs, order)
     errors, note = 0, ""
     with warnings.catch_warnings():
         # torch.ao's dynamic quantisation is deprecated in favour of torchao; the claim is older.
         warnings.simplefilter("ignore")
         try:
             quantised = torch.ao.quantization.quantize_dynamic(network, {torch.nn.Linear})
-            found = original.log_probs(quantised, given, order)
-            agreement = (exact.argmax(-1) == found.argmax(-1)).float().mean().item()
+            computed = original.log_probs(quantised, inputs, order)
+            agreement = (exact.argmax(-1) == computed.argmax(-1)).float().mean().item()
             note = f"argmax agreement {100 * agreement:.1f} %"
             assert agreement > 0.6
         except (RuntimeError, NotImplementedError) as error:

@@ -89,26 +89,26 @@ def test_gains_multiply(batches, judge) -> None:
 def test_batching_different_lengths(examples, judge) -> None:
     """What the study never tried: the original pads a batch to its longest structure."""
     network, model = original.load(), mpnn.load_model()
-    alone = [original.featurize(path_of(s.name)) for s in examples]
+    singles = [original.featurize(path_of(s.name)) for s in examples]
     together = original.featurize_together([path_of(s.name) for s in examples])
     logs = interleaved(
         {
-            "alone": lambda: [original.log_probs(network, given) for given in alone],
+            "alone": lambda: [original.log_probs(network, single) for single in singles],
             "together": lambda: original.log_probs(network, together),
             "ours alone": lambda: [model.log_probs(s) for s in examples],
             "ours together": lambda: model.log_probs(examples),
         },
         ROUNDS,
     )
-    seconds = {side: np.array(found) for side, found in logs.items()}
-    for who, before, after in (
+    log_seconds = {side: np.array(values) for side, values in logs.items()}
+    for engine, before, after in (
         ("the original", "alone", "together"),
         ("ours", "ours alone", "ours together"),
     ):
         judge(
-            median_ratio(seconds[before] - seconds[after], ERROR),
+            median_ratio(log_seconds[before] - log_seconds[after], ERROR),
             pairs=ROUNDS,
-            workload=f"the six example proteins together, {who}",
+            workload=f"the six example proteins together, {engine}",
             only_record=True,
         )
 
@@ -119,6 +119,6 @@ def test_forward_per_variant(study_protein, benchmark, variant) -> None:
     trained = mpnn.VARIANTS[variant].accuracy != "unknown"
     model = mpnn.load_model("v_48_020" if trained else "random", variant=variant)
     batch = [study_protein] * mpnn.VARIANTS[variant].batch
-    found = benchmark.pedantic(lambda: model.log_probs(batch), rounds=3, warmup_rounds=1)
+    log_probs = benchmark.pedantic(lambda: model.log_probs(batch), rounds=3, warmup_rounds=1)
     benchmark.extra_info.update(variant=variant, residues=sum(map(len, batch)))
-    assert [lp.shape for lp in found] == [(1, len(study_protein), 21)] * len(batch)
+    assert [lp.shape for lp in log_probs] == [(1, len(study_protein), 21)] * len(batch)

@@ -118,7 +118,7 @@ class Entry:
             text += f"; {self.pairs} pairs"
         if self.control:
             low, high = self.control
-            text += f", the baseline against itself [{low:.3g}, {high:.3g}]"
+            text += f", control [{low:.3g}, {high:.3g}]"
         return text
 
 

@@ -12,7 +12,7 @@ from mpnn_core.gate.ledger import ABSENT, Entry, Ledger
 from mpnn_core.gate.verdicts import GateResult, Verdict
 
 # What each form needs; a narrower terminal, or a file, gets so many columns all the same.
-SHORT_COLUMNS = 96
+SHORT_COLUMNS = 100
 WHOLE_COLUMNS = 150
 STYLES: Mapping[str, str] = {
     Verdict.CONFIRMED: "green",
@@ -35,18 +35,19 @@ def print_short(ledger: Ledger, console: Console) -> None:
     title = f"Claims ledger: {len(headlines)} of {len(figures)} figures"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for column in ("claim", "figure", "reported", "measured here", "verdict", "gate"):
-        table.add_column(column, no_wrap=column not in ("figure", "measured here"))
+        table.add_column(column, no_wrap=column != "measured here")
     for e in headlines:
-        absent = e.verdict in ABSENT
         table.add_row(
             Text(e.claim),
             Text(e.headline or e.figure),
             Text(e.reported),
-            Text(e.note if absent else e.measured, "dim" if absent else ""),
+            Text(e.measured.removesuffix(f" {e.unit}")),  # the unit stands beside it
             Text(e.verdict, STYLES.get(e.verdict, "")),
             Text(e.gate if e.bound or e.is_red() else "-", STYLES.get(e.gate, "")),
         )
     console.print(table)
+    legend = "verdict: measured here against reported; gate: a bound that must hold here"
+    console.print(Text(legend, "dim"))
     for e in ledger.reds:
         console.print(Text(e.sentence, "bold red"))
     for line in _missing(ledger.absent):
@@ -78,8 +79,9 @@ def _missing(absent: Sequence[Entry]) -> list[str]:
             needs.setdefault(hardware, set()).add((e.claim, e.figure))
     lines = []
     if needs:
-        counts = ", ".join(f"{len(figures)} need {name}" for name, figures in needs.items())
-        lines.append(f"not exercised, for want of hardware: {counts}")
+        most_first = sorted(needs, key=lambda name: -len(needs[name]))
+        counts = ", ".join(f"{len(needs[name])} need {name}" for name in most_first)
+        lines.append(f"not exercised here: {counts}")
     if not_run:
         lines.append(f"not run: {len(not_run)}")
     return lines

@@ -125,7 +125,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     c = comparison
     console.width = max(console.width, WHOLE_COLUMNS)
     table = Table(title=f"{c.head} against {c.base}", title_justify="left", box=None)
-    for column in ("benchmark", "time", "verdict", "would catch", "base against itself"):
+    for column in ("benchmark", "time", "verdict", "would catch", "control"):
         table.add_column(column, no_wrap=True)
     table.add_column("")
     for o in c.outcomes:

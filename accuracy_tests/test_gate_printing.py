@@ -1,0 +1,97 @@
+"""The short ledger of our own claims, as README's first command prints it."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from stored_runs import entry, ledger
+
+from mpnn_core.gate.claims import load_claims
+from mpnn_core.gate.ledger import Ledger
+from mpnn_core.gate.printing import SHORT_COLUMNS, headline_entries, print_short, print_whole
+from mpnn_core.gate.verdicts import GateResult, Verdict
+
+CLAIMS = load_claims(Path(__file__).parents[1] / "claims.toml")
+
+
+def everything() -> Ledger:
+    """Every figure measured as reported; those that need other hardware not exercised."""
+    entries = [
+        entry(claim, key, figure.reported)
+        for claim in CLAIMS.values()
+        for key, figure in claim.figures.items()
+        if not figure.needs
+    ]
+    return ledger(entries).completed(CLAIMS)
+
+
+def printed(content: Ledger, form=print_short, width: int = 80) -> str:
+    text = io.StringIO()
+    form(content, Console(file=text, width=width))
+    return text.getvalue()
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_it_fits_a_terminal_and_a_screen(width) -> None:
+    lines = printed(everything(), width=width).splitlines()
+    assert max(map(len, lines)) <= SHORT_COLUMNS <= 100, max(lines, key=len)
+
+
+def test_it_has_eight_to_twelve_headlines_of_speed_parity_loss_and_study() -> None:
+    headlines = headline_entries(everything())
+    assert 8 <= len(headlines) <= 12
+    exact = [e if e.value is None else replace(e, low=e.value, high=e.value) for e in headlines]
+    assert len(printed(ledger(exact)).splitlines()) == len(headlines) + 6, "one line for each"
+    assert {"E3", "E4", "E20", "S14"} <= {e.claim for e in headlines}
+
+
+def test_a_red_that_is_no_headline_is_printed_with_its_sentence() -> None:
+    content = everything()
+    (red,) = (e for e in content.entries if (e.claim, e.figure) == ("S9", "component-2000"))
+    at = content.entries.index(red)
+    content.entries[at] = replace(red, value=1.2, low=1.1, high=1.3, gate=GateResult.FAILED)
+    text = printed(content)
+    assert "the gate is >= 2, measured 1.2 [1.1, 1.3] x: failed" in " ".join(text.split())
+    assert max(map(len, text.splitlines())) <= SHORT_COLUMNS
+
+
+def test_at_acceptance_what_is_inconclusive_is_red() -> None:
+    content = everything()
+    (e,) = (e for e in content.entries if (e.claim, e.figure) == ("S9", "component-2000"))
+    content.entries[content.entries.index(e)] = replace(e, gate=GateResult.INCONCLUSIVE)
+    assert "claim S9, component-2000" not in printed(content)
+    content.mode = "acceptance"
+    assert "claim S9, component-2000" in printed(content)
+
+
+def test_missing_hardware_is_counted_by_its_name() -> None:
+    text = " ".join(printed(everything()).split())
+    needs = [f.needs for c in CLAIMS.values() for f in c.figures.values() if f.needs]
+    assert needs
+    for name in set(needs):
+        assert f"{needs.count(name)} need {name}" in text
+
+
+def test_a_judged_entry_stands_for_a_headline_and_not_another_workload() -> None:
+    judged = entry(CLAIMS["E2"], "speed", 40)
+    beside = replace(judged, verdict=Verdict.RECORDED, value=3.0, low=3.0, high=3.0)
+    unmeasured = replace(judged, verdict=Verdict.NOT_EXERCISED, value=None, low=None, high=None)
+    for entries in ([beside, judged], [unmeasured, judged, beside]):
+        assert headline_entries(ledger(entries)) == [judged]
+    assert headline_entries(ledger([unmeasured])) == [unmeasured], "a headline is never left out"
+
+
+def test_without_headlines_all_that_was_measured_is_printed() -> None:
+    plain = [replace(e, headline="") for e in everything().entries]
+    assert len(headline_entries(ledger(plain))) == sum(e.value is not None for e in plain)
+
+
+def test_the_whole_ledger_has_every_figure() -> None:
+    text = printed(everything(), print_whole)
+    for claim in CLAIMS.values():
+        for key in claim.figures:
+            assert f"{claim.id} {key} " in " ".join(text.split()), f"{claim.id} {key}"
