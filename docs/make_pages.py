@@ -25,7 +25,8 @@ from typing import Any
 import mpnn_core as mpnn
 from mpnn_core.commands.main import parser
 from mpnn_core.gate.claims import load_claims
-from mpnn_core.gate.ledger import Entry, Ledger, markdown
+from mpnn_core.gate.ledger import Entry, Ledger
+from mpnn_core.gate.pages import markdown
 from mpnn_core.gate.verdicts import Verdict
 
 ROOT = Path(__file__).parents[1]
