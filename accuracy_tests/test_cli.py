@@ -303,7 +303,7 @@ def test_the_ledger_is_printed_again(tmp_path, capsys, gate, code) -> None:
     )
     path = tmp_path / "ledger.json"
     Ledger([entry], {"torch": "2"}, "today").save(path)
-    assert main(["claims", "--ledger", str(path)]) == code
+    assert main(["claims", "--all", "--ledger", str(path)]) == code
     printed = capsys.readouterr().out
     assert "Claims ledger" in printed and "2 [1.9, 2.1] x" in printed
 
