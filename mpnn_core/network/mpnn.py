@@ -17,7 +17,7 @@ What has an edge axis is computed in tiles of nodes, so memory stays bounded at 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, cast
 
@@ -157,6 +157,11 @@ class DecoderLayer(MessageLayer):
         return self.update(h_V, torch.cat(aggregated), degree)
 
 
+def undecoded(h_V: Tensor, blocks: Sequence[tuple[Tensor, ...]]) -> Tensor:
+    """What an undecoded neighbour contributes to each decoder layer, D h_V: (layers, N, H)."""
+    return torch.stack([F.linear(h_V, D) for *_, D in blocks])
+
+
 class MPNN(nn.Module):
     """The reformulated network. Parameter names are the published checkpoints'.
 
@@ -217,21 +222,19 @@ class MPNN(nn.Module):
             h_V, h_E = layer(h_V, h_E, graph)
             if states is not None:
                 states.append(h_V)
-        edges = torch.stack([F.linear(h_E, layer.blocks()[1]) for layer in self.decoders])
-        return Encoding(graph, h_V, edges, self.undecoded(h_V))
+        blocks = [layer.blocks() for layer in self.decoders]
+        edges = torch.stack([F.linear(h_E, B) for _, B, _, _ in blocks])
+        return Encoding(graph, h_V, edges, undecoded(h_V, blocks))
 
     def edge_features(self, backbones: Backbones, graph: Graph) -> Tensor:
         """The edges' states before the first layer: (N, K, H)."""
         parts = tiles(*graph.neighbours.shape)
         return torch.cat([self.W_e(self.features(backbones, graph, part)) for part in parts])
 
-    def undecoded(self, h_V: Tensor) -> Tensor:
-        """What an undecoded neighbour contributes, D h_V of each layer: (decoder layers, N, H)."""
-        return torch.stack([F.linear(h_V, layer.blocks()[3]) for layer in self.decoders])
-
     def with_states(self, encoding: Encoding, h_V: Tensor) -> Encoding:
         """The encoding with the node states h_V (N, H) instead of the encoder's."""
-        return replace(encoding, h_V=h_V, undecoded=self.undecoded(h_V))
+        blocks = [layer.blocks() for layer in self.decoders]
+        return replace(encoding, h_V=h_V, undecoded=undecoded(h_V, blocks))
 
     def initial_states(self, backbones: Backbones, context: Any) -> Tensor:
         """The node states (N, H) that the encoder starts from, if `requires` has INITIAL_STATES.
