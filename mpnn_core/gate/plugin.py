@@ -350,22 +350,26 @@ class LedgerKeeper:
         ledger.machine, ledger.date = this_machine(self.project), now()
         return ledger
 
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self) -> Generator[None]:
+        """Save the ledger, and print it below everything else that pytest prints."""
+        yield
         text = io.StringIO()
-        colour, width = terminalreporter.hasmarkup, get_terminal_size().columns
-        console = Console(file=text, force_terminal=colour, width=width)
+        terminal = self.config.pluginmanager.get_plugin("terminalreporter")
+        colour = terminal is not None and terminal.hasmarkup
+        console = Console(file=text, force_terminal=colour, width=get_terminal_size().columns)
         if COMPARISON in self.config.stash:
             print_comparison(self.config.stash[COMPARISON], console)
-        whole = self.config.getoption("--ledger-all")
-        path = self.config.rootpath / (self.config.getoption("--ledger") or self.project.ledger)
         if self.ledger.entries:
+            path = self.config.rootpath / (self.config.getoption("--ledger") or self.project.ledger)
             ledger = self._completed()
             ledger.save(path)
+            whole = self.config.getoption("--ledger-all")
             (print_whole if whole else print_short)(ledger, console)
-        if text.getvalue():
-            terminalreporter.write("\n" + text.getvalue())
-        if self.ledger.entries:
             if path.is_relative_to(self.config.rootpath):
                 path = path.relative_to(self.config.rootpath)
             how = "" if whole else "; `mpnn-core claims --all` prints it"
-            terminalreporter.write_line(f"the whole ledger is in {path}{how}")
+            text.write(f"the whole ledger is in {path}{how}\n")
+        if text.getvalue() and terminal is not None:
+            terminal.ensure_newline()
+            terminal.write("\n" + text.getvalue())
