@@ -25,7 +25,7 @@ STYLES: Mapping[str, str] = {
 
 
 def print_short(ledger: Ledger, console: Console) -> None:
-    """Print the headline figures, every red, what was not exercised, and the counts.
+    """Print the headline figures, every red, the missing hardware, and the counts.
 
     Headlines that were not run are left out. Where none was measured, all measured figures stand.
     """
@@ -91,7 +91,7 @@ def _missing(absent: Sequence[Entry]) -> list[str]:
 
 
 def print_whole(ledger: Ledger, console: Console) -> None:
-    """Print every entry, what was not exercised, the machine, and the counts."""
+    """Print every entry, figures without a measurement, the machine, and the counts."""
     console.width = max(console.width, WHOLE_COLUMNS)
     table = Table(title="Claims ledger", title_justify="left", box=None, pad_edge=False)
     for column in ("claim", "figure", "reported", "measured here", "verdict", "gate"):
