@@ -82,7 +82,17 @@ def test_a_judged_entry_stands_for_a_headline_and_not_another_workload() -> None
     unmeasured = replace(judged, verdict=Verdict.NOT_EXERCISED, value=None, low=None, high=None)
     for entries in ([beside, judged], [unmeasured, judged, beside]):
         assert headline_entries(ledger(entries)) == [judged]
-    assert headline_entries(ledger([unmeasured])) == [unmeasured], "a headline is never left out"
+
+
+def test_a_run_of_a_part_shows_that_part() -> None:
+    """Headlines that were not run say nothing; a missing device is shown beside those that were."""
+    speed, count = entry(CLAIMS["E2"], "speed", 40), entry(CLAIMS["S12"], "errors", 0)
+    part = ledger([speed, count]).completed(CLAIMS)
+    assert [(e.claim, e.figure) for e in headline_entries(part)] == [
+        ("E2", "speed"),
+        ("E8", "many-fast"),
+    ]
+    assert headline_entries(ledger([count]).completed(CLAIMS)) == [count]
 
 
 def test_without_headlines_all_that_was_measured_is_printed() -> None:

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ from mpnn_core.gate.hardware import PlainCPU, hardware_of
 from mpnn_core.gate.ledger import Ledger, this_machine
 from mpnn_core.gate.pages import markdown
 from mpnn_core.gate.project import Exact, Project, ProjectError, load_project
+from mpnn_core.gate.revisions import builds
+from mpnn_core.gate.revisions.processes import Processes
 from mpnn_core.gate.verdicts import Verdict
 
 ROOT = Path(__file__).parents[1]
@@ -109,6 +112,57 @@ def test_judging_another_project_loads_neither_the_engine_nor_torch(tmp_path) ->
         or (m.startswith("mpnn_core.") and not m.startswith("mpnn_core.gate"))
     ]  # fmt: skip
     assert not foreign, f"judging a toy loads {foreign[:10]}"
+
+
+# A package of one function, with a benchmark and an answer, and no hardware of its own.
+TOY_PACKAGE = {
+    "pyproject.toml": """
+[build-system]
+requires = ["scikit-build-core"]
+build-backend = "scikit_build_core.build"
+
+[project]
+name = "toy"
+version = "1"
+
+[tool.scikit-build]
+wheel.cmake = false
+wheel.packages = ["toy"]
+""",
+    "toy/__init__.py": "def total(n):\n    return sum(range(n))\n",
+    "perf_tests/benchmarks.py": """
+import sys
+import numpy as np
+import toy
+
+def summing():
+    return lambda: toy.total(100_000)
+
+BENCHMARKS = (summing,)
+
+def answers():
+    yield "sum", np.array([toy.total(10)]), np.array([45.5])
+    yield "torch is loaded", np.array(["torch" in sys.modules]), np.array([0.0])
+""",
+}
+
+
+def test_a_revision_of_another_project_is_built_and_timed(tmp_path) -> None:
+    repository = tmp_path / "toy"
+    for name, text in TOY_PACKAGE.items():
+        (repository / name).parent.mkdir(parents=True, exist_ok=True)
+        (repository / name).write_text(text)
+    subprocess.run(["git", "init", "--quiet", str(repository)], check=True)
+    toy_project = replace(load_project(repository), builds=str(tmp_path / "builds"))
+    tree = builds.tree_of(repository)
+    assert builds.needs_compiling(repository, tree, toy_project)
+    build = builds.build(repository, tree, toy_project)
+    assert builds.build(repository, tree, toy_project).seconds == 0 < build.seconds
+    with Processes({"head": build}, build, toy_project) as processes:
+        seconds = processes["head"].prepare("summing")
+        errors = processes["head"].errors()
+    assert 1e-4 < seconds < 1
+    assert errors == {"sum": 0.5, "torch is loaded": 0.0}
 
 
 def project(folder: Path, text: str) -> Project:

@@ -34,6 +34,7 @@ FORBIDDEN = [
     ("gate/claims.py", "import protein_mpnn_utils", GATE),
     ("design/model.py", "from mpnn_core.gate import GateError", ENGINE),
     ("training/metrics.py", "import mpnn_core.gate.verdicts", ENGINE),
+    ("commands/main.py", "import mpnn_core.gate.ledger", ENGINE),
     ("network/checkpoints.py", "def late():\n    import mpnn_core.peers.original", PEERS),
     ("commands/main.py", "import protein_mpnn_utils", PEERS),
     ("sampling/noise.py", "import mpnn_core.sampling.orders", CIRCLE),

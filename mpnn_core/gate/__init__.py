@@ -1,27 +1,27 @@
-"""The gate: it judges what a project claims of itself. A plugin for pytest, and some commands.
+"""The gate judges the claims of a project. It is a plugin for pytest, and some commands.
 
-Six words. A *claim* is a statement in claims.toml that measurements can hold up or not; a *figure*
-is one number of it. The *interval* is where the true value of a measurement lies, at 99 %. The
+Six words. A *claim* is a statement in claims.toml that can be measured; a *figure* is one number
+of it. The *interval* is where the true value of a measurement lies, at 99 %. The
 *verdict* compares a measured figure with the reported one. A *gate* is a bound that must hold here:
 it alone turns a test red. The *control* is the baseline measured against itself; if its interval
 excludes 1, the machine was not steady enough to measure anything.
 
-What is claimed, and of which project
+The project and its claims
     project.py    [tool.mpnn_core.gate] of pyproject.toml: all that the gate knows of a project
     hardware.py   the module that a project names for devices beyond a CPU
     claims.py     claims.toml, read and checked to the last key
 Measuring and judging
     intervals.py  a measured value and its interval
     pairing.py    two things timed against each other, in turn
-    counting.py   what is counted instead of timed, and the baseline of counts
+    counting.py   counts instead of times, and their baseline
     verdicts.py   from an interval to a verdict, and to the result of a gate
 In pytest
-    plugin.py     options, the fixture `paired`, the ledger at the end; what conftest.py names
-    judging.py    binds a test to figures, judges what it measured
+    plugin.py     named by conftest.py: options, the fixture `paired`, the ledger at the end
+    judging.py    binds a test to figures, judges its measurements
     devices.py    fixtures for the devices that tests run on
     budget.py     the time that measuring may take
 Results
-    ledger.py     what every figure came to in one run, as JSON
+    ledger.py     all figures of one run: measurement, verdict and gate, as JSON
     printing.py   the ledger in a terminal, short or whole
     pages.py      the ledger as Markdown
     history.py    figures over many runs

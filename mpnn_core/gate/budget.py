@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 def seconds(text: str) -> float:
     """ "90s", "4m" or "1.5h" in seconds."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
-    if not found:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
+    if not match:
         raise argparse.ArgumentTypeError(
             f"{text!r} is no time; expected a number and s, m or h, such as 4m"
         )
-    return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
 
 
 @dataclass

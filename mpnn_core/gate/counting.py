@@ -1,6 +1,6 @@
-"""What can be counted instead of timed: the same on every machine, and so gated exactly.
+"""Counts instead of times: the same on every machine, and so gated exactly.
 
-A project counts what it likes; its counters are compared with a baseline that is kept in a file and
+The counters of a project are compared with a baseline that is kept in a file and
 changes by a reviewed diff alone.
 """
 

@@ -121,7 +121,7 @@ def load_runs(storage: Path) -> list[Run]:
     Raises
     ------
     HistoryError
-        A file is not what pytest-benchmark writes.
+        A file was not written by pytest-benchmark, or is damaged.
     """
     runs = []
     for path in sorted(storage.rglob("*.json")):

@@ -94,7 +94,7 @@ def paired_mean(differences: ArrayLike, error: float = ERROR, seed: int = 0) -> 
     mean = float(values.mean())
     if np.ptp(values) == 0:
         return exactly(mean)
-    found = stats.bootstrap(
+    interval = stats.bootstrap(
         (values,), np.mean, confidence_level=1 - error, rng=np.random.default_rng(seed)
     ).confidence_interval
-    return Interval(mean, float(found.low), float(found.high))
+    return Interval(mean, float(interval.low), float(interval.high))

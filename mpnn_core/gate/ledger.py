@@ -1,4 +1,4 @@
-"""The ledger: what every figure came to in one run. Kept as JSON."""
+"""The ledger: measurement, verdict and gate of every figure in one run. Kept as JSON."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Entry:
         )  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
-        """Built-in types only: what JSON, and pytest-xdist's channel, can carry."""
+        """Built-in types only, for JSON and for pytest-xdist's channel."""
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return plain
 
@@ -201,7 +201,7 @@ class Ledger:
 
 
 def this_machine(project: Project) -> dict[str, str]:
-    """Processor, system and versions: what a reader of the figures must know of the machine."""
+    """Processor, system and versions, which a reader of the figures must know."""
     machine = {
         "processor": _processor(),
         "cores": str(os.cpu_count()),

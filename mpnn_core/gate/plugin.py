@@ -41,12 +41,11 @@ from mpnn_core.gate.verdicts import GateResult, Verdict
 
 BUDGET = pytest.StashKey[Budget]()
 COMPARISON = pytest.StashKey[Comparison]()
-# Of what pytest-benchmark stores.
+# Of the content that pytest-benchmark stores.
 SCHEMA = 1
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    default = Project
     group = parser.getgroup("claims")
     group.addoption(
         "--acceptance", action="store_true", help="a gate that stays inconclusive fails as well"
@@ -71,11 +70,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--proof", action="store_true", help="also the proofs that the gates guard; takes minutes"
     )
     group.addoption(
-        "--claims", metavar="FILE", help=f"the claims (default: the project's, {default.claims})"
+        "--claims", metavar="FILE", help=f"the claims (default: the project's, {Project.claims})"
     )
     group.addoption(
         "--ledger", metavar="FILE",
-        help=f"where the ledger is written as JSON (default: the project's, {default.ledger})",
+        help=f"where the ledger is written as JSON (default: the project's, {Project.ledger})",
     )  # fmt: skip
     group.addoption(
         "--ledger-all", action="store_true",
@@ -192,7 +191,7 @@ def pytest_runtest_makereport(
 
 @pytest.fixture(autouse=True)
 def _affordable(request: pytest.FixtureRequest) -> Generator[None]:
-    """Leave out a costly test that is longer than what is left of the budget."""
+    """Leave out a costly test that is longer than the rest of the budget."""
     cost, budget = _cost(request.node), request.config.stash[BUDGET]
     if not cost:
         yield
@@ -220,8 +219,8 @@ def paired(
 
     The first look's rounds run under pytest-benchmark, so its storage and its statistics are those
     of real rounds; further looks follow until the verdict and the gate are settled, or the test's
-    share of `--budget` is spent. A first look that does not fit what is left of the budget, and a
-    run without benchmarks, is one round: inconclusive.
+    share of `--budget` is spent. If the first look does not fit the rest of the budget, or if
+    benchmarks are disabled, one round is run, and the result is inconclusive.
     """
     hardware = hardware_of(request.config.stash[PROJECT])
 
@@ -341,7 +340,7 @@ class LedgerKeeper:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_benchmark_update_json(self, output_json: dict[str, Any]) -> None:
-        """Into each stored run goes its whole ledger: the figures that nothing timed, too."""
+        """Store the whole ledger with each run, also figures that were not timed."""
         # May be called more than once for a run, and is the same each time.
         output_json[STORED] = {"schema": SCHEMA, "ledger": self._completed().to_json()}
 
@@ -350,22 +349,26 @@ class LedgerKeeper:
         ledger.machine, ledger.date = this_machine(self.project), now()
         return ledger
 
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self) -> Generator[None]:
+        """Save the ledger, and print it below everything else that pytest prints."""
+        yield
         text = io.StringIO()
-        colour, width = terminalreporter.hasmarkup, get_terminal_size().columns
-        console = Console(file=text, force_terminal=colour, width=width)
+        terminal = self.config.pluginmanager.get_plugin("terminalreporter")
+        colour = terminal is not None and terminal.hasmarkup
+        console = Console(file=text, force_terminal=colour, width=get_terminal_size().columns)
         if COMPARISON in self.config.stash:
             print_comparison(self.config.stash[COMPARISON], console)
-        whole = self.config.getoption("--ledger-all")
-        path = self.config.rootpath / (self.config.getoption("--ledger") or self.project.ledger)
         if self.ledger.entries:
+            path = self.config.rootpath / (self.config.getoption("--ledger") or self.project.ledger)
             ledger = self._completed()
             ledger.save(path)
+            whole = self.config.getoption("--ledger-all")
             (print_whole if whole else print_short)(ledger, console)
-        if text.getvalue():
-            terminalreporter.write("\n" + text.getvalue())
-        if self.ledger.entries:
             if path.is_relative_to(self.config.rootpath):
                 path = path.relative_to(self.config.rootpath)
             how = "" if whole else "; `mpnn-core claims --all` prints it"
-            terminalreporter.write_line(f"the whole ledger is in {path}{how}")
+            text.write(f"the whole ledger is in {path}{how}\n")
+        if text.getvalue() and terminal is not None:
+            terminal.ensure_newline()
+            terminal.write("\n" + text.getvalue())

@@ -25,9 +25,9 @@ STYLES: Mapping[str, str] = {
 
 
 def print_short(ledger: Ledger, console: Console) -> None:
-    """Print the headline figures, every red, what was not exercised, and the counts.
+    """Print the headline figures, every red, the missing hardware, and the counts.
 
-    Where no figure is a headline, all that were measured are.
+    Headlines that were not run are left out. Where none was measured, all measured figures stand.
     """
     console.width = SHORT_COLUMNS
     headlines = headline_entries(ledger)
@@ -56,7 +56,7 @@ def print_short(ledger: Ledger, console: Console) -> None:
 
 
 def headline_entries(ledger: Ledger) -> list[Entry]:
-    """For each headline figure one entry: a judged one, and a measured one, where there is such."""
+    """One entry for each figure of the short ledger: a measured and judged one, if there is one."""
     by_figure: dict[tuple[str, str], list[Entry]] = {}
     for e in ledger.entries:
         by_figure.setdefault((e.claim, e.figure), []).append(e)
@@ -64,7 +64,10 @@ def headline_entries(ledger: Ledger) -> list[Entry]:
         min(entries, key=lambda e: (e.value is None, e.verdict is Verdict.RECORDED))
         for entries in by_figure.values()
     ]
-    return [e for e in best if e.headline] or [e for e in best if e.value is not None]
+    headlines = [e for e in best if e.headline and e.verdict is not Verdict.NOT_RUN]
+    if any(e.value is not None for e in headlines):
+        return headlines
+    return [e for e in best if e.value is not None]
 
 
 def _missing(absent: Sequence[Entry]) -> list[str]:
@@ -88,7 +91,7 @@ def _missing(absent: Sequence[Entry]) -> list[str]:
 
 
 def print_whole(ledger: Ledger, console: Console) -> None:
-    """Print every entry, what was not exercised, the machine, and the counts."""
+    """Print every entry, figures without a measurement, the machine, and the counts."""
     console.width = max(console.width, WHOLE_COLUMNS)
     table = Table(title="Claims ledger", title_justify="left", box=None, pad_edge=False)
     for column in ("claim", "figure", "reported", "measured here", "verdict", "gate"):

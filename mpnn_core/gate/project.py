@@ -18,7 +18,7 @@ CPU = "cpu"
 
 
 class ProjectError(GateError):
-    """The project's table is not what it must be; the message names file and key."""
+    """The project's table has a wrong key or value; the message names file and key."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """One page of everything: ledger, history, comparison; a single file that needs no network.
 
 Charts are SVG in the page itself. Their colours are the page's own variables, so that they follow
-light, dark and print; shapes say what colours say.
+light, dark and print; shapes repeat what colours say.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def write(report: Report, path: Path) -> None:
 
 
 def chart(name: str, title: str, size: tuple[float, float], draw: Callable[[Any], None]) -> Any:
-    """A figure as SVG for the page; `title` is what a screen reader says of it."""
+    """A figure as SVG for the page; `title` is its text for screen readers."""
     import matplotlib as mpl
     from markupsafe import Markup, escape
     from matplotlib.figure import Figure
@@ -166,7 +166,7 @@ def _forest(unit: str, rows: Sequence[Entry]) -> Any:
         if unit == "x":
             _ratio_axis(axes.xaxis, axes.set_xscale)
             axes.axvline(1, color=MUTED, linewidth=0.8)
-        axes.set_xlabel(f"{unit}; the bar is what was reported" if unit else "")
+        axes.set_xlabel(f"{unit}; the bar is the reported figure" if unit else "")
         axes.set_yticks(range(len(rows)), [_name(e, rows) for e in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.grid(axis="x")
