@@ -149,7 +149,7 @@ def test_weights_and_their_evaluation_make_a_variant_a_trained_one(none_trained,
         (PACKAGED, "fast", False, "v_48_020.safetensors", VARIANTS["fast"].untrained_loss),
         (PACKAGED, "minimal", False, CheckpointError, "no trained weights yet"),
         ("v_48_010", "baseline", False, "v_48_010.pt", ""),
-        ("v_48_010", "fast", True, "v_48_010.pt", "what nobody measured of these weights"),
+        ("v_48_010", "fast", True, "v_48_010.pt", "an amount that was not measured for these weights"),
         ("v_48_010", "minimal", True, CheckpointError, "no trained weights of v_48_010 yet"),
         ("ca/v_48_010", "baseline", False, CheckpointError, "a CA-only model"),
         ("v_48_999", "baseline", False, CheckpointError, "neither a published checkpoint nor a"),
@@ -189,7 +189,7 @@ def test_a_path_is_taken_as_it_is_beside_a_student(none_trained):
     ship(none_trained, "fast")
     again = load_model(path, variant="fast")
     assert np.array_equal(again.log_probs(protein("6MRR")), untrained)
-    assert "nobody measured" in again.loss
+    assert "not measured" in again.loss
 
 
 def test_a_student_of_one_model_is_not_given_for_another(none_trained):

@@ -34,7 +34,7 @@ from mpnn_core.structures.structure import Structure
 class Model:
     """A network with its weights on a device; `load_model` makes one.
 
-    `loss` says what it loses against the published model, as measured, or that nobody measured it;
+    `loss` is the measured loss against the published model, or says that it was not measured;
     "" where it is exact.
     """
 

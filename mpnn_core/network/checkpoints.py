@@ -40,7 +40,7 @@ from mpnn_core.network.families import (
 from mpnn_core.network.mpnn import MPNN
 from mpnn_core.network.variants import VARIANTS, Variant
 
-UNMEASURED = "what nobody measured of these weights"
+UNMEASURED = "an amount that was not measured for these weights"
 BASELINE = VARIANTS["baseline"]
 
 
@@ -84,7 +84,7 @@ class Choice:
     Attributes
     ----------
     path : the file to read; None for random weights
-    loss : what they lose against the published model, as measured, or that nobody measured it; ""
+    loss : the measured loss against the published model, or a text that it was not measured; ""
         where they are exact
     name : what the checkpoint is called in outputs; None takes the name in the file
     sha256 : of the file, where it must be one certain file; None where any will do
