@@ -16,7 +16,7 @@ from mpnn_core import VARIANTS, CheckpointError, load_model
 from mpnn_core.commands.main import main
 from mpnn_core.network import variants
 from mpnn_core.network.architectures import random_network
-from mpnn_core.network.checkpoints import Checkpoint, file_sha256, resolve, weights_file
+from mpnn_core.network.checkpoints import UNMEASURED, Checkpoint, file_sha256, resolve, weights_file
 from mpnn_core.network.families import PACKAGED
 from mpnn_core.network.variants import Variant, find_variant
 
@@ -149,7 +149,7 @@ def test_weights_and_their_evaluation_make_a_variant_a_trained_one(none_trained,
         (PACKAGED, "fast", False, "v_48_020.safetensors", VARIANTS["fast"].untrained_loss),
         (PACKAGED, "minimal", False, CheckpointError, "no trained weights yet"),
         ("v_48_010", "baseline", False, "v_48_010.pt", ""),
-        ("v_48_010", "fast", True, "v_48_010.pt", "an amount that was not measured for these weights"),
+        ("v_48_010", "fast", True, "v_48_010.pt", UNMEASURED),
         ("v_48_010", "minimal", True, CheckpointError, "no trained weights of v_48_010 yet"),
         ("ca/v_48_010", "baseline", False, CheckpointError, "a CA-only model"),
         ("v_48_999", "baseline", False, CheckpointError, "neither a published checkpoint nor a"),
