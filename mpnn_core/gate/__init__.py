@@ -1,10 +1,10 @@
 """The gate judges the claims of a project. It is a plugin for pytest, and some commands.
 
-Six words. A *claim* is a statement in claims.toml that can be measured; a *figure* is one number
-of it. The *interval* is where the true value of a measurement lies, at 99 %. The
-*verdict* compares a measured figure with the reported one. A *gate* is a bound that must hold here:
-it alone turns a test red. The *control* is the baseline measured against itself; if its interval
-excludes 1, the machine was not steady enough to measure anything.
+Six words. A *claim* is a statement in claims.toml that can be measured; a *figure* is one number of
+it. The *interval* is where the true value of a measurement lies, at 99 %. The *verdict* compares a
+measured figure with the reported one. A *gate* is a bound that must hold here: it alone turns a
+test red. The *control* is the baseline measured against itself; if its interval excludes 1, the
+machine was not steady enough to measure anything.
 
 The project and its claims
     project.py    [tool.mpnn_core.gate] of pyproject.toml: all that the gate knows of a project
