@@ -218,8 +218,9 @@ def test_weights_without_an_evaluation_are_no_student(none_trained):
     assert VARIANTS["minimal"].accuracy == "unknown"
 
 
-def test_the_command_line_names_the_loss_of_a_student(none_trained, capsys, tmp_path):
+def test_the_command_line_names_the_loss_of_a_student(none_trained, capsys, tmp_path, monkeypatch):
     ship(none_trained, "minimal")
+    monkeypatch.setenv("COLUMNS", "1000")  # or a line may end within a word
     file = tmp_path / "6MRR.pdb"
     shutil.copy(Path(__file__).parents[1] / "fixtures" / "structures" / "6MRR.pdb", file)
     assert main(["design", str(file), "--variant", "minimal", "--out", str(tmp_path)]) == 0

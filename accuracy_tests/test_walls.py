@@ -45,7 +45,9 @@ FORBIDDEN = [
 def lint(folder: Path) -> subprocess.CompletedProcess[str]:
     """Check the contracts on the package in a folder, whatever package is installed."""
     code = (
-        f"import sys; sys.path.insert(0, {str(folder)!r})\n"
+        "import sys; from importlib.machinery import PathFinder\n"
+        f"sys.path.insert(0, {str(folder)!r})\n"
+        "sys.meta_path.insert(0, PathFinder)\n"  # before the finder of an editable installation
         "from importlinter.cli import lint_imports_command\n"
         "lint_imports_command(['--no-cache'])"
     )
