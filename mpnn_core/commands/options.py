@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from functools import cache
 from pathlib import Path
 
 import mpnn_core as mpnn
@@ -63,7 +62,6 @@ def add_weight_options(command: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-@cache
 def variants_and_losses() -> str:
     """Every variant and the accuracy that it loses, for the help."""
     accuracy = {
