@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mpnn_core.backends.contract import Backend, UnavailableError, require_known
+from mpnn_core.backends.native.missing import why_missing
 from mpnn_core.constants import LETTERS
 from mpnn_core.network.encoding import CHANGED_STATES, INITIAL_STATES, Copies, Encoding
 from mpnn_core.network.graph import Backbones, Graph, nearest_neighbours
@@ -60,7 +61,7 @@ class NativeBackend(Backend):
     Raises
     ------
     UnavailableError
-        Nothing was compiled at installation, or the network has a width the kernels do not.
+        There is no native code that runs here, or the network has a width the kernels do not.
     """
 
     name = "native"
@@ -69,10 +70,7 @@ class NativeBackend(Backend):
     def __init__(self, network: MPNN, instruction_set: str | None = None) -> None:
         present = instruction_sets()
         if not present:
-            raise UnavailableError(
-                "no native code was built when mpnn-core was installed; install a C++ compiler, "
-                "and mpnn-core again"
-            )
+            raise UnavailableError(why_missing(INSTRUCTION_SETS))
         self.network = network
         self.hidden = network.W_out.in_features
         if self.hidden % WIDTH:

@@ -1,0 +1,85 @@
+"""Why there is no native code to run, and what to do: looked for when there is none."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+COMPILED = (".so", ".pyd")
+
+
+def why_missing(instruction_sets: tuple[str, ...]) -> str:
+    """The cause that the folders show; a sentence for `UnavailableError`.
+
+    Parameters
+    ----------
+    instruction_sets : the modules that an installation can have, without the underscore
+    """
+    package = HERE.parents[1]
+    python = f"Python {sys.version_info.major}.{sys.version_info.minor}"
+    if any(_is_for_this_python(module) for module in _compiled(HERE)):
+        return _why_not_running(instruction_sets)
+    # Only where kernels.cpp is, for it is in no wheel, can `package` be the folder of a checkout.
+    source = package.parent if (HERE / "kernels.cpp").is_file() else None
+    for entry in sys.path:
+        other = Path(entry, *HERE.parts[-3:]).resolve()
+        if other == HERE or not (other / "__init__.py").is_file():
+            continue
+        if any(_is_for_this_python(module) for module in _compiled(other)):
+            cure = (
+                f"start Python in another folder, and without {source} in PYTHONPATH; "
+                f"or make the source the installed one: pip install --editable {source}"
+                if source
+                else f"remove one of the two, best {package}"
+            )
+            return (
+                f"Python imports {package}, which has no native code, and not the installed "
+                f"{other.parents[1]}, which has; {cure}"
+            )
+    if others := _compiled(HERE):
+        return (
+            f"the native code in {HERE} is for another Python ({others[0].name}), and this is "
+            f"{python} ({_name_here(others[0])}); install mpnn-core again, with this Python"
+        )
+    if source:
+        return (
+            f"no native code was built in the source folder {source}; with a C++ compiler "
+            f"(GCC or Clang) there: pip install --editable {source}"
+        )
+    return (
+        "no native code was built when mpnn-core was installed; install a C++ compiler (GCC or "
+        "Clang), and mpnn-core again. If there was a compiler, pip install --verbose shows its "
+        "errors"
+    )
+
+
+def _compiled(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("_*") if path.suffix in COMPILED)
+
+
+def _is_for_this_python(module: Path) -> bool:
+    """By its name, as Python itself chooses: `.so` alone ends the names of all versions."""
+    return module.name.removeprefix(module.name.partition(".")[0]) in EXTENSION_SUFFIXES
+
+
+def _name_here(module: Path) -> str:
+    return module.name.partition(".")[0] + EXTENSION_SUFFIXES[0]
+
+
+def _why_not_running(instruction_sets: tuple[str, ...]) -> str:
+    built = []
+    for name in instruction_sets:
+        try:
+            importlib.import_module(f"{__package__}._{name}")
+        except ModuleNotFoundError:
+            continue
+        except ImportError as error:
+            return f"the native code in {HERE} does not load: {error}"
+        built.append(name)
+    return (
+        f"this processor has none of the instruction sets that the native code is for "
+        f"({', '.join(built)}); install mpnn-core again on this machine, with a C++ compiler"
+    )
