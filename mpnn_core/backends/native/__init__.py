@@ -70,7 +70,7 @@ class NativeBackend(Backend):
     def __init__(self, network: MPNN, instruction_set: str | None = None) -> None:
         present = instruction_sets()
         if not present:
-            raise UnavailableError(why_missing(INSTRUCTION_SETS))
+            raise UnavailableError(why_missing())
         self.network = network
         self.hidden = network.W_out.in_features
         if self.hidden % WIDTH:

@@ -11,17 +11,11 @@ HERE = Path(__file__).resolve().parent
 COMPILED = (".so", ".pyd")
 
 
-def why_missing(instruction_sets: tuple[str, ...]) -> str:
-    """The cause that the folders show; a sentence for `UnavailableError`.
-
-    Parameters
-    ----------
-    instruction_sets : the modules that an installation can have, without the underscore
-    """
+def why_missing() -> str:
+    """The cause that the folders show, and the cure; for the message of `UnavailableError`."""
     package = HERE.parents[1]
-    python = f"Python {sys.version_info.major}.{sys.version_info.minor}"
-    if any(_is_for_this_python(module) for module in _compiled(HERE)):
-        return _why_not_running(instruction_sets)
+    if modules := [module for module in _compiled(HERE) if _is_for_this_python(module)]:
+        return _why_not_running(modules)
     # Only where kernels.cpp is, for it is in no wheel, can `package` be the folder of a checkout.
     source = package.parent if (HERE / "kernels.cpp").is_file() else None
     for entry in sys.path:
@@ -41,8 +35,9 @@ def why_missing(instruction_sets: tuple[str, ...]) -> str:
             )
     if others := _compiled(HERE):
         return (
-            f"the native code in {HERE} is for another Python ({others[0].name}), and this is "
-            f"{python} ({_name_here(others[0])}); install mpnn-core again, with this Python"
+            f"the native code in {HERE} is for another Python or another machine: "
+            f"{others[0].name}, where this Python wants {_name_here(others[0])}; "
+            f"install mpnn-core again, with {sys.executable} -m pip"
         )
     if source:
         return (
@@ -69,17 +64,17 @@ def _name_here(module: Path) -> str:
     return module.name.partition(".")[0] + EXTENSION_SUFFIXES[0]
 
 
-def _why_not_running(instruction_sets: tuple[str, ...]) -> str:
-    built = []
-    for name in instruction_sets:
+def _why_not_running(modules: list[Path]) -> str:
+    names = [module.name.partition(".")[0] for module in modules]
+    for name in names:
         try:
-            importlib.import_module(f"{__package__}._{name}")
-        except ModuleNotFoundError:
-            continue
+            importlib.import_module(f"{__package__}.{name}")
         except ImportError as error:
-            return f"the native code in {HERE} does not load: {error}"
-        built.append(name)
+            return (
+                f"the native code in {HERE} does not load: {error}; "
+                "install mpnn-core again, on this machine"
+            )
     return (
-        f"this processor has none of the instruction sets that the native code is for "
-        f"({', '.join(built)}); install mpnn-core again on this machine, with a C++ compiler"
+        f"this processor has none of the instruction sets that the native code in {HERE} is for "
+        f"({', '.join(name[1:] for name in names)}); install mpnn-core again, on this machine"
     )
