@@ -7,7 +7,9 @@ installed, in processes of their own.
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 import re
 import shutil
 import subprocess
@@ -15,15 +17,17 @@ import sys
 import sysconfig
 import tarfile
 import zipfile
+from collections.abc import Callable
 from email import message_from_string
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from proteins import path_of
 
 import mpnn_core as mpnn
-from mpnn_core.backends.native import INSTRUCTION_SETS, NativeBackend, instruction_sets
+from mpnn_core.backends.native import INSTRUCTION_SETS, instruction_sets
 
 ROOT = Path(__file__).parents[1]
 # The stable ABI of the wheel is that of 3.12.
@@ -186,40 +190,45 @@ def test_without_a_compiler_the_package_installs_designs_and_warns(
 
 
 REPLAY = """
-import json, sys
+import pickle, sys
 from importlib.machinery import PathFinder
 from importlib.util import module_from_spec
-import numpy as np
 
-native, names, calls, answers = sys.argv[1:]
-found = []
-for name in json.loads(names):
+native, told, answers = sys.argv[1:]
+with open(told, "rb") as file:
+    names, weights, calls = pickle.load(file)
+best = None
+for name in names:
     # As `import` looks for a module of the package, whose own imports need torch.
     spec = PathFinder.find_spec(f"_{name}", [native])
     assert spec is not None, f"Python {sys.version} finds no _{name} in {native}"
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
-    if module.supported():
-        found.append(module)
-data = np.load(calls, allow_pickle=True)
-engine = found[0].Engine(data["weights"].item())
-arguments = data["encode"].item()
-engine.encode(**arguments)
-np.savez(answers, **{k: v for k, v in arguments.items() if isinstance(v, np.ndarray)})
-print(len(found), "of", sys.version)
+    assert module.supported(), name
+    best = best or module
+engine = best.Engine(weights)
+for method, arguments in calls:
+    getattr(engine, method)(**arguments)
+with open(answers, "wb") as file:
+    pickle.dump([arguments for _, arguments in calls], file)
 """
 
 
 class Recorder:
-    """Stands before the engine, and keeps what `encode` is called with."""
+    """Stands before the engine; keeps what its methods are called with, and what they fill in."""
 
-    def __init__(self, engine) -> None:
+    def __init__(self, engine: Any) -> None:
         self.engine = engine
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+        self.filled: list[dict[str, Any]] = []
 
-    def encode(self, **arguments) -> None:
-        self.given = {k: v.copy() if isinstance(v, np.ndarray) else v for k, v in arguments.items()}
-        self.engine.encode(**arguments)
-        self.answered = arguments
+    def __getattr__(self, method: str) -> Callable[..., None]:
+        def called(**arguments: Any) -> None:
+            self.calls.append((method, copy.deepcopy(arguments)))
+            getattr(self.engine, method)(**arguments)
+            self.filled.append(arguments)
+
+        return called
 
 
 @slow
@@ -233,26 +242,22 @@ def test_the_wheel_of_the_oldest_python_computes_in_the_newest(native_wheel, tmp
     pip(python, "install", "--quiet", "--no-deps", "--target", tmp_path / "site", native_wheel)
     pip(python, "install", "--quiet", "--target", tmp_path / "numpy", "numpy")
 
-    network = mpnn.load_model(backend="torch").network
-    backend = NativeBackend(network)
-    backend._engine = recorder = Recorder(backend._engine)
-    model = mpnn.load_model()
-    model.backend = backend
-    model.log_probs(mpnn.read_structure(path_of("5L33")))
-    weights = {k: v.numpy() for k, v in network.state_dict().items()}
-    calls, answers = tmp_path / "calls.npz", tmp_path / "answers.npz"
-    np.savez(calls, weights=weights, encode=recorder.given)
+    model = mpnn.load_model(backend="native")
+    model.backend._engine = recorder = Recorder(model.backend._engine)
+    model.design(mpnn.read_structure(path_of("5L33")), 2, seed=37)
+    assert [method for method, _ in recorder.calls] == ["encode", "sample"]
+    weights = {name: p.numpy() for name, p in model.network.state_dict().items()}
+    told, answers = tmp_path / "told", tmp_path / "answers"
+    told.write_bytes(pickle.dumps((instruction_sets(), weights, recorder.calls)))
 
-    native = tmp_path / "site" / "mpnn_core" / "backends" / "native"
-    names = '["' + '", "'.join(instruction_sets()) + '"]'
     env = {**os.environ, "PYTHONPATH": str(tmp_path / "numpy")}
-    done = run([python, "-c", REPLAY, native, names, calls, answers], env=env)
-    assert done.stdout.startswith(f"{len(instruction_sets())} of ")
-    answered = np.load(answers)
-    for name, ours in recorder.answered.items():
-        if isinstance(ours, np.ndarray):
-            np.testing.assert_allclose(answered[name], ours, atol=1e-4, err_msg=name)
-    assert np.abs(answered["h_V"]).max() > 0.1
+    run([python, "-c", REPLAY, native_of(tmp_path / "site"), told, answers], env=env)
+    theirs = pickle.loads(answers.read_bytes())
+    for (method, _), here, there in zip(recorder.calls, recorder.filled, theirs, strict=True):
+        for name, ours in here.items():
+            if isinstance(ours, np.ndarray):
+                close = np.allclose(there[name], ours, atol=1e-4, rtol=0)
+                assert close, f"{method}, {name}: {python} differs from {sys.executable}"
 
 
 # --------------------------------------------------------------------- what wheel and sdist contain
