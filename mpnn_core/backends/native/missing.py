@@ -16,7 +16,7 @@ def why_missing() -> str:
     package = HERE.parents[1]
     if modules := [module for module in _compiled(HERE) if _is_for_this_python(module)]:
         return _why_not_running(modules)
-    # Only where kernels.cpp is, for it is in no wheel, can `package` be the folder of a checkout.
+    # No wheel holds C++, so where it is, the package is that of a checkout.
     source = package.parent if (HERE / "kernels.cpp").is_file() else None
     for entry in sys.path:
         other = Path(entry, *HERE.parts[-3:]).resolve()
@@ -41,13 +41,13 @@ def why_missing() -> str:
         )
     if source:
         return (
-            f"no native code was built in the source folder {source}; with a C++ compiler "
-            f"(GCC or Clang) there: pip install --editable {source}"
+            f"no native code was built in the source folder {source}; "
+            f"pip install --editable {source} builds it with a C++ compiler (GCC or Clang), and "
+            "with --verbose shows the compiler's errors"
         )
     return (
         "no native code was built when mpnn-core was installed; install a C++ compiler (GCC or "
-        "Clang), and mpnn-core again. If there was a compiler, pip install --verbose shows its "
-        "errors"
+        "Clang), and mpnn-core again, with --verbose to see the compiler's errors"
     )
 
 
