@@ -159,19 +159,17 @@ def _step(previous: Residue, residue: Residue) -> int:
 
 def _say_what_is_apart(chains: Iterable[Sequence[Residue]], structure: Structure, say: Say) -> None:
     """Residues far from each other whose numbers say that no residue is between them."""
-    xyz, row = structure.coords, 0
-    for residues in chains:
-        for previous, residue in pairwise(residues):
-            row += 1
-            distance = np.linalg.norm(xyz[row, N] - xyz[row - 1, C])
-            if distance > NO_NEIGHBOUR and residue.number == previous.number + 1:
-                say(
-                    f"chain {shown_chain(str(structure.chain_ids[row]))}: residues "
-                    f"{previous.label} and {residue.label} are {distance:.0f} Å apart, though "
-                    "their numbers follow each other: they are read as neighbours in sequence; "
-                    "two molecules need two chain ids, or a TER between them"
-                )
-        row += 1
+    everything = [residue for residues in chains for residue in residues]
+    numbers = np.array([residue.number for residue in everything])
+    distances = np.linalg.norm(structure.coords[1:, N] - structure.coords[:-1, C], axis=1)
+    apart = (structure.chain_ids[1:] == structure.chain_ids[:-1]) & (np.diff(numbers) == 1)
+    for row in np.flatnonzero(apart & (distances > NO_NEIGHBOUR)).tolist():
+        say(
+            f"chain {shown_chain(str(structure.chain_ids[row]))}: residues "
+            f"{everything[row].label} and {everything[row + 1].label} are {distances[row]:.0f} Å "
+            "apart, though their numbers follow each other: they are read as neighbours in "
+            "sequence; two molecules need two chain ids, or a TER between them"
+        )
 
 
 def _say_which_numbers_repeat(structure: Structure, say: Say) -> None:
