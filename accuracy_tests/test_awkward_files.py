@@ -156,6 +156,14 @@ def test_two_molecules_that_nothing_tells_apart_are_an_error_with_both_lines(sta
     assert f"line {at} and line {len(first) + 1}" in str(raised.value)
 
 
+def test_a_chain_that_is_not_asked_for_fails_nothing_and_is_not_spoken_of(reading):
+    two = [*as_chain(residues(1, 20), "B"), *as_chain(residues(1, 20), "B", away=30)]
+    with pytest.raises(StructureError, match="is there twice"):
+        reading([*as_chain(residues(1, 20)), *two])
+    s, said = reading([*as_chain(residues(1, 20)), *two], chains="A")
+    assert (s.chains, said) == (("A",), "")
+
+
 def test_one_author_chain_of_two_label_chains_is_two_chains(reading):
     text = mmcif(
         [*as_chain(residues(1, 20)), *as_chain(residues(1, 20), "B", away=30)], auth_asym_id="A"

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import warnings
 from collections.abc import Sequence
 
 import mpnn_core as mpnn
@@ -27,8 +26,6 @@ WRONG_CALL, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     options = parser().parse_args(arguments)
-    warnings.showwarning = _complain_of
-    warnings.simplefilter("always", UserWarning)
     try:
         code: int = options.run(options)
         sys.stdout.flush()
@@ -43,11 +40,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except refusals() as error:
         complain(str(error))
         return WRONG_CALL
-
-
-def _complain_of(message: Warning | str, *where: object, **file: object) -> None:
-    """A warning as one line on standard error, without the place in the code that it came from."""
-    complain(f"warning: {' '.join(str(message).split())}")
 
 
 def parser() -> argparse.ArgumentParser:

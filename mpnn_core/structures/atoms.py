@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -62,6 +62,19 @@ class Atoms:
     occupancy: NDArray[np.float64]
     where: Callable[[int], str]
     check: Callable[[NDArray[np.int64]], None]
+
+    def of_chains(self, chains: Iterable[str]) -> Atoms:
+        """The atoms of some chains alone."""
+        rows = np.flatnonzero(np.isin(self.chain, [chain.encode() for chain in chains]))
+        arrays: dict[str, Any] = {
+            name: value[rows] for name, value in vars(self).items() if isinstance(value, np.ndarray)
+        }
+        return replace(
+            self,
+            **arrays,
+            where=lambda row: self.where(int(rows[row])),
+            check=lambda some: self.check(rows[some]),
+        )
 
 
 def read_atoms(text: str, say: Say) -> Atoms:

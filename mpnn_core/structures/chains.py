@@ -141,7 +141,7 @@ def _amino_acids(atoms: Atoms, say: Say) -> dict[str, dict[int, list[Residue]]]:
                 f"is there twice, at {atoms.where(earlier.row)} and {atoms.where(piece.row)}, in "
                 "different places and with no peptide bond to the residue before; two molecules "
                 "need two chain ids, or a TER between them",
-                chain=shown_chain(chain),
+                chain=chain,
                 residue=piece.label,
             )
     for chain, labels in copies.items():

@@ -84,13 +84,22 @@ def read_structure(
 def _structure(file: Path, chains: str | Sequence[str] | None, say: Say) -> Structure:
     """The structure of some chains of a file, or of all its protein chains."""
     atoms = read_atoms(read_text(file), say)
-    residues_of = protein_chains(atoms, say)
-    if not residues_of:
+    present = {chain.decode() for chain in np.unique(atoms.chain).tolist()}
+    wanted = _chain_ids(chains)
+    if wanted is not None and wanted <= present:
+        residues_of = protein_chains(atoms.of_chains(wanted), say)
+    else:
+        residues_of = protein_chains(atoms, say)
+    if wanted is None:
+        selected = list(residues_of)
+    elif wanted and wanted <= residues_of.keys():
+        selected = sorted(wanted)
+    else:
+        raise _no_such_chain(wanted, protein_chains(atoms, lambda _: None), present)
+    if not selected:
         raise StructureError(
             "no protein chain: no residue that is an amino acid by its name or its backbone"
         )
-    present = {chain.decode() for chain in np.unique(atoms.chain).tolist()}
-    selected = _selected(chains, residues_of, present)
     rows = [(chain, residue) for chain in selected for residue in residues_of[chain]]
     best = [residue.best() for _, residue in rows]
     structure = Structure(
@@ -108,24 +117,21 @@ def _structure(file: Path, chains: str | Sequence[str] | None, say: Say) -> Stru
     return structure
 
 
-def _selected(
-    chains: str | Sequence[str] | None, proteins: Iterable[str], present: set[str]
-) -> list[str]:
-    """The ids of the chains asked for, in order."""
+def _chain_ids(chains: str | Sequence[str] | None) -> set[str] | None:
+    """The ids asked for; None for all."""
+    if chains is None:
+        return None
+    return {c.strip() or " " for c in (chains.split(",") if isinstance(chains, str) else chains)}
+
+
+def _no_such_chain(wanted: set[str], proteins: Iterable[str], present: set[str]) -> StructureError:
     names = list(proteins)
     choice = f"protein chains there: {', '.join(map(shown_chain, names))}"
-    if chains is None:
-        return names
-    if isinstance(chains, str):
-        chains = chains.split(",")
-    selected = sorted({c.strip() or " " for c in chains})
-    if not selected:
-        raise StructureError(f"no chain asked for; {choice}")
-    for chain in selected:
-        if chain not in names:
-            kind = "is no protein" if chain in present else "is not there"
-            raise StructureError(f"{kind}; {choice}", chain=chain)
-    return selected
+    if not wanted:
+        return StructureError(f"no chain asked for; {choice}")
+    chain = min(wanted - set(names))
+    kind = "is no protein" if chain in present else "is not there"
+    return StructureError(f"{kind}; {choice}", chain=chain)
 
 
 def _residue_index(chains: Iterable[Sequence[Residue]]) -> NDArray[np.int64]:
@@ -227,5 +233,5 @@ def _check_backbone(structure: Structure, say: Say) -> None:
             f"{SHORTEST_BOND} to {LONGEST_BOND:g} Å, or two residues in one place: {numbers}"
         )
         if 2 * len(bad) > complete:
-            raise StructureError(f"{sentence}; expected coordinates in Å", chain=shown_chain(chain))
+            raise StructureError(f"{sentence}; expected coordinates in Å", chain=chain)
         say(f"chain {shown_chain(chain)}: {sentence}; they are designed all the same")

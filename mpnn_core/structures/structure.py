@@ -62,7 +62,7 @@ class StructureError(ValueError):
     def __str__(self) -> str:
         where = [self.file] if self.file is not None else []
         if self.chain is not None:
-            where.append(f"chain {self.chain}")
+            where.append(f"chain {shown_chain(self.chain)}")
         if self.residue is not None:
             where.append(f"residue {self.residue}")
         return ": ".join([*where, self.message])
