@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mpnn_core.network.variants import VARIANTS, Variant
     from mpnn_core.sampling.constraints import PSSM, ConstraintError, Constraints
     from mpnn_core.structures.readers import read_structure
-    from mpnn_core.structures.structure import Structure, StructureError
+    from mpnn_core.structures.structure import Structure, StructureError, StructureWarning
 
 __version__ = "0.1.0"
 
@@ -40,6 +40,7 @@ _MODULES = {
     "Scores": "design.results",
     "Structure": "structures.structure",
     "StructureError": "structures.structure",
+    "StructureWarning": "structures.structure",
     "Variant": "network.variants",
     "design_stream": "design.stream",
     "load_model": "design.model",
@@ -61,6 +62,7 @@ __all__ = [
     "Scores",
     "Structure",
     "StructureError",
+    "StructureWarning",
     "Variant",
     "design_stream",
     "load_model",

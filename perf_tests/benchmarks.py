@@ -54,6 +54,12 @@ def read_structure() -> Callable[[], Any]:
     return lambda: mpnn.read_structure(path)
 
 
+def read_mmcif() -> Callable[[], Any]:
+    """3O21, 1,489 residues in four chains, from its mmCIF file."""
+    path = path_of("mmcif_3o21")
+    return lambda: mpnn.read_structure(path)
+
+
 BENCHMARKS = (
     design_one,
     design_eight,
@@ -61,6 +67,7 @@ BENCHMARKS = (
     design_in_torch,
     log_probs,
     read_structure,
+    read_mmcif,
 )
 
 

@@ -105,7 +105,7 @@ def pairs(texts: Iterable[str], option: str) -> Iterator[tuple[str, str]]:
 
 def structure_paths(paths: Iterable[Path]) -> list[Path]:
     """The structure files, folders opened; refused if two would be written to one output."""
-    from mpnn_core.structures.readers import structure_name
+    from mpnn_core.structures.containers import structure_name
     from mpnn_core.training.corpus import structure_files
 
     files: list[Path] = []

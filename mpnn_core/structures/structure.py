@@ -26,6 +26,25 @@ _TOKENS = np.zeros(128, np.int64)  # by the code of a letter
 _TOKENS[np.frombuffer(ALPHABET.encode("ascii"), np.uint8)] = np.arange(len(ALPHABET))
 
 
+class StructureWarning(UserWarning):
+    """What was left out of a structure or changed in it, in one sentence that names the file."""
+
+
+def shown_chain(chain: str) -> str:
+    """A chain id as messages show it: a blank one as ' '."""
+    return chain if chain.strip() else repr(chain)
+
+
+LISTED = 8
+"""How many items a sentence lists, before it counts the others."""
+
+
+def listed(items: Sequence[str]) -> str:
+    """ "1, 2, 3", and how many more there are."""
+    shown = ", ".join(items[:LISTED])
+    return shown if len(items) <= LISTED else f"{shown} and {len(items) - LISTED} more"
+
+
 class StructureError(ValueError):
     """A structure that cannot be used, and where: `file`, `chain`, `residue` (None if unknown)."""
 
@@ -43,7 +62,7 @@ class StructureError(ValueError):
     def __str__(self) -> str:
         where = [self.file] if self.file is not None else []
         if self.chain is not None:
-            where.append(f"chain {self.chain}")
+            where.append(f"chain {shown_chain(self.chain)}")
         if self.residue is not None:
             where.append(f"residue {self.residue}")
         return ": ".join([*where, self.message])

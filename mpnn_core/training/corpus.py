@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mpnn_core.constants import ALPHABET
+from mpnn_core.structures import containers
 from mpnn_core.structures.readers import read_structure
 from mpnn_core.structures.structure import Structure, StructureError
 
-SUFFIXES = (".pdb", ".ent", ".cif", ".mmcif")
 # Residues per call: enough to fill the processor, few enough to lose little in an interruption.
 ROWS_PER_CALL = 8192
 
@@ -135,11 +135,9 @@ def structure_files(folder: Path) -> list[Path]:
     CorpusError
         There is none.
     """
-    files = sorted(
-        p for p in folder.iterdir() if Path(p.name.removesuffix(".gz")).suffix.lower() in SUFFIXES
-    )
+    files = containers.structure_files(folder)
     if not files:
-        raise CorpusError(f"{folder} holds no structure; expected {', '.join(SUFFIXES)}, or .gz")
+        raise CorpusError(f"{folder} holds no structure; expected {', '.join(containers.SUFFIXES)}")
     return files
 
 

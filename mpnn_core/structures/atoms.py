@@ -1,0 +1,524 @@
+"""A structure file gives atoms: one table, whatever the format, in the order of the file.
+
+gemmi parses both formats. What it takes without a word and this project does not (a coordinate
+that is no number, a record cut short) is checked for the atoms that count: `Atoms.check`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpnn_core.structures.names import residue_letters
+from mpnn_core.structures.structure import StructureError
+
+Say = Callable[[str], None]
+"""Takes one sentence about what is left out or changed."""
+
+LARGEST_NUMBER = 10**9
+"""Residue numbers lie between minus this and this."""
+
+
+@dataclass(frozen=True, eq=False)
+class Atoms:
+    """The atoms of the first model of a file, in its order; A is how many there are.
+
+    Attributes
+    ----------
+    chain : (A,) bytes, as all text here: the author's chain id, " " where it is blank
+    molecule : (A,) int64, equal for atoms that the file keeps together: between two TER or END
+        records or changes of the segment in PDB, and with one label_asym_id in mmCIF
+    origins : of each molecule, what tells it apart for good. Molecules of one chain and one origin
+        are apart by a TER only, which some programs write at gaps of a chain as well
+    number : (A,) int64, the author's residue number
+    icode : (A,) bytes, the insertion code, "" for none
+    place : (A,) int64, the place in the chain's full sequence (label_seq_id), 0 where unknown
+    residue : (A,) bytes, the residue's name
+    hetero : (A,) bool, a HETATM record
+    altloc : (A,) bytes, the label of alternative conformations, "" for none
+    atom : (A,) bytes, the atom's name
+    xyz : (A, 3) float64, Å; NaN where unknown
+    occupancy : (A,) float64
+    where : of the number of an atom, where in the file it is: "line 12"
+    check : raises StructureError if one of these atoms (n,) int64 has an unreadable field
+    """
+
+    chain: NDArray[np.bytes_]
+    molecule: NDArray[np.int64]
+    origins: Sequence[Hashable]
+    number: NDArray[np.int64]
+    icode: NDArray[np.bytes_]
+    place: NDArray[np.int64]
+    residue: NDArray[np.bytes_]
+    hetero: NDArray[np.bool_]
+    altloc: NDArray[np.bytes_]
+    atom: NDArray[np.bytes_]
+    xyz: NDArray[np.float64]
+    occupancy: NDArray[np.float64]
+    where: Callable[[int], str]
+    check: Callable[[NDArray[np.int64]], None]
+
+    def of_chains(self, chains: Iterable[str]) -> Atoms:
+        """The atoms of some chains alone."""
+        rows = np.flatnonzero(np.isin(self.chain, [chain.encode() for chain in chains]))
+        arrays: dict[str, Any] = {
+            name: value[rows] for name, value in vars(self).items() if isinstance(value, np.ndarray)
+        }
+        return replace(
+            self,
+            **arrays,
+            where=lambda row: self.where(int(rows[row])),
+            check=lambda some: self.check(rows[some]),
+        )
+
+
+def read_atoms(text: str, say: Say) -> Atoms:
+    """The atoms of a PDB or mmCIF text, whose content says which it is."""
+    return _mmcif_atoms(text, say) if _is_mmcif(text) else _pdb_atoms(text, say)
+
+
+def _is_mmcif(text: str) -> bool:
+    """Whether the first line that is no comment opens a data block."""
+    first = _FIRST_WORD.match(text)
+    return first is not None and first[1].lower().startswith("data_")
+
+
+_FIRST_WORD = re.compile(r"(?:\s+|#[^\n]*\n)*+(\S{0,6})")
+
+
+# ---------------------------------------------------------------------------------------- PDB
+
+
+def _pdb_atoms(text: str, say: Say) -> Atoms:
+    import gemmi
+
+    records = _Records(text, say)
+    try:
+        flat = gemmi.FlatStructure(gemmi.read_pdb_string(records.for_parser()))
+    except (ValueError, RuntimeError) as error:
+        raise StructureError(f"not read: {error}") from None
+    A = len(records.lines)
+    if len(flat.pos) != A:
+        raise StructureError(f"{A} atom records, of which the parser reads {len(flat.pos)}")
+    chain, icode = _text(flat.chain_ids), _text(flat.icodes[:, None])
+    chain[chain == b""] = b" "
+    icode[icode == b" "] = b""
+    return Atoms(
+        chain,
+        records.molecules,
+        records.origins,
+        flat.resnums.astype(np.int64),
+        icode,
+        np.zeros(A, np.int64),
+        _text(flat.residue_names),
+        flat.het_flags == ord("H"),
+        _text(flat.altlocs[:, None]),
+        _text(flat.atom_names),
+        flat.pos,
+        flat.occ.astype(np.float64),
+        lambda row: f"line {records.lines[row]}",
+        records.check,
+    )
+
+
+def _text(characters: Any) -> NDArray[np.bytes_]:
+    """(A, n) characters as (A,) bytes."""
+    rows = np.array(characters, np.int8, order="C")
+    return rows.view(f"S{rows.shape[1]}")[:, 0]
+
+
+WIDTH = 80
+"""Columns of a PDB record."""
+
+_NAME, _CHAIN, _NUMBER = slice(17, 21), slice(21, 22), slice(22, 26)
+_RESIDUE = slice(17, 27)  # name, chain, number, insertion code
+_XYZ, _OCCUPANCY, _SEGMENT, _CHARGE = slice(30, 54), slice(54, 60), slice(72, 76), slice(78, 80)
+
+
+class _Records:
+    """The atom records of the first model of a PDB file, and what divides them.
+
+    Attributes
+    ----------
+    lines : (A,) the number of each atom's line
+    molecules, origins : as in `Atoms`
+    """
+
+    def __init__(self, text: str, say: Say) -> None:
+        _check_columns(text)
+        self._file = text.encode("ascii", "replace").split(b"\n")
+        table = np.array(self._file, f"S{WIDTH}")  # a row a line, cut or filled with zeros
+        kinds = table.astype("S6")
+        head, three = kinds.astype("S4"), kinds.astype("S3")
+        every = np.flatnonzero((head == b"ATOM") | (head == b"HETA"))
+        if not len(every):
+            raise StructureError(
+                "not a structure: neither PDB atom records nor an mmCIF data block"
+            )
+        models, ends_of_models = np.flatnonzero(head == b"MODE"), np.flatnonzero(kinds == b"ENDMDL")
+        ends = np.flatnonzero((three == b"END") & (kinds != b"ENDMDL"))
+        dividers = np.sort(np.concatenate([np.flatnonzero(three == b"TER"), ends]))
+        self._check_whole(every, kinds, models, ends_of_models, ends, dividers)
+
+        # The first model ends at the first ENDMDL, or where a second one begins.
+        last = min([*ends_of_models[:1], *models[1:2], len(table)])
+        atoms = every[every < last]
+        if not len(atoms):
+            raise StructureError("not a structure: the first model has no atoms")
+        count = max(len(models), len(ends_of_models))
+        if count > 1:
+            say(f"the first of {count} models is read")
+        self.lines = atoms + 1
+        self._table = table[atoms].view(np.uint8).reshape(len(atoms), WIDTH)
+        self._table[self._table == 0] = ord(" ")
+        self._check_lengths()
+        self._name_residues()
+        self._divide(np.searchsorted(dividers, atoms), np.searchsorted(ends, atoms))
+
+    def _check_whole(
+        self,
+        atoms: NDArray[np.int64],
+        kinds: NDArray[np.bytes_],
+        models: NDArray[np.int64],
+        ends_of_models: NDArray[np.int64],
+        ends: NDArray[np.int64],
+        dividers: NDArray[np.int64],
+    ) -> None:
+        """Raise StructureError if the file is cut short."""
+        if len(models) and models[-1] > max(ends_of_models, default=-1) and not len(ends):
+            raise StructureError(
+                f"truncated: the model begun on line {models[-1] + 1} is not ended; fetch the file "
+                "again, or, if it is complete, add a line ENDMDL"
+            )
+        closed = max(dividers, default=-1) > atoms[-1] or bool(
+            np.isin(kinds[atoms[-1] :], [b"ENDMDL", b"CONECT", b"MASTER"]).any()
+        )
+        if not closed and (kinds == b"HEADER").any() and (kinds == b"SEQRES").any():
+            raise StructureError(
+                "truncated: a PDB entry with no TER or END after its last atom; fetch it again, "
+                "or, if it is complete, add a line END"
+            )
+        # A file may lack its last newline. Its last record is cut if all others are longer.
+        last = self._file[-1]
+        cut = last in (b"A", b"AT", b"ATO", b"H", b"HE", b"HET", b"HETA", b"HETAT")
+        if last.strip() and atoms[-1] == len(self._file) - 1:
+            widths = [len(self._file[n].rstrip()) for n in atoms.tolist()]
+            cut |= widths[-1] < min(widths[:-1], default=0)
+        if cut:
+            raise StructureError(
+                f"truncated: line {len(self._file)} is cut short: {last.decode()!r}"
+            )
+
+    def _check_lengths(self) -> None:
+        """Raise StructureError for a record cut within its coordinates; fill in occupancies."""
+        table = self._table
+        blank = (table[:, _OCCUPANCY] == ord(" ")).all(1)
+        for row in np.flatnonzero(blank & (table[:, _XYZ.stop - 1] == ord(" "))).tolist():
+            line = self._line(row)
+            if len(line.rstrip()) < _XYZ.stop:
+                raise StructureError(
+                    f"line {self.lines[row]}: truncated within its coordinates: {line!r}",
+                    **_place(line),
+                )
+        table[blank, _OCCUPANCY] = np.frombuffer(b"  1.00", np.uint8)
+
+    def _name_residues(self) -> None:
+        """Residue names of four letters, which the parser would divide, or a chain id of two.
+
+        Force fields write NMET or CYS2, into the column before the chain's. A name that is none
+        leaves a chain id of two letters, if the first three are an amino acid.
+        """
+        letters = residue_letters()
+        longer = np.flatnonzero(self._table[:, _NAME.stop - 1] != ord(" "))
+        names = self._table[longer, _NAME].copy().view("S4")[:, 0]
+        for name in set(names.tolist()):
+            letter = letters.get(name.decode().strip())
+            if letter is not None:
+                name_of_three = f"{_THREE[letter]} ".encode()
+            elif name[:3].decode().strip() in letters:
+                continue
+            else:
+                name_of_three = name[:3] + b" "
+            rows = longer[names == name]
+            self._table[rows, _NAME] = np.frombuffer(name_of_three, np.uint8)
+
+    def _divide(self, dividers: NDArray[np.int64], blocks: NDArray[np.int64]) -> None:
+        """Molecules, from how many TER and END records stand before each atom, and segments."""
+        table = self._table
+        segments = table[:, _SEGMENT].copy().view("S4")[:, 0]
+        first = np.zeros(len(table), bool)  # of a run of atoms of one residue
+        first[:1] = True
+        first[1:] = (table[1:, _RESIDUE] != table[:-1, _RESIDUE]).any(1)
+        one_chain = np.zeros(len(table), bool)
+        one_chain[1:] = table[1:, 21] == table[:-1, 21]
+        change = np.zeros(len(table), bool)
+        change[1:] = dividers[1:] != dividers[:-1]
+        change[1:] |= one_chain[1:] & (segments[1:] != segments[:-1])
+        # A division within a residue is none.
+        runs = np.cumsum(first) - 1
+        divided = np.bincount(runs[change & first], minlength=runs[-1] + 1) > 0
+        self.molecules = np.cumsum(divided)[runs].astype(np.int64)
+        starts = np.flatnonzero(np.diff(self.molecules, prepend=-1))
+        self.origins = list(zip(blocks[starts].tolist(), segments[starts].tolist(), strict=True))
+        self._runs = runs
+
+    def for_parser(self) -> bytes:
+        """The records as gemmi is to read them.
+
+        It joins what has one residue number and one segment, wherever it stands; a segment for
+        every run of atoms keeps the order of the file. A charge, which is not used, could be one
+        that it refuses.
+        """
+        table = self._table.copy()
+        rest = self._runs.copy()
+        for column in range(_SEGMENT.start, _SEGMENT.stop):
+            table[:, column] = ord("0") + rest % 64
+            rest //= 64
+        table[:, _CHARGE] = ord(" ")
+        lines = np.full((len(table), WIDTH + 1), ord("\n"), np.uint8)
+        lines[:, :WIDTH] = table
+        return lines.tobytes()
+
+    def check(self, rows: NDArray[np.int64]) -> None:
+        """Raise StructureError if a number of one of these atoms is none."""
+        table = self._table[rows]
+        try:
+            for field, width, kind in ((_XYZ, 8, float), (_OCCUPANCY, 6, float), (_NUMBER, 4, int)):
+                fields = np.ascontiguousarray(table[:, field]).view(f"S{width}")
+                fields.astype(kind)
+        except ValueError:
+            for row in rows.tolist():
+                self._check_line(self._line(row), int(self.lines[row]))
+
+    def _check_line(self, line: str, n: int) -> None:
+        fields = [("coordinate", start, start + 8) for start in range(30, 54, 8)]
+        for name, start, stop in [*fields, ("occupancy", 54, 60)]:
+            value = line[start:stop]
+            try:
+                float(value or "1")
+            except ValueError:
+                if name == "occupancy" and not value.strip():
+                    continue
+                raise StructureError(
+                    f"line {n}: unreadable {name} {value!r} in columns {start + 1} to {stop}; "
+                    "expected a number",
+                    **_place(line),
+                ) from None
+        if not _HYBRID_36.fullmatch(line[_NUMBER]):
+            raise StructureError(
+                f"line {n}: unreadable residue number {line[_NUMBER]!r} in columns 23 to 26; "
+                "expected a number, or from 10,000 on hybrid-36 (A000)",
+                **_place(line),
+            )
+
+    def _line(self, row: int) -> str:
+        return self._file[self.lines[row] - 1].decode()
+
+
+def _place(line: str) -> dict[str, Any]:
+    """The chain and the residue of a record, for an error."""
+    return {"chain": line[21:22] or None, "residue": line[22:27].strip() or None}
+
+
+def _check_columns(text: str) -> None:
+    """Raise StructureError for an atom record whose columns are not those that one sees."""
+    if text.isascii() and "\t" not in text:
+        return
+    found = _NO_COLUMN.search(text)
+    if found:
+        n = text.count("\n", 0, found.start()) + 1
+        raise StructureError(
+            f"line {n}: {found[0][-1]!r} in column {len(found[0])}; the records of a PDB file are "
+            "ASCII in fixed columns, filled with spaces"
+        )
+
+
+_NO_COLUMN = re.compile(r"^(?:ATOM|HETA)[^\n]{0,49}?[^\x00-\x08\x0a-\x7f]", re.MULTILINE)
+_HYBRID_36 = re.compile(r" *-?\d+ *|[A-Z][0-9A-Z]{3}")
+_THREE = {
+    "A": "ALA", "C": "CYS", "D": "ASP", "E": "GLU", "F": "PHE", "G": "GLY", "H": "HIS", "I": "ILE",
+    "K": "LYS", "L": "LEU", "M": "MET", "N": "ASN", "P": "PRO", "Q": "GLN", "R": "ARG", "S": "SER",
+    "T": "THR", "V": "VAL", "W": "TRP", "Y": "TYR", "X": "UNK",
+}  # fmt: skip
+
+
+# -------------------------------------------------------------------------------------- mmCIF
+
+
+def _mmcif_atoms(text: str, say: Say) -> Atoms:
+    import gemmi
+
+    try:
+        document = gemmi.cif.read_string(text)
+        blocks = [block for block in document if block.find_values("_atom_site.Cartn_x")]
+        categories = [block.get_mmcif_category("_atom_site") for block in blocks[:1]]
+    except (ValueError, RuntimeError) as error:
+        raise StructureError(_mmcif_fault(str(error))) from None
+    _check_mmcif_whole(text)
+    if not blocks:
+        raise StructureError("not a structure: an mmCIF without _atom_site.Cartn_x")
+    if len(blocks) > 1:
+        names = ", ".join(block.name for block in blocks)
+        say(f"the first of {len(blocks)} data blocks with atoms is read, {blocks[0].name}: {names}")
+    if not categories[0]:
+        raise StructureError("not mmCIF: the loop of _atom_site has columns of another category")
+    sites = _Sites(categories[0])
+    if sites.models > 1:
+        say(f"the first of {sites.models} models is read")
+    return sites.atoms()
+
+
+def _mmcif_fault(error: str) -> str:
+    loop = re.search(r"Wrong number of values in loop (\S+)\.", error)
+    if loop:
+        return f"truncated: the {loop[1]} loop ends within a row; fetch the file again"
+    line = re.search(r"string:(\d+)", error)
+    where = f"line {line[1]}: " if line else ""
+    return f"truncated, or not mmCIF: {where}{error.rpartition(': ')[2]}"
+
+
+def _check_mmcif_whole(text: str) -> None:
+    """Raise StructureError for an entry of the wwPDB that is cut short between two rows."""
+    # Such an entry closes every category with a "#" line.
+    if "_database_2.database_id" in text and "\n#" in text:
+        last = text.rstrip().rpartition("\n")[2].strip()
+        if last != "#":
+            raise StructureError(
+                f"truncated: a PDB entry that ends in {last[:40]!r}, not '#'; fetch it again, or, "
+                "if it is complete, add a line #"
+            )
+
+
+class _Sites:
+    """The _atom_site category of an mmCIF block; the author's names where a row has them."""
+
+    def __init__(self, category: dict[str, list[Any]]) -> None:
+        # None is "?", unknown, and False is ".", not applicable.
+        columns = {key.lower(): values for key, values in category.items()}
+        rows = len(next(iter(columns.values())))
+        model = columns.get("pdbx_pdb_model_num", [None] * rows)
+        self.models = len(set(model))
+        if self.models > 1:
+            columns = {
+                key: [v for v, m in zip(values, model, strict=True) if m == model[0]]
+                for key, values in columns.items()
+            }
+        self._columns = columns
+        self._rows = len(next(iter(columns.values())))
+        self._faults: dict[int, str] = {}
+
+    def atoms(self) -> Atoms:
+        label_asym = self._strings("label_asym_id", "auth_asym_id", default=" ")
+        chain = self._strings("auth_asym_id", "label_asym_id", default=" ")
+        number, icode = self._numbers()
+        keys, molecule = np.unique(label_asym, return_inverse=True)
+        return Atoms(
+            chain,
+            molecule.astype(np.int64),
+            keys.tolist(),
+            number,
+            icode,
+            self._places(),
+            self._strings("label_comp_id", "auth_comp_id"),
+            self._strings("group_pdb", default="ATOM") == b"HETATM",
+            self._strings("label_alt_id"),
+            self._strings("label_atom_id", "auth_atom_id"),
+            np.stack([self._floats(f"cartn_{axis}", np.nan) for axis in "xyz"], axis=1),
+            self._floats("occupancy", 1.0),
+            lambda row: f"row {row + 1} of _atom_site",
+            self._check,
+        )
+
+    def _values(self, *names: str) -> Iterable[Any]:
+        """In each row, the value of the first of the columns that has one."""
+        present = [self._columns[name] for name in names if name in self._columns]
+        if not present:
+            return [None] * self._rows
+        first, *others = present
+        if not others or all(first):
+            return first
+        return [next((v for v in row if v), None) for row in zip(*present, strict=True)]
+
+    def _strings(self, *names: str, default: str = "") -> NDArray[np.bytes_]:
+        values = [value or default for value in self._values(*names)]
+        try:
+            return np.array(values, dtype=np.bytes_)
+        except UnicodeEncodeError as error:
+            raise StructureError(
+                f"{error.object!r} in _atom_site.{names[0]}; the names of mmCIF are ASCII"
+            ) from None
+
+    def _floats(self, name: str, default: float) -> NDArray[np.float64]:
+        if name not in self._columns:
+            return np.full(self._rows, default)
+        values = [value or None for value in self._columns[name]]
+        try:
+            numbers = np.array(values, dtype=np.float64)
+        except ValueError:
+            numbers = np.array([self._float(v, name, r) for r, v in enumerate(values)])
+        return np.where([value is None for value in values], default, numbers)
+
+    def _float(self, value: str | None, name: str, row: int) -> float:
+        if value is None:
+            return np.nan
+        try:
+            return float(_UNCERTAINTY.sub("", value))
+        except ValueError:
+            kind = "occupancy" if name == "occupancy" else "coordinate"
+            self._faults[row] = f"unreadable {kind} {value!r}; expected a number"
+            return np.nan
+
+    def _numbers(self) -> tuple[NDArray[np.int64], NDArray[np.bytes_]]:
+        """Residue numbers and insertion codes; the author's number may end in the code itself."""
+        values = list(self._values("auth_seq_id", "label_seq_id"))
+        icodes = self._strings("pdbx_pdb_ins_code")
+        try:
+            numbers = np.array(values, dtype=np.int64)
+        except (ValueError, TypeError, OverflowError):
+            numbers = np.zeros(self._rows, np.int64)
+            codes = icodes.tolist()
+            for row, value in enumerate(values):
+                match = _AUTHOR_NUMBER.fullmatch(value or "")
+                if match is None:
+                    self._faults[row] = (
+                        f"unreadable residue number {value!r}; expected a number, with a letter "
+                        "after it or none"
+                        if value
+                        else "no residue number: auth_seq_id and label_seq_id are unknown"
+                    )
+                elif abs(int(match[1])) > LARGEST_NUMBER:
+                    self._faults[row] = f"residue number {value[:20]} is out of range"
+                else:
+                    numbers[row] = int(match[1])
+                    codes[row] = codes[row] or match[2].encode()
+            icodes = np.array(codes, dtype=np.bytes_)
+        for row in np.flatnonzero(np.abs(numbers) > LARGEST_NUMBER).tolist():
+            self._faults[row] = f"residue number {numbers[row]} is out of range"
+        return numbers, icodes
+
+    def _places(self) -> NDArray[np.int64]:
+        values = self._columns.get("label_seq_id", [])
+        digits = [
+            value if value and value.isascii() and value.isdigit() else "0" for value in values
+        ]
+        if not digits or max(map(len, digits)) > 9:
+            return np.zeros(self._rows, np.int64)
+        return np.array(digits, dtype=np.int64)
+
+    def _check(self, rows: NDArray[np.int64]) -> None:
+        for row in self._faults.keys() & set(rows.tolist()) if self._faults else ():
+            value = {name: values[row] for name, values in self._columns.items()}
+            raise StructureError(
+                f"row {row + 1} of _atom_site: {self._faults[row]}",
+                chain=value.get("auth_asym_id") or value.get("label_asym_id") or None,
+                residue=value.get("auth_seq_id") or value.get("label_seq_id") or None,
+            )
+
+
+_UNCERTAINTY = re.compile(r"\(\d+\)$")  # 1.234(5)
+_AUTHOR_NUMBER = re.compile(r"([-+]?\d+)([A-Za-z]?)", re.ASCII)
