@@ -43,10 +43,17 @@ class StructureError(ValueError):
     def __str__(self) -> str:
         where = [self.file] if self.file is not None else []
         if self.chain is not None:
-            where.append(f"chain {self.chain}")
+            where.append(f"chain {shown_chain(self.chain)}")
         if self.residue is not None:
             where.append(f"residue {self.residue}")
         return ": ".join([*where, self.message])
+
+
+def shown_chain(chain: str) -> str:
+    """A chain id as messages show it: in quotes where it could not be seen otherwise."""
+    if not chain.strip():
+        return f"{chain!r} (blank)"
+    return chain if chain.isprintable() and " " not in chain else repr(chain)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
