@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mpnn_core.commands.options import CallError, complain, number, pairs
+from mpnn_core.commands.options import CallError, check_outputs, complain, number, pairs
 
 if TYPE_CHECKING:
     from mpnn_core.training.run import Look
@@ -61,6 +61,7 @@ def run(options: argparse.Namespace) -> int:
     from mpnn_core.training.recipes import Lessons, Recipe, recipe_for, with_values
     from mpnn_core.training.run import Run
 
+    check_outputs([options.out], [])
     console = Console(stderr=True)
     corpus = read_corpus(options.corpus, complain)
     validation = read_corpus(options.validation, complain) if options.validation else None

@@ -26,6 +26,15 @@ _TOKENS = np.zeros(128, np.int64)  # by the code of a letter
 _TOKENS[np.frombuffer(ALPHABET.encode("ascii"), np.uint8)] = np.arange(len(ALPHABET))
 
 
+class StructureWarning(UserWarning):
+    """What was left out of a structure or changed in it, in one sentence that names the file."""
+
+
+def shown_chain(chain: str) -> str:
+    """A chain id as messages show it: a blank one as ' '."""
+    return chain if chain.strip() else repr(chain)
+
+
 class StructureError(ValueError):
     """A structure that cannot be used, and where: `file`, `chain`, `residue` (None if unknown)."""
 
@@ -47,13 +56,6 @@ class StructureError(ValueError):
         if self.residue is not None:
             where.append(f"residue {self.residue}")
         return ": ".join([*where, self.message])
-
-
-def shown_chain(chain: str) -> str:
-    """A chain id as messages show it: in quotes where it could not be seen otherwise."""
-    if not chain.strip():
-        return f"{chain!r} (blank)"
-    return chain if chain.isprintable() and " " not in chain else repr(chain)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
