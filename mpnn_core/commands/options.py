@@ -156,6 +156,16 @@ def pairs(texts: Iterable[str], option: str) -> Iterator[tuple[str, str]]:
             raise CallError(f"{option} {','.join(names)!r}: expected {option} NAME=VALUE")
 
 
+def settings(texts: Iterable[str], option: str) -> dict[str, str]:
+    """The same as a dict, where a name has one value."""
+    values: dict[str, str] = {}
+    for name, value in pairs(texts, option):
+        if name in values:
+            raise CallError(f"{option}: {name} is given twice; expected once")
+        values[name] = value
+    return values
+
+
 def structure_paths(paths: Iterable[Path]) -> list[Path]:
     """The structure files, folders opened; refused if two have one name in the output."""
     from mpnn_core.structures.files import output_name

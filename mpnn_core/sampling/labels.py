@@ -231,9 +231,9 @@ class _Numbering:
         chain, *ends = reading
         missing = [f"{chain}{n}" for n in ends if n is not None and (chain, n) not in self.residues]
         if missing:
+            there = " to ".join(dict.fromkeys(self.label(i) for i in (found[0], found[-1])))
             warnings.warn(
-                f"{self.name} has no residue {' and no '.join(missing)}; of {text}, it has "
-                f"{self.label(found[0])} to {self.label(found[-1])}",
+                f"{self.name} has no residue {' and no '.join(missing)}; of {text}, it has {there}",
                 ConstraintWarning,
                 stacklevel=2,
             )

@@ -106,10 +106,10 @@ def _filled(record: str, text: str, structure: Structure, chains: list[str]) -> 
             "missing from a chain has no letter here, or an X"
         )
     letters = np.array(list(structure.sequence))
-    own = {chain: letters[of_chain] for chain, of_chain in rows.items()}
+    own = {chain: letters[structure.chain_ids == chain] for chain in structure.chains}
     for chain, part in zip(chains, parts, strict=True):
         given = np.array(list(part))
-        for other in chains:
+        for other in structure.chains:
             if len(own[other]) == len(given) and _fits(given, own[other], own[chain]):
                 raise FastaError(
                     f"{record} has letters of chain {shown_chain(other)} where chain "
