@@ -237,12 +237,6 @@ def test_a_lossy_variant_says_what_it_loses(tmp_path, capsys) -> None:
     assert f"variant fast is not exact: it loses {loss}" in capsys.readouterr().err
 
 
-def test_what_cannot_be_written_is_a_failure(tmp_path, capsys) -> None:
-    (tmp_path / "seqs").write_text("in the way")
-    assert design(tmp_path, SMALL) == 1
-    assert "6MRR: " in capsys.readouterr().err
-
-
 def table(text: str) -> list[dict[str, str]]:
     header, *rows = [line.split("\t") for line in text.splitlines()]
     return [dict(zip(header, row, strict=True)) for row in rows]

@@ -203,6 +203,24 @@ def test_the_command_writes_the_page_and_the_summary(tmp_path, monkeypatch) -> N
     assert main(["report", "--claims", str(claims), "--out", "page.html"]) == 0
 
 
+@pytest.mark.parametrize(
+    "source",
+    ["javascript:alert(1)//", "JavaScript:alert(1)", " javascript:x", "java\tscript:x",
+     "\x01data:x", "data:text/html,x", "vbscript:x", "file:///etc", "https\n:x"],
+)  # fmt: skip
+def test_an_address_that_may_be_a_script_is_no_link(tmp_path, monkeypatch, capsys, source) -> None:
+    monkeypatch.chdir(tmp_path)
+    claims = str(Path(__file__).parents[1] / "claims.toml")
+    assert main(["report", "--claims", claims, "--out", "page.html", "--source", source]) == 2
+    assert "expected an address of http or https, or a folder" in capsys.readouterr().err
+    assert not (tmp_path / "page.html").exists()
+
+
+@pytest.mark.parametrize("source", ["https://x.org/y", "HTTP://x.org", "..", "", "/a:b", "./a:b"])
+def test_an_address_or_a_folder_is_a_link(source) -> None:
+    assert Report(CLAIMS, Ledger([]), [], None, source).source == source
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 @pytest.mark.parametrize("runs", [0, 1, 100])
 @pytest.mark.parametrize("scheme", ["light", "dark"])

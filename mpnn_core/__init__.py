@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from mpnn_core.design.stream import Lost, design_stream
     from mpnn_core.network.families import CheckpointError
     from mpnn_core.network.variants import VARIANTS, Variant
-    from mpnn_core.sampling.constraints import PSSM, ConstraintError, Constraints
+    from mpnn_core.sampling.constraints import PSSM, Constraints
+    from mpnn_core.sampling.labels import ConstraintError
     from mpnn_core.structures.readers import read_structure
     from mpnn_core.structures.structure import Structure, StructureError, StructureWarning
 
@@ -32,7 +33,7 @@ _MODULES = {
     "PSSM": "sampling.constraints",
     "VARIANTS": "network.variants",
     "CheckpointError": "network.families",
-    "ConstraintError": "sampling.constraints",
+    "ConstraintError": "sampling.labels",
     "Constraints": "sampling.constraints",
     "Designs": "design.results",
     "Lost": "design.stream",

@@ -13,6 +13,12 @@ LETTERS = len(ALPHABET)
 AMINO_ACIDS = ALPHABET[:20]
 UNKNOWN = ALPHABET.index("X")
 
+THREE_LETTER_NAMES = (
+    "ALA", "CYS", "ASP", "GLU", "PHE", "GLY", "HIS", "ILE", "LYS", "LEU",
+    "MET", "ASN", "PRO", "GLN", "ARG", "SER", "THR", "VAL", "TRP", "TYR",
+)  # fmt: skip
+"""The names of `AMINO_ACIDS`, in their order."""
+
 BACKBONE = ("N", "CA", "C", "O")
 """The atoms of a residue's four coordinate rows."""
 

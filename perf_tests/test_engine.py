@@ -106,6 +106,8 @@ def test_sampling_beats_the_original(model, network, study_protein, paired) -> N
     )
 
 
+# The chains that are tied are not of one length.
+@pytest.mark.filterwarnings("ignore::mpnn_core.sampling.labels.ConstraintWarning")
 @pytest.mark.parametrize(
     ("name", "copies", "constraints"),
     [

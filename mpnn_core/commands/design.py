@@ -13,11 +13,13 @@ import mpnn_core as mpnn
 from mpnn_core.commands.options import (
     CallError,
     add_input_options,
+    check_outputs,
     complain,
+    constraints_of,
     exit_code,
-    labels,
     model_of,
     number,
+    numbers,
     pairs,
     progress,
     structure_paths,
@@ -39,12 +41,13 @@ def add_parser(commands: Any) -> None:
         help="sequences per structure, at each temperature (default: 1)",
     )  # fmt: skip
     design.add_argument(
-        "-T", "--temperature", type=number(float, 0), action="append", metavar="T",
-        help="sampling temperature; 0 takes the likeliest residue; repeatable (default: 0.1)",
+        "-T", "--temperature", type=numbers(0), action="extend", metavar="T",
+        help="sampling temperature, or several, such as 0.1,0.2; 0 takes the likeliest residue; "
+        "repeatable (default: 0.1)",
     )  # fmt: skip
     design.add_argument(
-        "--omit", default="", metavar="LETTERS",
-        help="amino acids that are never drawn, such as C; X never is",
+        "--omit", action="append", default=[], metavar="LETTERS",
+        help="amino acids that are never drawn, such as C or CM; X never is; repeatable",
     )  # fmt: skip
     design.add_argument(
         "--omit-at", action="append", default=[], metavar="POSITIONS=LETTERS",
@@ -53,16 +56,17 @@ def add_parser(commands: Any) -> None:
     design.add_argument(
         "--bias", action="append", default=[], metavar="LETTER=VALUE",
         help="a number added to the logit of an amino acid at all positions, such as W=-1.5; "
-        "repeatable",
+        "repeatable: numbers for one amino acid add up",
     )  # fmt: skip
     design.add_argument(
         "--tied", action="append", default=[], metavar="POSITIONS",
-        help="positions that all get the same amino acid, such as A10,B10; repeatable",
+        help="positions that all get the same amino acid, such as A10,B10; ranges, such as "
+        "A1-20,B1-20, are tied residue by residue; repeatable, a group each",
     )  # fmt: skip
     design.add_argument(
-        "--tied-chains", default="", metavar="A,B",
+        "--tied-chains", action="append", default=[], metavar="A,B",
         help="chains of a homo-oligomer: residues with the same author number get the same amino "
-        "acid",
+        "acid; in their order if no number is in two chains; repeatable, an oligomer each",
     )  # fmt: skip
     design.add_argument(
         "--orders", choices=ORDERS, default=ORDERS[0],
@@ -71,7 +75,8 @@ def add_parser(commands: Any) -> None:
     )  # fmt: skip
     design.add_argument(
         "--out", type=Path, required=True, metavar="DIR",
-        help="the folder to write: DIR/seqs/NAME.fa for each structure; - prints the FASTA instead",
+        help="the folder to write: DIR/seqs/NAME.fa for each structure, replaced if it exists; "
+        "- prints the FASTA instead",
     )  # fmt: skip
     design.add_argument(
         "--save-probs", action="store_true",
@@ -83,6 +88,8 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Design all files, as many in one call of the model as it computes well together."""
+    from mpnn_core.structures.files import output_name
+    from mpnn_core.structures.readers import structure_name
     from mpnn_core.training.corpus import batched
 
     prints = options.out == STANDARD_OUTPUT
@@ -90,7 +97,17 @@ def run(options: argparse.Namespace) -> int:
         raise CallError("--save-probs writes files; give --out a folder instead of -")
     files = structure_paths(options.files)
     model = model_of(options)
-    constraints = constraints_of(options)
+    constraints = design_constraints(options)
+    if not prints:
+        folders = {"seqs": ".fa"} | ({"probs": ".npz"} if options.save_probs else {})
+        check_outputs(
+            [options.out / folder for folder in folders],
+            [
+                options.out / folder / f"{output_name(structure_name(file))}{ending}"
+                for file in files
+                for folder, ending in folders.items()
+            ],
+        )
     seed = secrets.randbits(32) if options.seed is None else options.seed
     failures = 0
     with progress(len(files), prints) as advance:
@@ -135,16 +152,35 @@ def run(options: argparse.Namespace) -> int:
     return exit_code(failures, len(files))
 
 
-def constraints_of(options: argparse.Namespace) -> mpnn.Constraints:
-    """The constraints that the options state."""
+def design_constraints(options: argparse.Namespace) -> mpnn.Constraints:
+    """The constraints that the options state. Small letters are capitals."""
+    from mpnn_core.sampling.constraints import letter_index, letter_indices
+
+    omit_at: dict[int | str, str] = {}
+    for at, letters in pairs(options.omit_at, "--omit-at"):
+        omit_at[at] = f"{omit_at[at]},{letters.upper()}" if at in omit_at else letters.upper()
+    bias: dict[str, float] = {}
+    for given, value in pairs(options.bias, "--bias"):
+        for letter in given.upper().split(","):
+            bias[letter] = bias.get(letter, 0.0) + _bias(value)
+    omit = ",".join([*options.omit, "X"]).upper()
+    for option, of, values in (
+        ("--omit", letter_indices, [omit]),
+        ("--omit-at", letter_indices, omit_at.values()),
+        ("--bias", letter_index, bias),
+    ):
+        for value in values:
+            try:
+                of(value)
+            except mpnn.ConstraintError as error:
+                raise CallError(f"{option}: {error}") from None
     return mpnn.Constraints(
-        chains=options.chains,
-        fixed=labels(options.fixed),
-        omit=options.omit.upper() + "X",
-        omit_at={at: letters.upper() for at, letters in pairs(options.omit_at, "--omit-at")},
-        tied=[labels([group]) for group in options.tied],
-        tied_chains=labels([options.tied_chains]),
-        bias={letter: _bias(value) for letter, value in pairs(options.bias, "--bias")},
+        **constraints_of(options),
+        omit=omit,
+        omit_at=omit_at,
+        tied=options.tied,
+        tied_chains=options.tied_chains,
+        bias=bias,
     )
 
 
@@ -162,7 +198,7 @@ def _write(
     import numpy as np
 
     from mpnn_core.design.results import format_designs
-    from mpnn_core.structures.files import write_atomically
+    from mpnn_core.structures.files import output_name, write_atomically
 
     text = format_designs(designs, native, mpnn.__version__)
     if options.out == STANDARD_OUTPUT:
@@ -170,7 +206,7 @@ def _write(
         sys.stdout.flush()
         return
     structure = designs[0].structure
-    name = structure.name
+    name = output_name(structure.name)
     if options.save_probs:
         letters = [sequence for at in designs for sequence in at.sequences]
         write_atomically(

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mpnn_core.commands.options import CallError, complain, number, pairs
+from mpnn_core.commands.options import CallError, check_outputs, complain, number, settings
 
 if TYPE_CHECKING:
     from mpnn_core.training.run import Look
@@ -62,9 +62,7 @@ def run(options: argparse.Namespace) -> int:
     from mpnn_core.training.run import Run
 
     console = Console(stderr=True)
-    corpus = read_corpus(options.corpus, complain)
-    validation = read_corpus(options.validation, complain) if options.validation else None
-    values = dict(pairs(options.set, "--set"))
+    values = settings(options.set, "--set")
     lessons = with_values(Lessons(), values)
     recipes = {name: with_values(recipe_for(name), values) for name in options.student}
     known = asdict(lessons) | asdict(Recipe())
@@ -72,6 +70,9 @@ def run(options: argparse.Namespace) -> int:
         raise CallError(f"--set: {', '.join(unknown)}: expected one of {', '.join(known)}")
     if (options.out / "state").exists() and not options.resume:
         raise CallError(f"{options.out} holds a run; go on with --resume, or name another")
+    check_outputs([options.out], [])
+    corpus = read_corpus(options.corpus, complain)
+    validation = read_corpus(options.validation, complain) if options.validation else None
     training = Run(recipes, lessons, corpus, validation, options.device)
     if options.resume:
         training.resume(options.out)

@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import mpnn_core as mpnn
-from mpnn_core.commands.options import CallError, add_model_options, model_of, number, progress
+from mpnn_core.commands.options import (
+    CallError,
+    add_model_options,
+    check_outputs,
+    model_of,
+    number,
+    progress,
+)
 from mpnn_core.training.recipes import EvaluationSettings
 
 DEFAULT = EvaluationSettings()
@@ -59,6 +66,8 @@ def run(options: argparse.Namespace) -> int:
 
     if find_spec("scipy") is None:
         raise CallError("the intervals need scipy, which is not installed: pip install scipy")
+    if options.out:
+        check_outputs([options.out.parent], [options.out])
     corpora = [read_corpus(path) for path in options.corpora]
     model = model_of(options)
     teacher = mpnn.load_model(options.teacher, "baseline", options.device, options.backend)

@@ -6,7 +6,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mpnn_core.commands.options import CallError, add_weight_options, load_model, number
+from mpnn_core.commands.options import (
+    CallError,
+    add_weight_options,
+    check_outputs,
+    load_model,
+    number,
+)
 
 
 def add_parser(commands: Any) -> None:
@@ -57,8 +63,12 @@ def run(options: argparse.Namespace) -> int:
             for rows in options.buckets or BUCKETS
         }
         stem = f"{model.name.replace('/', '-')}-{options.variant}"
-        for export in sorted(exports, key=lambda e: (e.mode, e.rows)):
-            path = options.out / f"{stem}-{export.name}.mlpackage"
+        paths = {
+            options.out / f"{stem}-{export.name}.mlpackage": export
+            for export in sorted(exports, key=lambda e: (e.mode, e.rows))
+        }
+        check_outputs([options.out], paths)
+        for path, export in paths.items():
             print(convert(model.network, export, path, model.name))
     except (ValueError, UnavailableError) as error:
         raise CallError(str(error)) from None

@@ -10,13 +10,16 @@ itself is wrong, and nothing was written; 130, interrupted; 141, the reader of t
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import mpnn_core as mpnn
 from mpnn_core.commands import design, distill, evaluate, example, export, score
-from mpnn_core.commands.options import CallError, complain
+from mpnn_core.commands.options import CallError, Parser, complain
 from mpnn_core.gate.commands import add_commands
 
 COMMANDS = (design, score, example, evaluate, distill, export)
@@ -27,7 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     options = parser().parse_args(arguments)
     try:
-        code: int = options.run(options)
+        with _warnings_in_a_line():
+            code: int = options.run(options)
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:
@@ -42,9 +46,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return WRONG_CALL
 
 
+@contextlib.contextmanager
+def _warnings_in_a_line() -> Iterator[None]:
+    """Show what the library warns of as a line on standard error, each text once."""
+
+    def show(message: Warning | str, *_: Any) -> None:
+        complain(f"warning: {message}")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", UserWarning)
+        warnings.showwarning = show  # type: ignore[assignment]  # it takes what it needs
+        yield
+
+
 def parser() -> argparse.ArgumentParser:
     """Commands and options."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="mpnn-core",
         description="ProteinMPNN, exact and fast: sequences for protein backbones.",
     )

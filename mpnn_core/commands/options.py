@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import mpnn_core as mpnn
 from mpnn_core.backends.registry import BACKENDS, LOSSES
@@ -16,6 +19,34 @@ class CallError(Exception):
     """The call is wrong; the message says what was expected."""
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser in which no option is taken twice with the last one winning.
+
+    An option adds up if it says so, by its action; any other is refused the second time.
+    """
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.register("action", None, _Once)
+
+
+class _Once(argparse.Action):
+    """Store a value, once."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option: str | None = None,
+    ) -> None:
+        given: set[str] = vars(namespace).setdefault("given", set())
+        if option is not None and self.dest in given:
+            raise argparse.ArgumentError(self, "is given twice; expected once")
+        given.add(self.dest)
+        setattr(namespace, self.dest, values)
+
+
 def add_input_options(command: argparse.ArgumentParser) -> None:
     """The options of `design` and `score`."""
     command.add_argument(
@@ -23,12 +54,18 @@ def add_input_options(command: argparse.ArgumentParser) -> None:
         help="PDB or mmCIF files, plain or gzipped; a folder stands for all such files in it",
     )  # fmt: skip
     command.add_argument(
-        "--chains", metavar="A,B",
-        help="chains to design; the others are kept, and seen by the network (default: all)",
+        "--chains", action="append", metavar="A,B",
+        help="chains to design; the others are kept, and seen by the network; ' ' is a blank "
+        "chain id; repeatable (default: all)",
     )  # fmt: skip
     command.add_argument(
         "--fixed", action="append", default=[], metavar="POSITIONS",
-        help="residues to keep, by chain and author number: A52, A52B or A10-20,B7; repeatable",
+        help="residues to keep, by chain and author number: A52, A52B or A10-20,B7; A:52 where "
+        "there are chains such as A and A5; repeatable",
+    )  # fmt: skip
+    command.add_argument(
+        "--redesigned", action="append", metavar="POSITIONS",
+        help="residues to design, in the same form; all others are kept; repeatable (default: all)",
     )  # fmt: skip
     add_model_options(command)
 
@@ -88,24 +125,51 @@ def number(kind: type[int] | type[float], least: float) -> Callable[[str], int |
     return read
 
 
-def labels(texts: Iterable[str]) -> list[str]:
-    """["A10-20,B7", "C1"] -> ["A10-20", "B7", "C1"]."""
-    return [label for text in texts for label in text.split(",") if label]
+def numbers(least: float) -> Callable[[str], list[float]]:
+    """A reader of several numbers of at least `least`, "0.1 0.2" or "0.1,0.2", for argparse."""
+    read = number(float, least)
+    return lambda text: [read(part) for part in re.split(r"[,\s]+", text.strip())]
+
+
+def constraints_of(options: argparse.Namespace) -> dict[str, Any]:
+    """What `add_input_options` states, as arguments of Constraints."""
+    return {
+        "chains": None if options.chains is None else ",".join(options.chains),
+        "fixed": options.fixed,
+        "redesigned": options.redesigned,
+    }
 
 
 def pairs(texts: Iterable[str], option: str) -> Iterator[tuple[str, str]]:
-    """["A=1,B=2", "C=3"] -> ("A", "1"), ("B", "2"), ("C", "3")."""
+    """["A=1,B=2", "C,D=3"] -> ("A", "1"), ("B", "2"), ("C,D", "3")."""
     for text in texts:
-        for pair in text.split(","):
-            name, equals, value = pair.partition("=")
-            if not (name and equals and value):
-                raise CallError(f"{option} {pair!r}: expected {option} NAME=VALUE")
-            yield name, value
+        names: list[str] = []
+        for part in re.split(r"[,\s]+", text.strip()):
+            name, equals, value = part.partition("=")
+            names.append(name)
+            if equals:
+                if not (name and value):
+                    break
+                yield ",".join(names), value
+                names = []
+        if names:
+            raise CallError(f"{option} {','.join(names)!r}: expected {option} NAME=VALUE")
+
+
+def settings(texts: Iterable[str], option: str) -> dict[str, str]:
+    """The same as a dict, where a name has one value."""
+    values: dict[str, str] = {}
+    for name, value in pairs(texts, option):
+        if name in values:
+            raise CallError(f"{option}: {name} is given twice; expected once")
+        values[name] = value
+    return values
 
 
 def structure_paths(paths: Iterable[Path]) -> list[Path]:
-    """The structure files, folders opened; refused if two would be written to one output."""
+    """The structure files, folders opened; refused if two have one name in the output."""
     from mpnn_core.structures.containers import structure_name
+    from mpnn_core.structures.files import output_name
     from mpnn_core.training.corpus import structure_files
 
     files: list[Path] = []
@@ -113,13 +177,39 @@ def structure_paths(paths: Iterable[Path]) -> list[Path]:
         files += structure_files(path) if path.is_dir() else [path]
     by_name: dict[str, Path] = {}
     for file in files:
-        other = by_name.setdefault(structure_name(file), file)
+        name = output_name(structure_name(file))
+        other = by_name.setdefault(name, file)
         if other is not file:
             raise CallError(
-                f"{other} and {file} are both called {structure_name(file)}, and would be written "
-                "to the same output; rename one, or run them apart"
+                f"{other} and {file} are both called {name}, and would be written to the same "
+                "output; rename one, or run them apart"
             )
+        if name != structure_name(file):
+            complain(f"warning: {file}: called {name} in the output, for its own name cannot be")
     return files
+
+
+def check_outputs(folders: Iterable[Path], files: Iterable[Path]) -> None:
+    """Refuse folders that cannot be written to, and say which files will be replaced.
+
+    Before anything is computed: the work would be lost, or what is there.
+    """
+    from mpnn_core.structures.files import check_folder
+
+    for folder in folders:
+        try:
+            check_folder(folder)
+        except OSError as error:
+            raise CallError(
+                f"--out: nothing can be written to {folder}: {error.strerror or error}"
+            ) from None
+    there = [file for file in files if os.path.lexists(file)]
+    for file in there:
+        if file.is_dir() and file.suffix != ".mlpackage":  # a package is a folder
+            raise CallError(f"--out: {file} is a folder; a file is to be written there")
+    if there:
+        more = f" and {len(there) - 3} more" if there[3:] else ""
+        complain(f"warning: replaced: {', '.join(map(str, there[:3]))}{more}")
 
 
 def model_of(options: argparse.Namespace) -> mpnn.Model:
@@ -175,7 +265,9 @@ def progress(total: int, prints: bool = False) -> Iterator[Callable[[int], None]
 
 def complain(message: str) -> None:
     """One line on standard error."""
-    print(f"mpnn-core: {message}", file=sys.stderr)
+    line = " ".join(message.splitlines())
+    # The name of a file may hold bytes that are no text.
+    print(f"mpnn-core: {line.encode(errors='backslashreplace').decode()}", file=sys.stderr)
 
 
 def exit_code(failures: int, files: int) -> int:

@@ -11,8 +11,8 @@ from mpnn_core.commands.options import (
     CallError,
     add_input_options,
     complain,
+    constraints_of,
     exit_code,
-    labels,
     model_of,
     number,
     progress,
@@ -30,7 +30,8 @@ def add_parser(commands: Any) -> None:
     add_input_options(score)
     score.add_argument(
         "--fasta", type=Path, metavar="FILE",
-        help="sequences to score on one structure, chains joined by '/' (default: the native one)",
+        help="sequences to score on one structure, chains joined by '/' in the order of the "
+        "structure, or of designed_chains in the first title (default: the native sequence)",
     )  # fmt: skip
     score.add_argument(
         "--num-orders", type=number(int, 1), default=10, metavar="N",
@@ -42,12 +43,13 @@ def add_parser(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print a row per structure and sequence."""
     from mpnn_core.structures.fasta import FastaError, read_sequences
+    from mpnn_core.structures.files import output_name
 
     files = structure_paths(options.files)
     if options.fasta is not None and len(files) > 1:
         raise CallError(f"--fasta scores sequences on one structure; {len(files)} were given")
     model = model_of(options)
-    constraints = mpnn.Constraints(chains=options.chains, fixed=labels(options.fixed))
+    constraints = mpnn.Constraints(**constraints_of(options))
     failures = 0
     print("structure", "sequence", "score", "global_score", "orders", sep="\t")
     with progress(len(files), prints=True) as advance:
@@ -74,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
                 for (title, _), score, global_score in zip(records, *means, strict=True):
                     label = " ".join(title.split())  # a tab would add a column
                     print(
-                        structure.name, label, f"{score:.4f}", f"{global_score:.4f}",
+                        output_name(structure.name), label, f"{score:.4f}", f"{global_score:.4f}",
                         options.num_orders, sep="\t",
                     )  # fmt: skip
             advance(1)

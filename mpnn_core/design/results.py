@@ -16,7 +16,8 @@ from mpnn_core.constants import LETTERS
 from mpnn_core.design.arguments import DesignArguments, Temperature
 from mpnn_core.design.batches import Batch
 from mpnn_core.design.jobs import ASCII, Decoding, Sampled
-from mpnn_core.structures.fasta import chain_sequences
+from mpnn_core.structures.fasta import chain_sequences, title_line
+from mpnn_core.structures.files import output_name
 from mpnn_core.structures.structure import Structure
 
 
@@ -224,10 +225,14 @@ def format_designs(designs: Sequence[Designs], native: Scores, version: str) -> 
     first = designs[0]
     s = first.structure
     fixed = [chain for chain in s.chains if chain not in first.design_chains]
-    lines = [
-        f">{s.name}, score={native.score.mean():.4f}, global_score={native.global_score.mean():.4f}"
+    header = (
+        f"{output_name(s.name)}, score={native.score.mean():.4f}"
+        f", global_score={native.global_score.mean():.4f}"
         f", fixed_chains={fixed}, designed_chains={list(first.design_chains)}"
-        f", model_name={first.model_name}, mpnn_core={version}, seed={first.seed}",
+        f", model_name={first.model_name}, mpnn_core={version}, seed={first.seed}"
+    )
+    lines = [
+        title_line(header),
         chain_sequences(s, s.sequence, first.design_chains),
     ]
     for at in designs:

@@ -139,6 +139,9 @@ def run_report(options: argparse.Namespace) -> int:
     from mpnn_core.gate.ledger import Ledger
     from mpnn_core.gate.revisions.comparison import Comparison
 
+    report.check_place("--out", options.out)
+    if options.summary:
+        report.check_place("--summary", options.summary)
     project = load_project(Path.cwd())
     claims = load_claims(options.claims or Path(project.claims))
     path = options.ledger or Path(project.ledger)

@@ -6,14 +6,17 @@ light, dark and print; shapes repeat what colours say.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from mpnn_core.gate import GateError
 from mpnn_core.gate.claims import EXACT, Claim
 from mpnn_core.gate.history import Series
 from mpnn_core.gate.ledger import Entry, Ledger
@@ -62,6 +65,14 @@ class Report:
     source: str
     elsewhere: Sequence[Ledger] = ()
 
+    def __post_init__(self) -> None:
+        # The address becomes links, and a link may be a script.
+        before_path, colon, _ = self.source.partition(":")
+        if colon and "/" not in before_path and before_path.lower() not in ("http", "https"):
+            raise GateError(
+                f"--source {self.source!r}: expected an address of http or https, or a folder"
+            )
+
     @property
     def measured(self) -> list[Entry]:
         return self.ledger.measured
@@ -82,6 +93,20 @@ class Report:
 def relative_source(page: Path) -> str:
     """From the folder of the page to the current one."""
     return Path(os.path.relpath(Path.cwd(), page.resolve().parent)).as_posix()
+
+
+def check_place(option: str, path: Path) -> None:
+    """Refuse a path that no file can be written to, before anything is computed for it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder; expected a file")
+        if not path.exists():
+            tempfile.TemporaryFile(dir=path.parent).close()
+        elif not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, "it is not yours to write")
+    except OSError as error:
+        raise GateError(f"{option} {path} cannot be written: {error.strerror or error}") from None
 
 
 def write(report: Report, path: Path) -> None:

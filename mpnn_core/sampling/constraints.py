@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mpnn_core.constants import ALPHABET
-from mpnn_core.structures.structure import Structure
+from mpnn_core.constants import ALPHABET, AMINO_ACIDS, BACKBONE, THREE_LETTER_NAMES
+from mpnn_core.sampling.labels import (
+    ConstraintError,
+    ConstraintWarning,
+    Positions,
+    Span,
+    chains_named,
+    label,
+    listed,
+    positions,
+    span,
+    split_chains,
+)
+from mpnn_core.structures.structure import Structure, shown_chain
 
 # What the log-odds mask leaves of a residue's probability, in the original as here.
 _RARE = np.float32(0.001)
 
-Positions = int | str  # a 0-based position, or a label such as "A52", "A52B", "A10-20"
-
-
-class ConstraintError(ValueError):
-    """A constraint that does not fit its structure; the message names both, and what would fit."""
+_LETTER = dict(zip(THREE_LETTER_NAMES, AMINO_ACIDS, strict=True))
+_NAMES = re.compile(f"({'|'.join(THREE_LETTER_NAMES)})+")
 
 
 @dataclass(frozen=True)
@@ -29,30 +41,37 @@ class Constraints:
     ----------
     chains : chains to design, "A,B" or a sequence of ids; None designs all
     fixed : positions that keep their residue
+    redesigned : the positions to design, where that is shorter than naming all others as fixed;
+        None designs all. `fixed` and `chains` hold as well
     omit : letters never drawn anywhere
     omit_at : letters never drawn at some positions
     bias : letter -> what is added to its logit everywhere
     bias_at : positions -> letter -> what is added to its logit there; or an (L, 21) array
     tied : groups of positions that get one residue: each a list of positions, or of position ->
-        weight of its logits in the group's mean (the original's `tied_beta`; 1 unless given)
-    tied_chains : chains of a homo-oligomer, "A,B,C": residues of equal author number are tied
+        weight of its logits in the group's mean (the original's `tied_beta`; 1 unless given).
+        Ranges are tied residue by residue: "A1-20,B1-20" is A1 with B1, A2 with B2, and so on
+    tied_chains : chains of a homo-oligomer, "A,B,C": residues of equal author number are tied, or
+        in their order if no number is in two chains. A list of such texts ties each for itself
     pssm : a position-specific scoring matrix
 
     Positions are 0-based ints or labels of chain and author number: "A52", "A52B" with an insertion
-    code, "A10-20" for a range. Biases are in logits, divided by the temperature as in the original.
+    code, "A10-20" for a range; with a colon, "A:52", where there are chains such as A and A1.
+    Several are a list, or a text with commas. Letters may be divided by commas or spaces too.
+    Biases are in logits, divided by the temperature as in the original.
     """
 
     chains: str | Sequence[str] | None = None
-    fixed: Sequence[Positions] = ()
-    omit: str = "X"
+    fixed: Positions | Sequence[Positions] = ()
+    omit: str | Iterable[str] = "X"
     omit_at: Mapping[Positions, str] = field(default_factory=dict)
     bias: Mapping[str, float] = field(default_factory=dict)
     bias_at: Mapping[Positions, Mapping[str, float]] | NDArray[np.floating] = field(
         default_factory=dict
     )
-    tied: Sequence[Sequence[Positions] | Mapping[Positions, float]] = ()
-    tied_chains: str | Sequence[str] = ()
+    tied: str | Sequence[Sequence[Positions] | Mapping[Positions, float]] = ()
+    tied_chains: str | Sequence[str] | Sequence[Sequence[str]] = ()
     pssm: PSSM | None = None
+    redesigned: Positions | Sequence[Positions] | None = None
 
     def resolve(self, structure: Structure) -> Resolved:
         """The same as arrays over the positions of a structure.
@@ -64,7 +83,7 @@ class Constraints:
         """
         designed = self.designed(structure)
         if not designed.any():
-            raise ConstraintError(f"{structure.name}: every position is fixed; nothing to design")
+            raise ConstraintError(f"{structure.name}: {self._why_nothing_is_designed(structure)}")
         biases = self.biases(structure)
         omitted = self.omitted(structure)
         groups = self.groups(structure)
@@ -84,42 +103,55 @@ class Constraints:
 
     def designed(self, structure: Structure) -> NDArray[np.bool_]:
         """Positions to design, (L,) bool; never one whose backbone is incomplete."""
-        designed = structure.mask.copy()
-        if self.chains is not None:
-            designed &= np.isin(structure.chain_ids, self.design_chains(structure))
-        for position in self.fixed:
-            designed[positions(structure, position)] = False
-        return designed
+        return self._asked_for(structure) & structure.mask
+
+    def _asked_for(self, structure: Structure) -> NDArray[np.bool_]:
+        """Positions to design, complete or not, (L,) bool."""
+        asked = np.isin(structure.chain_ids, self.design_chains(structure))
+        if self.redesigned is not None:
+            named = np.zeros_like(asked)
+            named[_rows(structure, self.redesigned)] = True
+            outside = np.flatnonzero(named & ~asked)
+            if len(outside):
+                raise ConstraintError(
+                    f"{structure.name}: {label(structure, outside[0])} is to be redesigned, and "
+                    "its chain is not among those to design; name the chain too"
+                )
+            asked = named
+        asked[_rows(structure, self.fixed)] = False
+        return asked
+
+    def _why_nothing_is_designed(self, structure: Structure) -> str:
+        asked = self._asked_for(structure)
+        if not asked.any():
+            return "every position is fixed; nothing to design"
+        counts = Counter(structure.chain_ids[asked].tolist())
+        missing = [
+            atom for a, atom in enumerate(BACKBONE) if np.isnan(structure.coords[asked, a]).any()
+        ]
+        where = ", ".join(f"chain {shown_chain(c)}: {n}" for c, n in counts.items())
+        return (
+            f"nothing to design: the backbone of every residue that is not fixed is incomplete "
+            f"({where}; {', '.join(missing)} missing); expected N, CA, C and O"
+        )
 
     def design_chains(self, structure: Structure) -> list[str]:
         """The chains to design, in the structure's order."""
         if self.chains is None:
             return list(structure.chains)
-        return _chains(structure, self.chains)
+        return chains_named(structure, self.chains)
 
     def groups(self, structure: Structure) -> list[dict[int, float]]:
         """The tied positions to design, group by group, each with its weight.
 
         A residue whose backbone is incomplete is left out of its group; the others stay tied.
         """
-        if not self.tied and not self.tied_chains:
+        tied = [self.tied] if isinstance(self.tied, str) else self.tied
+        groups = [group for members in tied for group in _tied_positions(structure, members)]
+        for chains in _sets_of_chains(self.tied_chains):
+            groups += _tied_by_number(structure, chains_named(structure, chains))
+        if not groups:
             return []
-        groups = []
-        for tied in self.tied:
-            weights = tied if isinstance(tied, Mapping) else dict.fromkeys(tied, 1.0)
-            groups.append(
-                {i: w for where, w in weights.items() for i in positions(structure, where)}
-            )
-        numbers: dict[str, dict[int, float]] = {}
-        for chain in _chains(structure, self.tied_chains):
-            for i in np.flatnonzero(structure.chain_ids == chain).tolist():
-                numbers.setdefault(structure.residue_numbers[i], {})[i] = 1.0
-        if self.tied_chains and all(len(group) == 1 for group in numbers.values()):
-            raise ConstraintError(
-                f"{structure.name}: no residue number is in two of the tied chains; tie their "
-                "positions one by one"
-            )
-        groups += numbers.values()
         designed = self.designed(structure)
         seen: set[int] = set()
         for group in groups:
@@ -145,10 +177,11 @@ class Constraints:
     def omitted(self, structure: Structure) -> NDArray[np.bool_]:
         """Letters not to draw at each position, (L, 21) bool."""
         omitted = np.zeros((len(structure), len(ALPHABET)), dtype=bool)
-        omitted[:, [letter_index(letter) for letter in self.omit]] = True
+        omitted[:, letter_indices(self.omit)] = True
         for position, letters in self.omit_at.items():
-            for letter in letters:
-                omitted[positions(structure, position), letter_index(letter)] = True
+            rows = _rows(structure, position)
+            for index in letter_indices(letters):
+                omitted[rows, index] = True
         barred = np.flatnonzero(omitted.all(1))
         barred = barred[self.designed(structure)[barred]] if len(barred) else barred
         if len(barred):
@@ -165,8 +198,9 @@ class Constraints:
             biases[:, letter_index(letter)] += value
         if isinstance(self.bias_at, Mapping):
             for position, values in self.bias_at.items():
+                rows = _rows(structure, position)
                 for letter, value in values.items():
-                    biases[positions(structure, position), letter_index(letter)] += value
+                    biases[rows, letter_index(letter)] += value
         else:
             array = np.asarray(self.bias_at, dtype=np.float32)
             if array.shape != biases.shape:
@@ -246,62 +280,115 @@ class PSSM:
         return np.asarray(self.bias, dtype=np.float32), weight, factor
 
 
-def _chains(structure: Structure, chains: str | Sequence[str]) -> list[str]:
-    """Chains by name, "A,B" or one by one, in the structure's order."""
-    names = chains.split(",") if isinstance(chains, str) else list(chains)
-    absent = [chain for chain in names if chain not in structure.chains]
-    if absent:
-        raise ConstraintError(
-            f"{structure.name} has no chain {absent[0]!r}; it has {', '.join(structure.chains)}"
-        )
-    return [chain for chain in structure.chains if chain in names]
+def letter_indices(letters: str | Iterable[str]) -> list[int]:
+    """Indices of one-letter residues in the alphabet, "CP", "C,P" or "C P"."""
+    text = letters if isinstance(letters, str) else ",".join(letters)
+    indices = []
+    for part in re.split(r"[,\s]+", text):
+        # X is left out: "CYSX" and "XCYS" are a name and the unknown residue.
+        if _NAMES.fullmatch(name := part.upper().strip("X")):
+            one = [_LETTER[name[i : i + 3]] for i in range(0, len(name), 3)]
+            raise ConstraintError(
+                f"{name!r} reads as three-letter names of amino acids; write {','.join(one)} for "
+                f"those, or {','.join(name)} for the letters one by one"
+            )
+        indices += [letter_index(letter) for letter in part]
+    return indices
 
 
 def letter_index(letter: str) -> int:
     """Index of a one-letter residue in the alphabet."""
     index = ALPHABET.find(letter) if len(letter) == 1 else -1
     if index < 0:
-        raise ConstraintError(f"{letter!r} is no residue; expected one letter of {ALPHABET}")
+        meant = _LETTER.get(letter.upper(), letter.upper())
+        hint = f"; write {meant}" if len(meant) == 1 and meant in ALPHABET else ""
+        raise ConstraintError(f"{letter!r} is no residue; expected one letter of {ALPHABET}{hint}")
     return index
 
 
-def label(structure: Structure, position: int) -> str:
-    """Chain and author number of a position, such as "A52B"."""
-    return f"{structure.chain_ids[position]}{structure.residue_numbers[position]}"
+def _rows(structure: Structure, selection: Positions | Iterable[Positions]) -> list[int]:
+    """The positions of several labels."""
+    return [i for part in listed(selection) for i in positions(structure, part)]
 
 
-def positions(structure: Structure, selection: Positions) -> list[int]:
-    """The 0-based positions that an index, a label or a range of labels names.
+def _tied_positions(
+    structure: Structure, tied: str | Sequence[Positions] | Mapping[Positions, float]
+) -> list[dict[int, float]]:
+    """The groups that one entry of `tied` states: one, or one for each residue of its ranges."""
+    weights = tied if isinstance(tied, Mapping) else dict.fromkeys(listed(tied), 1.0)
+    members = [(span(structure, at), w) for where, w in weights.items() for at in listed(where)]
+    if all(len(found.positions) == 1 for found, _ in members):
+        return [{found.positions[0]: weight for found, weight in members}]
+    spans = [found for found, _ in members]
+    if len(spans) == 1:
+        some = [label(structure, i) for i in spans[0].positions[:3]]
+        raise ConstraintError(
+            f"{structure.name}: {spans[0].label} is tied to nothing; another range ties residue by "
+            f"residue, as in A1-20,B1-20, and {','.join(some)} gets one amino acid"
+        )
+    for found in spans[1:]:
+        if set(found.offsets) != set(spans[0].offsets):
+            raise ConstraintError(_unlike(structure, spans[0], found))
+    by_offset = [dict(zip(found.offsets, found.positions, strict=True)) for found in spans]
+    return [
+        {at[offset]: weight for at, (_, weight) in zip(by_offset, members, strict=True)}
+        for offset in spans[0].offsets
+    ]
 
-    Raises
-    ------
-    ConstraintError
-        There is no such position, or the label fits more than one.
-    """
-    if isinstance(selection, int | np.integer):
-        if not 0 <= selection < len(structure):
-            raise ConstraintError(
-                f"{structure.name} has the positions 0 to {len(structure) - 1}, not {selection}"
-            )
-        return [int(selection)]
-    labels = [label(structure, i) for i in range(len(structure))]
-    if selection in labels:
-        if labels.count(selection) > 1:
-            raise ConstraintError(f"{structure.name}: {selection!r} names more than one residue")
-        return [labels.index(selection)]
-    # A range, "A10-20"; numbers may be negative, so every dash is tried.
-    for cut, character in enumerate(selection):
-        first = selection[:cut]
-        if character == "-" and first in labels:
-            start = labels.index(first)
-            last = f"{structure.chain_ids[start]}{selection[cut + 1 :]}"
-            if last in labels and labels.index(last) >= start:
-                return list(range(start, labels.index(last) + 1))
-    spans = []
-    for chain in structure.chains:
-        numbers = structure.residue_numbers[structure.chain_ids == chain]
-        spans.append(f"{chain}{numbers[0]} to {chain}{numbers[-1]}")
-    raise ConstraintError(
-        f"{structure.name} has no residue {selection!r}; it has {', '.join(spans)}. "
-        "Expected chain and number, as in A52, A52B or A10-20"
+
+def _unlike(structure: Structure, one: Span, other: Span) -> str:
+    """What to say of two ranges that cannot be tied residue by residue."""
+    alone = [
+        label(structure, i)
+        for a, b in ((one, other), (other, one))
+        for i, offset in zip(a.positions, a.offsets, strict=True)
+        if offset not in b.offsets
+    ]
+    return (
+        f"{structure.name}: {one.label} has {len(one.positions)} residues and {other.label} "
+        f"{len(other.positions)}; they are tied residue by residue, and {alone[0]} has no partner. "
+        "Tie ranges that match, each by itself"
     )
+
+
+def _sets_of_chains(tied: str | Sequence[str] | Sequence[Sequence[str]]) -> list[str | list[str]]:
+    """The homo-oligomers that `tied_chains` states: "A,B", ["A", "B"], or a list of such."""
+    if isinstance(tied, str):
+        return [tied] if tied else []
+    if all(isinstance(item, str) and len(split_chains(item)) == 1 for item in tied):
+        return [[str(item) for item in tied]] if tied else []
+    return [item if isinstance(item, str) else list(item) for item in tied]
+
+
+def _tied_by_number(structure: Structure, chains: list[str]) -> list[dict[int, float]]:
+    """A group for each author number of some chains; a warning if one lacks in a chain."""
+    rows = {chain: np.flatnonzero(structure.chain_ids == chain).tolist() for chain in chains}
+    groups: dict[tuple[str, int], dict[int, float]] = {}
+    for members in rows.values():
+        times: Counter[str] = Counter()  # a number may come again in a chain
+        for i in members:
+            number = str(structure.residue_numbers[i])
+            groups.setdefault((number, times[number]), {})[i] = 1.0
+            times[number] += 1
+    sizes = ", ".join(f"{shown_chain(chain)} {len(members)}" for chain, members in rows.items())
+    if all(len(group) == 1 for group in groups.values()):
+        said = f"{structure.name}: no residue number is in two of the tied chains"
+        if len(rows) < 2 or len({len(members) for members in rows.values()}) > 1:
+            raise ConstraintError(
+                f"{said} (residues: {sizes}); tie their positions one by one, or ranges of them, "
+                "as in --tied A1-20,B21-40"
+            )
+        first = " with ".join(label(structure, members[0]) for members in rows.values())
+        warnings.warn(f"{said}; tied in order, {first}", ConstraintWarning, stacklevel=2)
+        return [dict.fromkeys(group, 1.0) for group in zip(*rows.values(), strict=True)]
+    alone = [i for group in groups.values() if len(group) < len(rows) for i in group]
+    if alone:
+        few = ", ".join(label(structure, i) for i in alone[:5]) + (", ..." if alone[5:] else "")
+        warnings.warn(
+            f"{structure.name}: the tied chains (residues: {sizes}) are tied by author number, and "
+            f"the numbers of {len(alone)} residues are not in all of them: {few}. If others are "
+            "meant to be tied, name ranges, as in --tied A1-20,B21-40",
+            ConstraintWarning,
+            stacklevel=2,
+        )
+    return list(groups.values())
