@@ -1,11 +1,67 @@
-"""Output files: each is written whole, or not at all."""
+"""Files: an input is a regular file of a bounded size; an output is written whole or not at all."""
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
+
+# What a path leads to, where it is no regular file.
+_KINDS = {
+    stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
+}  # fmt: skip
+
+
+def open_bounded(path: Path | str, limit: int) -> IO[bytes]:
+    """A regular file of at most `limit` bytes, open for reading; links are followed.
+
+    A FIFO or a device is refused without reading from it: neither has an end that one could wait
+    for.
+
+    Raises
+    ------
+    OSError
+        There is no such file, it is no regular file, or it is larger. `strerror` says what is wrong
+        in words, without the path.
+    """
+    try:
+        # Without O_NONBLOCK, opening a FIFO waits for someone to write.
+        descriptor = os.open(
+            path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        )
+    except ValueError as error:  # a null byte, or what the file system cannot encode
+        raise OSError(errno.EINVAL, f"no name of a file: {error}", str(path)) from None
+    try:
+        about = os.fstat(descriptor)
+        if not stat.S_ISREG(about.st_mode):
+            kind = _KINDS.get(stat.S_IFMT(about.st_mode), "something else")
+            raise OSError(errno.EINVAL, f"it is {kind}; expected a regular file", str(path))
+        if about.st_size > limit:
+            raise _too_large(path, about.st_size, limit)
+        return open(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_bounded(path: Path | str, limit: int) -> bytes:
+    """The content of a regular file of at most `limit` bytes; raises as `open_bounded`."""
+    with open_bounded(path, limit) as file:
+        # The size of a file in /proc is 0, and a file can grow: what is read counts as well.
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise _too_large(path, len(content), limit)
+    return content
+
+
+def _too_large(path: Path | str, size: int, limit: int) -> OSError:
+    return OSError(
+        errno.EFBIG, f"it holds {size:,} bytes or more; at most {limit:,} are read", str(path)
+    )
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
