@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
+from mpnn_core.structures.files import read_bounded
 from mpnn_core.structures.structure import Structure
+
+LARGEST_BYTES = 2**30
 
 
 class FastaError(ValueError):
@@ -38,8 +42,8 @@ def read_sequences(
 
     chosen = list(chains)
     try:
-        with Path(path).open(encoding="utf-8") as file:
-            records = list(SimpleFastaParser(file))
+        text = read_bounded(Path(path), LARGEST_BYTES).decode("utf-8-sig")
+        records = list(SimpleFastaParser(io.StringIO(text, newline=None)))
     except OSError as error:
         raise FastaError(f"{path}: {error.strerror}") from None
     except ValueError as error:
