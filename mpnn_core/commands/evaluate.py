@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import mpnn_core as mpnn
-from mpnn_core.commands.options import CallError, add_model_options, model_of, number, progress
+from mpnn_core.commands.options import (
+    CallError,
+    add_model_options,
+    load_model,
+    model_of,
+    number,
+    progress,
+)
 from mpnn_core.training.recipes import EvaluationSettings
 
 DEFAULT = EvaluationSettings()
@@ -33,11 +40,12 @@ def add_parser(commands: Any) -> None:
         help="the weights to compare with, of the published shape (default: v_48_020)",
     )  # fmt: skip
     evaluation.add_argument(
-        "--num-orders", type=number(int, 1), default=DEFAULT.num_orders, metavar="N",
+        "--num-orders", type=number(int, 1, 10_000), default=DEFAULT.num_orders, metavar="N",
         help=f"random decoding orders per structure (default: {DEFAULT.num_orders})",
     )  # fmt: skip
     evaluation.add_argument(
-        "-n", "--num-sequences", type=number(int, 1), default=DEFAULT.num_sequences, metavar="N",
+        "-n", "--num-sequences", type=number(int, 1, 10_000), default=DEFAULT.num_sequences,
+        metavar="N",
         help=f"designs per structure (default: {DEFAULT.num_sequences})",
     )  # fmt: skip
     evaluation.add_argument(
@@ -61,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
         raise CallError("the intervals need scipy, which is not installed: pip install scipy")
     corpora = [read_corpus(path) for path in options.corpora]
     model = model_of(options)
-    teacher = mpnn.load_model(options.teacher, "baseline", options.device, options.backend)
+    teacher = load_model(options.teacher, "baseline", options.device, options.backend)
     settings = EvaluationSettings(
         options.num_orders, options.num_sequences, options.temperature, options.seed or 0
     )
