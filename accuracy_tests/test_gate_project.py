@@ -197,6 +197,7 @@ def test_our_own_table_is_what_the_suite_runs_on() -> None:
         ('devices.cuda = "a GPU"', 'devices: expected cpu = "", the device that is always there'),
         ("exact.within = true", "exact, within: expected a number, got True"),
         ("exact.digits = 1", "exact: digits is not a key; there are lost_digits"),
+        ("exact.within = nan", "within: expected a number, 0 or more, got nan"),
         ("native = 1", "native: expected a table, got 1"),
         ("= 1", "is not TOML"),
     ],

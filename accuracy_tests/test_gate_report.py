@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
@@ -11,6 +12,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from rich.console import Console
 from stored_runs import entry, ledger, store
 
 from mpnn_core.commands.main import main
@@ -18,8 +23,9 @@ from mpnn_core.gate.claims import load_claims
 from mpnn_core.gate.history import load_runs, series
 from mpnn_core.gate.intervals import Interval
 from mpnn_core.gate.ledger import Ledger
+from mpnn_core.gate.pages import markdown
 from mpnn_core.gate.report import COLOURS, Report, forests, summary, trade_offs, write
-from mpnn_core.gate.revisions.comparison import Answer, Comparison
+from mpnn_core.gate.revisions.comparison import Answer, Comparison, print_comparison
 from mpnn_core.gate.revisions.race import Outcome
 from mpnn_core.gate.verdicts import Change
 
@@ -181,9 +187,81 @@ def test_a_speed_stands_beside_its_loss(tmp_path) -> None:
 def test_the_summary_names_what_failed(tmp_path) -> None:
     report, _ = page(tmp_path, 1, COMPARISON)
     text = summary(report)
-    assert "**failed**: S9 component-2000, >= 2, measured 1.2" in text
-    assert "| design_one | +11.1 % [+9.9, +12.4] | **slower** |" in text
+    shown = shown_text(text)
+    assert "failed: S9 component-2000, >= 2, measured 1.2" in shown
+    assert "design_one\n+11.1 % [+9.9, +12.4]\nslower\n" in shown
+    assert "| **slower** |" in text
     assert "No regression" not in text
+
+
+def shown_text(text: str) -> str:
+    """What a reader sees of Markdown, a line for each paragraph, heading and cell."""
+    found = []
+    reader = MarkdownIt("commonmark", {"linkify": False}).enable(["table", "strikethrough"])
+    for token in reader.parse(text):
+        assert token.type != "html_block", token.content
+        for child in token.children or []:
+            expected = ("text", "strong_open", "strong_close")
+            assert child.type in expected, f"{child.type} in {text!r}"
+        if token.type == "inline":
+            found.append("".join(child.content for child in token.children or []))
+    return "\n".join(found) + "\n"
+
+
+SIGNS = st.text(
+    st.sampled_from(r"""\|*_`[]()<>#~&!$-+=: "'/.@0a""" + "\n"), min_size=1, max_size=12
+)
+
+
+@given(signs=SIGNS)
+@example("</td><script>alert(1)</script>")
+@example("[x](javascript:alert(1))")
+@example("a | b \\| c")
+@example("<https://x.org> www.x.org https://x.org")
+@example("&lt; ![x](y) **b** ~~c~~ \n\n# d")
+def test_markdown_shows_every_sign_as_it_is(signs: str) -> None:
+    words = " ".join(f"a{signs}b".split())
+    red = replace(ENTRIES[4], figure=words, unit=signs)
+    slow = replace(COMPARISON.outcomes[0], benchmark=words)
+    compared = replace(COMPARISON, base=words, outcomes=[slow])
+    report = Report({}, Ledger([red]), [], compared, "..")
+    shown = shown_text(summary(report))
+    assert shown.count(f"{words}") >= 4, shown  # the red, the heading, the cell, the regression
+    for word in ("https://", "www."):
+        assert word not in summary(report), "an address becomes a link by itself"
+    claim = replace(CLAIMS["S1"], id="S1", title=words, workload=words)
+    page = shown_text(markdown(ledger([red], words), {"S1": claim}))
+    assert page.count(words) >= 3, page
+
+
+def test_a_name_is_no_markup_of_the_terminal_and_no_formula_of_a_chart(
+    tmp_path, capsys, monkeypatch
+) -> None:
+    odd = replace(ENTRIES[1], claim="[/x]", figure="$\\frac{$", workload="[red]$", headline="[b]")
+    ledger([odd, replace(odd, workload="$_{")]).save(tmp_path / "ledger.json")
+    store(tmp_path / "storage", 1, [odd])
+    store(tmp_path / "storage", 2, [odd])
+    for call in (
+        ["claims", "--ledger", str(tmp_path / "ledger.json")],
+        ["claims", "--all", "--ledger", str(tmp_path / "ledger.json")],
+        ["history", "--storage", str(tmp_path / "storage")],
+    ):
+        assert main(call) == 0
+        assert "[/x]" in capsys.readouterr().out
+    options = ["--ledger", "ledger.json", "--storage", "storage", "--out", "page.html"]
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", "--claims", str(LEDGERS.parents[1] / "claims.toml"), *options]) == 0
+    text = io.StringIO()
+    print_comparison(replace(COMPARISON, base="[/x]"), Console(file=text))
+    assert "abcdef against [/x]" in text.getvalue()
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, 1e308, float("inf")])
+def test_a_figure_without_a_place_on_its_axis_is_in_the_table(value: float, tmp_path) -> None:
+    odd = [replace(e, value=value, low=value, high=value) for e in ENTRIES[1:3]]
+    report = Report(CLAIMS, ledger([*ENTRIES, *odd]), [], None, "..")
+    write(report, tmp_path / "page.html")
+    assert odd[0].measured in (tmp_path / "page.html").read_text("utf-8")
 
 
 def test_the_same_ledger_gives_the_same_page(tmp_path) -> None:

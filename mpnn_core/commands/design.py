@@ -89,7 +89,7 @@ def add_parser(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Design all files, as many in one call of the model as it computes well together."""
     from mpnn_core.structures.files import output_name
-    from mpnn_core.structures.readers import structure_name
+    from mpnn_core.structures.containers import structure_name
     from mpnn_core.training.corpus import batched
 
     prints = options.out == STANDARD_OUTPUT

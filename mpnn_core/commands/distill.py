@@ -44,7 +44,7 @@ def add_parser(commands: Any) -> None:
         help="a setting of the training, such as steps=20000 or learning_rate=0.002; repeatable",
     )  # fmt: skip
     distill.add_argument(
-        "--minutes", type=number(float, 0), metavar="M",
+        "--minutes", type=number(float, 0, 10**6), metavar="M",
         help="stop and save after so many minutes; --resume goes on (default: run to the last "
         "step)",
     )  # fmt: skip

@@ -13,6 +13,7 @@ from mpnn_core.commands.options import (
     CallError,
     add_model_options,
     check_outputs,
+    load_model,
     model_of,
     number,
     progress,
@@ -40,11 +41,12 @@ def add_parser(commands: Any) -> None:
         help="the weights to compare with, of the published shape (default: v_48_020)",
     )  # fmt: skip
     evaluation.add_argument(
-        "--num-orders", type=number(int, 1), default=DEFAULT.num_orders, metavar="N",
+        "--num-orders", type=number(int, 1, 10_000), default=DEFAULT.num_orders, metavar="N",
         help=f"random decoding orders per structure (default: {DEFAULT.num_orders})",
     )  # fmt: skip
     evaluation.add_argument(
-        "-n", "--num-sequences", type=number(int, 1), default=DEFAULT.num_sequences, metavar="N",
+        "-n", "--num-sequences", type=number(int, 1, 10_000), default=DEFAULT.num_sequences,
+        metavar="N",
         help=f"designs per structure (default: {DEFAULT.num_sequences})",
     )  # fmt: skip
     evaluation.add_argument(
@@ -70,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
         check_outputs([options.out.parent], [options.out])
     corpora = [read_corpus(path) for path in options.corpora]
     model = model_of(options)
-    teacher = mpnn.load_model(options.teacher, "baseline", options.device, options.backend)
+    teacher = load_model(options.teacher, "baseline", options.device, options.backend)
     settings = EvaluationSettings(
         options.num_orders, options.num_sequences, options.temperature, options.seed or 0
     )

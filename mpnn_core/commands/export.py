@@ -45,7 +45,7 @@ def add_parser(commands: Any) -> None:
 
 def lengths(text: str) -> tuple[int, ...]:
     """ "256,64" -> (64, 256)."""
-    read = number(int, 1)
+    read = number(int, 1, 100_000)
     return tuple(sorted({int(read(part)) for part in text.split(",")}))
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import mpnn_core as mpnn
 from mpnn_core.commands import design, distill, evaluate, example, export, score
-from mpnn_core.commands.options import CallError, Parser, complain
+from mpnn_core.commands.options import CallError, Parser, complain, number
 from mpnn_core.gate.commands import add_commands
 
 COMMANDS = (design, score, example, evaluate, distill, export)
@@ -43,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return BROKEN_PIPE
     except refusals() as error:
         complain(str(error))
+        return WRONG_CALL
+    except OSError as error:  # a path of the call, to read or to write
+        complain(f"{error.filename or 'a file'}: {error.strerror or error}")
         return WRONG_CALL
 
 
@@ -69,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add_parser(commands)
-    add_commands(commands)
+    add_commands(commands, number)
     return top
 
 

@@ -110,16 +110,21 @@ def variants_and_losses() -> str:
     return "; ".join(texts).replace("%", "%%")
 
 
-def number(kind: type[int] | type[float], least: float) -> Callable[[str], int | float]:
-    """A reader of numbers of at least `least`, for argparse."""
+def number(
+    kind: type[int] | type[float], least: float, most: float = 2**63 - 1
+) -> Callable[[str], int | float]:
+    """A reader of numbers from `least` to `most`, for argparse: the one home of their bounds."""
 
     def read(text: str) -> int | float:
         try:
             value = kind(text)
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text!r} is no {kind.__name__}") from None
-        if not least <= value < 2**63:
-            raise argparse.ArgumentTypeError(f"{text} is out of range; expected at least {least}")
+        if not least <= value <= most:  # NaN is not
+            above = "" if most == 2**63 - 1 else f", and at most {most:g}"
+            raise argparse.ArgumentTypeError(
+                f"{text} is out of range; expected at least {least:g}{above}"
+            )
         return value
 
     return read

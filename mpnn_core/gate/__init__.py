@@ -10,6 +10,7 @@ The project and its claims
     project.py    [tool.mpnn_core.gate] of pyproject.toml: all that the gate knows of a project
     hardware.py   the module that a project names for devices beyond a CPU
     claims.py     claims.toml, read and checked to the last key
+    stored.py     files: read within bounds, checked field by field, written whole
 Measuring and judging
     intervals.py  a measured value and its interval
     pairing.py    two things timed against each other, in turn

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-import tomllib
+import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -11,7 +10,10 @@ from typing import Any, Literal, get_args
 
 from mpnn_core.gate import GateError
 from mpnn_core.gate.project import Project, load_project
+from mpnn_core.gate.stored import read_toml
 
+# What a float holds; a NaN is not within.
+MOST = sys.float_info.max
 # The loss of a speed that costs no accuracy.
 EXACT = "exact"
 Sense = Literal["speedup", "about", "range", "count", "record"]
@@ -104,12 +106,12 @@ def load_claims(path: Path | str, project: Project | None = None) -> dict[str, C
     """
     path = Path(path)
     try:
-        content = tomllib.loads(path.read_text("utf-8"))
+        content = read_toml(path)
     except FileNotFoundError:
         raise ClaimsError(
             f"there is no {path}; the gates read their claims from it ([[claim]] tables)"
         ) from None
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:
         raise ClaimsError(f"{path} is not TOML: {error}") from None
     tables = content.pop("claim", None)
     if content or not isinstance(tables, list):
@@ -129,7 +131,8 @@ def load_claims(path: Path | str, project: Project | None = None) -> dict[str, C
 
 
 def _claim(table: dict[str, Any], devices: Collection[str]) -> Claim:
-    where = f"claim {table.get('id', '(without id)')}"
+    name = table.get("id", "(without id)") if isinstance(table, dict) else repr(table)
+    where = f"claim {name}"
     _check_keys(where, table, {f.name for f in fields(Claim)}, set())
     for key in table.keys() - {"figures"}:
         _check_text(where, key, table[key])
@@ -154,6 +157,8 @@ def _figure(claim: str, key: str, table: dict[str, Any], devices: Collection[str
         _check_text(where, name, table[name])
     _check_sense(where, table)
     gates = {}
+    if not isinstance(table.get("gates", {}), dict):
+        raise ClaimsError(f"{where}: gates must be a table by device, got {table['gates']!r}")
     for device, gate in table.get("gates", {}).items():
         if device not in devices:
             raise ClaimsError(f"{where}: {device!r} is no device; there are {', '.join(devices)}")
@@ -225,5 +230,7 @@ def _check_text(where: str, key: str, value: object) -> None:
 
 
 def _check_number(where: str, key: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    # An integer of TOML has any number of digits.
+    finite = isinstance(value, int | float) and -MOST <= value <= MOST
+    if isinstance(value, bool) or not finite:
         raise ClaimsError(f"{where}: {key} must be a finite number, got {value!r}")

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from mpnn_core.gate.budget import seconds
-from mpnn_core.gate.project import Project, load_project
+from mpnn_core.gate.project import Project, find_project, load_project
+
+PAGE = ".mpnn_core/report.html"
+Number = Callable[..., Callable[[str], Any]]
 
 
-def add_commands(commands: Any) -> None:
-    """Add the commands to the parsers of `mpnn-core`."""
+def add_commands(commands: Any, number: Number) -> None:
+    """Add the commands to the parsers of `mpnn-core`.
+
+    number(kind, least, most) makes a reader of numbers within bounds, as other commands use it.
+    """
     claims = commands.add_parser(
         "claims", help="print the ledger of the last run of the gates; exits with 1 on a red"
     )
@@ -32,12 +39,13 @@ def add_commands(commands: Any) -> None:
         help="time for measuring, such as 90s (default: 5m)",
     )  # fmt: skip
     compare.add_argument(
-        "--threshold", type=float, default=3.0, metavar="PERCENT",
+        "--threshold", type=number(float, 0, 1000), default=3.0, metavar="PERCENT",
         help="change of time below which nothing has changed (default: 3)",
     )  # fmt: skip
     compare.add_argument(
-        "--threads", type=int, default=1, metavar="N", help="threads of each process (default: 1)"
-    )
+        "--threads", type=number(int, 1, 1024), default=1, metavar="N",
+        help="threads of each process (default: 1)",
+    )  # fmt: skip
     compare.add_argument(
         "--only", action="append", default=[], metavar="NAME", help="a benchmark; repeatable"
     )
@@ -58,12 +66,12 @@ def add_commands(commands: Any) -> None:
         report, "--elsewhere", "DIR", "ledgers of other machines, shown as well", Project.ledgers
     )
     report.add_argument(
-        "--out", type=Path, default=Path(".mpnn_core/report.html"), metavar="FILE",
-        help="the page (default: .mpnn_core/report.html)",
-    )  # fmt: skip
+        "--out", type=Path, metavar="FILE", help=f"the page (default: the project's, {PAGE})"
+    )
     report.add_argument(
         "--source", metavar="URL",
-        help="where the tests' files are, for links (default: the current folder)",
+        help="where the tests' files are, for links: a folder, or an address of https "
+        "(default: the project's folder)",
     )  # fmt: skip
     report.add_argument(
         "--summary", type=Path, metavar="FILE", help="append a summary in Markdown to this file"
@@ -74,7 +82,7 @@ def add_commands(commands: Any) -> None:
 def _add_path(
     command: argparse.ArgumentParser, option: str, metavar: str, text: str, default: str
 ) -> None:
-    """An option for a path; the project in the current folder has the default."""
+    """An option for a path; the project that holds the current folder has the default."""
     command.add_argument(
         option, type=Path, metavar=metavar, help=f"{text} (default: the project's, {default})"
     )
@@ -88,11 +96,12 @@ def run_claims(options: argparse.Namespace) -> int:
     from mpnn_core.gate.printing import print_short, print_whole
     from mpnn_core.gate.verdicts import GateResult
 
-    path = options.ledger or Path(load_project(Path.cwd()).ledger)
+    project = find_project(Path.cwd())
+    path = options.ledger or project.root / project.ledger
     ledger = Ledger.load(path)
     (print_whole if options.all else print_short)(ledger, Console())
     if not options.all:
-        print(f"the whole ledger is in {path}; `mpnn-core claims --all` prints it")
+        print(f"the whole ledger is in {_shown(path)}; `mpnn-core claims --all` prints it")
     return int(any(entry.gate is GateResult.FAILED for entry in ledger.entries))
 
 
@@ -126,7 +135,8 @@ def run_history(options: argparse.Namespace) -> int:
 
     from mpnn_core.gate import history
 
-    storage = options.storage or Path(load_project(Path.cwd()).storage)
+    project = find_project(Path.cwd())
+    storage = options.storage or project.root / project.storage
     series = history.series(history.load_runs(storage), options.claim)
     history.print_history(series, Console())
     return int(any(s.is_slower for s in series))
@@ -139,25 +149,31 @@ def run_report(options: argparse.Namespace) -> int:
     from mpnn_core.gate.ledger import Ledger
     from mpnn_core.gate.revisions.comparison import Comparison
 
-    report.check_place("--out", options.out)
+    project = find_project(Path.cwd())
+    root, out = project.root, options.out or project.root / PAGE
+    report.check_place("--out", out)
     if options.summary:
         report.check_place("--summary", options.summary)
-    project = load_project(Path.cwd())
-    claims = load_claims(options.claims or Path(project.claims))
-    path = options.ledger or Path(project.ledger)
+    claims = load_claims(options.claims or root / project.claims)
+    path = options.ledger or root / project.ledger
     ledger = Ledger.load(path) if path.exists() else Ledger([])
-    elsewhere = options.elsewhere or Path(project.ledgers)
+    elsewhere = options.elsewhere or root / project.ledgers
     content = report.Report(
         claims,
         ledger.completed(claims),
-        history.series(history.load_runs(options.storage or Path(project.storage))),
-        Comparison.load(Path(project.comparison)),
-        options.source or report.relative_source(options.out),
+        history.series(history.load_runs(options.storage or root / project.storage)),
+        Comparison.load(root / project.comparison),
+        options.source or report.relative_source(root, out),
         [Ledger.load(path) for path in sorted(elsewhere.glob("*.json"))],
     )
-    report.write(content, options.out)
-    print(options.out)
+    report.write(content, out)
+    print(_shown(out))
     if options.summary:
         with options.summary.open("a", encoding="utf-8") as file:
             file.write(report.summary(content))
     return 0
+
+
+def _shown(path: Path) -> Path:
+    """A path as a reader in the current folder knows it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -6,13 +6,13 @@ changes by a reviewed diff alone.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mpnn_core.gate import GateError
+from mpnn_core.gate.stored import read_json
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Baseline:
     @classmethod
     def load(cls, path: Path) -> Baseline:
         try:
-            content = json.loads(path.read_text("utf-8"))
+            content = read_json(path)
             rows = content["counters"]
             return cls(
                 {name: row["value"] for name, row in rows.items()},

@@ -7,7 +7,6 @@ the run before it: a slow commit would then pass the second time.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from rich.text import Text
 from mpnn_core.gate import GateError
 from mpnn_core.gate.ledger import STORED, Entry, Ledger
 from mpnn_core.gate.printing import WHOLE_COLUMNS
+from mpnn_core.gate.stored import read_json
 
 # A smaller change of level, by this factor, is no step.
 THRESHOLD = 1.03
@@ -126,7 +126,7 @@ def load_runs(storage: Path) -> list[Run]:
     runs = []
     for path in sorted(storage.rglob("*.json")):
         try:
-            content = json.loads(path.read_text("utf-8"))
+            content = read_json(path)
             if STORED not in content:  # of another suite, or of an earlier version
                 continue
             ledger = Ledger.from_json(content[STORED]["ledger"], str(path))
@@ -138,7 +138,7 @@ def load_runs(storage: Path) -> list[Run]:
             processor = ledger.machine.get("processor", "unknown")
         except GateError:
             raise
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
             raise HistoryError(f"{path} is not a stored run: {error!r}; remove it") from None
         runs.append(Run(str(content.get("datetime", ledger.date)), name, processor, ledger))
     return sorted(runs, key=lambda run: run.date)
@@ -149,7 +149,7 @@ def series(runs: Iterable[Run], claim: str | None = None) -> list[Series]:
     points: dict[tuple[str, str, str, str, str, str], list[Point]] = {}
     for run in runs:
         for e in run.ledger.entries:
-            if e.value is None or claim not in (None, e.claim):
+            if e.value is None or not math.isfinite(e.value) or claim not in (None, e.claim):
                 continue
             machine = "" if e.unit == "x" else run.processor
             key = (e.claim, e.figure, e.workload, e.device, e.unit, machine)
@@ -222,7 +222,7 @@ def print_history(series: Sequence[Series], console: Console) -> None:
         style = "bold red" if s.is_slower else ""
         other = "-" if s.reference is None else f"{s.reference:.3g}"
         table.add_row(
-            s.claim, s.figure, str(len(s.points)), f"{s.points[0].value:.3g}",
+            Text(s.claim), Text(s.figure), str(len(s.points)), f"{s.points[0].value:.3g}",
             Text(latest.entry.measured, style), other, Text(f"{s.device}; {s.workload}"),
         )  # fmt: skip
         points = s.of_latest_machine()

@@ -17,6 +17,7 @@ from mpnn_core.gate.claims import Claim
 from mpnn_core.gate.hardware import hardware_of
 from mpnn_core.gate.intervals import Interval
 from mpnn_core.gate.project import Project
+from mpnn_core.gate.stored import read_json, typed, write_whole
 from mpnn_core.gate.verdicts import GateResult, Verdict
 
 SCHEMA = 1
@@ -83,15 +84,14 @@ class Entry:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Entry:
-        """The entry that `to_json` gave."""
-        return cls(
-            **{
-                **values,
-                "verdict": Verdict(values["verdict"]),
-                "gate": GateResult(values["gate"]),
-                "control": tuple(values["control"]) if values["control"] else None,
-            }
-        )
+        """The entry that `to_json` gave; ValueError for anything else."""
+        entry: Entry = typed(cls, values, "an entry")
+        numbers = (entry.value, entry.low, entry.high)
+        if len({number is None for number in numbers}) > 1:
+            raise ValueError(f"value, low and high are {numbers}; expected all three, or none")
+        if entry.value is not None and entry.low is not None and entry.high is not None:
+            Interval(entry.value, entry.low, entry.high)  # none holds NaN
+        return entry
 
     @property
     def measured(self) -> str:
@@ -164,27 +164,30 @@ class Ledger:
         if schema != SCHEMA:
             raise _no_ledger(source, f'its "schema" is {json.dumps(schema)}')
         try:
-            return cls([Entry.from_json(entry) for entry in rest.pop("entries")], **rest)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise _no_ledger(source, f"reading its entries gives {error!r}") from None
+            entries = rest.pop("entries", None)
+            if not isinstance(entries, list):
+                raise ValueError('it has no list of "entries"')
+            ledger: Ledger = typed(cls, {**rest, "entries": []})
+            ledger.entries = [Entry.from_json(entry) for entry in entries]
+        except ValueError as error:
+            raise _no_ledger(source, str(error)) from None
+        return ledger
 
     def save(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(self.to_json(), indent=1) + "\n", "utf-8")
-        os.replace(part, path)
+        text = json.dumps(self.to_json(), indent=1) + "\n"
+        write_whole(path, text)
 
     @classmethod
     def load(cls, path: Path) -> Ledger:
         """The ledger that a run left at `path`; LedgerError says what to do where there is none."""
         try:
-            content = json.loads(path.read_text("utf-8"))
+            content = read_json(path)
         except FileNotFoundError:
             raise LedgerError(
                 f"there is no ledger at {path}; `pytest` in the repository writes one"
             ) from None
         except ValueError as error:
-            raise _no_ledger(str(path), f"it is not JSON in UTF-8: {error}") from None
+            raise _no_ledger(str(path), str(error)) from None
         return cls.from_json(content, str(path))
 
     def completed(self, claims: Mapping[str, Claim]) -> Ledger:

@@ -8,6 +8,11 @@ from mpnn_core.gate.claims import Claim
 from mpnn_core.gate.ledger import ABSENT, Entry, Ledger
 from mpnn_core.gate.verdicts import GateResult, Verdict
 
+# What Markdown would not show as it is: an entity where not every reader takes a backslash.
+SIGNS = str.maketrans(
+    {sign: f"\\{sign}" for sign in "\\|*_`[#"}
+    | {"&": "&amp;", "<": "&lt;", "~": "&#126;", "$": "&#36;", "@": "&#64;"}
+)
 HEADS = ("figure", "reported", "measured", "verdict", "gate", "device and workload")
 
 
@@ -20,7 +25,8 @@ def markdown(ledger: Ledger, claims: Mapping[str, Claim]) -> str:
     ledger = ledger.completed(claims)
     machine = ", ".join(f"{key} {value}" for key, value in ledger.machine.items())
     lines = [
-        f"Measured on: {_cell(machine) or 'no machine yet'}; {ledger.date or 'no run yet'}.",
+        f"Measured on: {escaped(machine) or 'no machine yet'}; "
+        f"{escaped(ledger.date) or 'no run yet'}.",
         "",
     ]
     for name, kind in (("Verdicts", Verdict), ("Gates", GateResult)):
@@ -33,10 +39,10 @@ def markdown(ledger: Ledger, claims: Mapping[str, Claim]) -> str:
 
 def _section(claim: Claim, entries: list[Entry]) -> list[str]:
     lines = [
-        f"## {claim.id} · {_cell(claim.title)}",
+        f"## {escaped(claim.id)} · {escaped(claim.title)}",
         "",
-        f"Reported by: {_cell(claim.source)}. Measured there on: {_cell(claim.hardware)}. "
-        f"Workload: {_cell(claim.workload)}. Known: {_cell(claim.known)}.",
+        f"Reported by: {escaped(claim.source)}. Measured there on: {escaped(claim.hardware)}. "
+        f"Workload: {escaped(claim.workload)}. Known: {escaped(claim.known)}.",
         "",
         _row(HEADS),
         _row(["---"] * len(HEADS)),
@@ -50,11 +56,12 @@ def _section(claim: Claim, entries: list[Entry]) -> list[str]:
 
 
 def _row(cells: tuple[str, ...] | list[str]) -> str:
-    return "| " + " | ".join(map(_cell, cells)) + " |"
+    return "| " + " | ".join(map(escaped, cells)) + " |"
 
 
-def _cell(text: str) -> str:
-    """Text that Markdown shows as it is, on one line."""
-    for sign in "\\|*_`<[":
-        text = text.replace(sign, f"\\{sign}")
+def escaped(text: str) -> str:
+    """Text that Markdown shows as it is, on one line, within a line or a cell of a table."""
+    text = text.translate(SIGNS)
+    # An address would become a link by itself.
+    text = text.replace("://", "&#58;//").replace("www.", "www&#46;")
     return " ".join(text.split())

@@ -124,7 +124,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                     f"{item.nodeid} names claim {claim!r}, figure {figure!r}, which claims.toml "
                     f"does not have; it has {known}"
                 )
-    against, proof = bool(config.getoption("--against")), config.getoption("--proof")
+    against, proof = config.getoption("--against") is not None, config.getoption("--proof")
     deselected = [
         i
         for i in items

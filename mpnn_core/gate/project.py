@@ -6,13 +6,13 @@ A project without that table is a Python package of the project's name, measured
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from mpnn_core.gate import GateError
+from mpnn_core.gate.stored import read_toml
 
 CPU = "cpu"
 
@@ -116,12 +116,16 @@ def load_project(root: Path) -> Project:
     """
     path = root / "pyproject.toml"
     try:
-        content = tomllib.loads(path.read_text("utf-8"))
+        content = read_toml(path)
     except FileNotFoundError:
         return Project(root)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:
         raise ProjectError(f"{path} is not TOML: {error}") from None
-    table = content.get("tool", {}).get("mpnn_core", {}).get("gate", {})
+    table: Any = content
+    for key in ("tool", "mpnn_core", "gate"):
+        table = table.get(key, {})
+        if not isinstance(table, Mapping):
+            raise ProjectError(f"{path}: {key} is {table!r}; expected a table")
     where = f"{path}, [tool.mpnn_core.gate]"
     values = _values(where, table, Project)
     for name, kind in (("exact", Exact), ("native", Native)):
@@ -131,9 +135,22 @@ def load_project(root: Path) -> Project:
         raise ProjectError(
             f'{where}, devices: expected {CPU} = "", the device that is always there'
         )
-    name = str(content.get("project", {}).get("name", ""))
+    project = content.get("project", {})
+    name = str(project.get("name", "")) if isinstance(project, Mapping) else ""
     named = {"package": name.replace("-", "_"), "distributions": (name,)} if name else {}
     return Project(root, **{**named, **values})
+
+
+def find_project(start: Path) -> Project:
+    """The project that a folder is in: the nearest one, upwards, with a file of its own.
+
+    The file is pyproject.toml or, in a project without one, claims.toml. Where there is neither,
+    `start` is the root. Raises as `load_project`.
+    """
+    for folder in (start, *start.parents):
+        if any((folder / name).is_file() for name in ("pyproject.toml", Project.claims)):
+            return load_project(folder)
+    return load_project(start)
 
 
 def _values(where: str, table: object, kind: type) -> dict[str, Any]:
@@ -151,7 +168,9 @@ def _value(where: str, value: object, kind: str) -> Any:
     if kind == "str":
         expected, right = "a text", isinstance(value, str)
     elif kind == "float":
-        expected, right = "a number", isinstance(value, int | float) and not isinstance(value, bool)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        right = number and value >= 0  # type: ignore[operator]  # and no NaN
+        expected = "a number, 0 or more" if number else "a number"
     elif kind.startswith("tuple"):
         expected = "a list of texts"
         right = isinstance(value, list) and all(isinstance(x, str) for x in value)

@@ -20,7 +20,9 @@ from mpnn_core.gate import GateError
 from mpnn_core.gate.claims import EXACT, Claim
 from mpnn_core.gate.history import Series
 from mpnn_core.gate.ledger import Entry, Ledger
+from mpnn_core.gate.pages import escaped
 from mpnn_core.gate.revisions.comparison import Comparison
+from mpnn_core.gate.stored import write_whole
 from mpnn_core.gate.verdicts import Change, GateResult, Verdict
 
 TEMPLATE = "report.html.jinja"
@@ -46,6 +48,8 @@ MARKS = {
 }
 WIDTH_IN = 9.5
 ROW_IN = 0.24
+# On an axis; beyond it, numbers of a chart overflow.
+LARGEST_PLACE = 1e30
 # Room for a name beside a point: width and height, in printer's points.
 LABEL_PT = 80.0, 9.5
 
@@ -90,9 +94,9 @@ class Report:
         return f"{self.source}/{entry.test.partition('::')[0]}"
 
 
-def relative_source(page: Path) -> str:
-    """From the folder of the page to the current one."""
-    return Path(os.path.relpath(Path.cwd(), page.resolve().parent)).as_posix()
+def relative_source(root: Path, page: Path) -> str:
+    """From the folder of the page to that of the project."""
+    return Path(os.path.relpath(root.resolve(), page.resolve().parent)).as_posix()
 
 
 def check_place(option: str, path: Path) -> None:
@@ -130,8 +134,7 @@ def write(report: Report, path: Path) -> None:
         verdicts=report.ledger.counts(Verdict).items(),
         gates=report.ledger.counts(GateResult).items(),
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, "utf-8")
+    write_whole(path, page)
 
 
 def chart(name: str, title: str, size: tuple[float, float], draw: Callable[[Any], None]) -> Any:
@@ -145,6 +148,7 @@ def chart(name: str, title: str, size: tuple[float, float], draw: Callable[[Any]
         "svg.hashsalt": name,  # the same page from the same ledger
         "font.family": "sans-serif",
         "font.size": 8,
+        "text.parse_math": False,  # a name may have dollar signs
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.axisbelow": True,
@@ -173,7 +177,7 @@ def forests(entries: Sequence[Entry]) -> Iterable[tuple[str, Any]]:
     """Per unit, its name and a forest plot: reported against measured."""
     units = dict.fromkeys(e.unit for e in entries)
     for unit in sorted(units, key=lambda unit: unit != "x"):  # ratios first
-        rows = [e for e in entries if e.unit == unit]
+        rows = [e for e in entries if e.unit == unit and _has_place(e)]
         if len(rows) > 1 and any(e.low != e.high for e in rows):  # else the table says it all
             yield unit, _forest(unit, rows)
 
@@ -241,8 +245,9 @@ def _reported(entry: Entry) -> float | None:
 def trade_offs(report: Report) -> list[tuple[Entry, Entry | None]]:
     """Each measured speed-up whose loss is known, with the loss; with None if it is exact."""
     pairs: list[tuple[Entry, Entry | None]] = []
-    losses = {(e.claim, e.figure): e for e in report.measured}
-    for e in report.measured:
+    measured = [e for e in report.measured if _has_place(e)]
+    losses = {(e.claim, e.figure): e for e in measured}
+    for e in measured:
         figure = report.claims[e.claim].figures.get(e.figure) if e.claim in report.claims else None
         if e.unit != "x" or figure is None or not figure.loss or e.verdict is Verdict.RECORDED:
             continue
@@ -309,6 +314,14 @@ def label_points(
         axes.annotate(text, (x, y), xytext=(8, place - up), textcoords="offset points")
 
 
+def _has_place(entry: Entry) -> bool:
+    """Whether an axis has a place for a figure; that of ratios is logarithmic."""
+    numbers = [x for x in (entry.value, entry.low, entry.high) if x is not None]
+    if entry.unit == "x":
+        return all(1 / LARGEST_PLACE < x < LARGEST_PLACE for x in numbers)
+    return all(abs(x) < LARGEST_PLACE for x in numbers)
+
+
 def _value(entry: Entry) -> float:
     assert entry.value is not None
     return entry.value
@@ -317,7 +330,10 @@ def _value(entry: Entry) -> float:
 def histories(series: Sequence[Series]) -> Iterable[tuple[str, list[tuple[Series, Any]]]]:
     """Per claim, its series with a chart each."""
     for claim in dict.fromkeys(s.claim for s in series):
-        yield claim, [(s, _history(s)) for s in series if s.claim == claim]
+        drawn = [
+            s for s in series if s.claim == claim and all(_has_place(p.entry) for p in s.points)
+        ]
+        yield claim, [(s, _history(s)) for s in drawn]
 
 
 def _history(series: Series) -> Any:
@@ -359,13 +375,21 @@ def summary(report: Report) -> str:
     verdicts = ", ".join(f"{n} {k}" for k, n in counts(Verdict).items())
     lines += [f"| {gates} | {verdicts} |", ""]
     for e in report.red:
-        lines.append(f"- **failed**: {e.claim} {e.figure}, {e.bound}, measured {e.measured}")
+        text = escaped(f"{e.claim} {e.figure}, {e.bound}, measured {e.measured}")
+        lines.append(f"- **failed**: {text}")
     c = report.comparison
     if c is not None:
-        lines += ["", f"## Against {c.base}", "", "| benchmark | time | verdict |", "|---|---|---|"]
+        lines += [
+            "",
+            f"## Against {escaped(c.base)}",
+            "",
+            "| benchmark | time | verdict |",
+            "|---|---|---|",
+        ]
         for o in c.outcomes:
             bold = "**" if o.change in (Change.SLOWER, Change.BROKEN) else ""
-            lines.append(f"| {o.benchmark} | {o.time} | {bold}{o.change}{bold} |")
-        lines += ["", *(f"- **{r}**" for r in c.regressions)]
+            name, time = escaped(o.benchmark), escaped(o.time)
+            lines.append(f"| {name} | {time} | {bold}{o.change}{bold} |")
+        lines += ["", *(f"- **{escaped(r)}**" for r in c.regressions)]
         lines += [] if c.regressions else ["No regression."]
     return "\n".join(lines) + "\n"

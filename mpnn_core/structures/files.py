@@ -10,6 +10,7 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
+from zipfile import ZipFile
 
 # What a path leads to, where it is no regular file.
 _KINDS = {
@@ -64,6 +65,20 @@ def _too_large(path: Path | str, size: int, limit: int) -> OSError:
     return OSError(
         errno.EFBIG, f"it holds {size:,} bytes or more; at most {limit:,} are read", str(path)
     )
+
+
+def unpacked_size(archive: ZipFile, limit: int) -> int:
+    """Bytes of all members of a zip archive once unpacked, without unpacking any.
+
+    Raises
+    ------
+    ValueError
+        They are more than `limit`.
+    """
+    size = sum(member.file_size for member in archive.infolist())
+    if size > limit:
+        raise ValueError(f"it holds {size:,} bytes once unpacked; at most {limit:,} are read")
+    return size
 
 
 NAME_BYTES = 255 - len(".npz")

@@ -7,8 +7,8 @@ residue and the fields of `FIELDS`.
 from __future__ import annotations
 
 import hashlib
+import os
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -20,11 +20,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from mpnn_core.constants import ALPHABET
 from mpnn_core.structures import containers
+from mpnn_core.structures.files import open_bounded, unpacked_size
 from mpnn_core.structures.readers import read_structure
 from mpnn_core.structures.structure import Structure, StructureError
 
 # Residues per call: enough to fill the processor, few enough to lose little in an interruption.
 ROWS_PER_CALL = 8192
+# Of an npz: its size, and how much larger its arrays may be than it. Coordinates pack to a half.
+LARGEST_BYTES = 4 * 2**30
+MOST_UNPACKED, ALWAYS_UNPACKED = 20, 64 * 2**20
+LARGEST_NUMBER = 2**31 - 1  # of a residue
 
 # Field of an npz of S chains with N residues in all -> its shape, and the kinds of its dtype.
 FIELDS: dict[str, tuple[tuple[str | int, ...], str]] = {
@@ -135,7 +140,10 @@ def structure_files(folder: Path) -> list[Path]:
     CorpusError
         There is none.
     """
-    files = containers.structure_files(folder)
+    try:
+        files = containers.structure_files(folder)
+    except OSError as error:
+        raise CorpusError(f"{folder} cannot be read: {error.strerror}") from None
     if not files:
         raise CorpusError(f"{folder} holds no structure; expected {', '.join(containers.SUFFIXES)}")
     return files
@@ -205,17 +213,23 @@ def _usable(
 def _read_fields(path: Path) -> dict[str, NDArray[Any]]:
     """The fields of an npz, checked. Each is read once, for every access decompresses it."""
     try:
-        with path.open("rb") as file:
-            content = np.load(file, allow_pickle=False)
-            if not isinstance(content, np.lib.npyio.NpzFile):
-                raise ValueError("one array alone")
-            fields = {key: content[key] for key in content.files}
+        with open_bounded(path, LARGEST_BYTES) as file:
+            size = os.fstat(file.fileno()).st_size
+            with zipfile.ZipFile(file) as archive:
+                unpacked_size(archive, max(ALWAYS_UNPACKED, MOST_UNPACKED * size))
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as content:
+                fields = {key: content[key] for key in content.files}
     except FileNotFoundError:
         raise CorpusError(
             f"there is no {path}; expected a folder of structures, or an npz of chains"
         ) from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise CorpusError(f"{path} is not an npz of chains: {error}") from None
+    # Readers of archives, of deflated bytes and of arrays raise whatever damaged bytes lead to.
+    except Exception as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise CorpusError(
+            f"{path} is not an npz of chains: {reason or error or type(error).__name__}"
+        ) from None
     missing = sorted(FIELDS.keys() - _DEFAULTS.keys() - fields.keys())
     if missing:
         raise CorpusError(
@@ -237,6 +251,11 @@ def _read_fields(path: Path) -> dict[str, NDArray[Any]]:
         raise CorpusError(
             f"{path}: offsets must rise from 0 to {N}, the residues there are, by at least one for "
             f"each of {S} chains"
+        )
+    if np.abs(fields["resnum"].astype(np.float64)).max() > LARGEST_NUMBER:
+        raise CorpusError(
+            f"{path}: resnum runs from {fields['resnum'].min()} to {fields['resnum'].max()}; "
+            f"expected numbers of residues, within ±{LARGEST_NUMBER}"
         )
     alphabet = str(fields["alphabet"])
     unknown = sorted(set(alphabet) - set(ALPHABET))

@@ -30,7 +30,6 @@ from typing import Any
 from mpnn_core.gate import GateError
 from mpnn_core.gate.project import Project
 
-WORKING_TREE = ""
 # Of compiled modules of Python.
 MODULE_SUFFIXES = (".so", ".pyd", ".dylib")
 # Its version is part of the name of compiled code: another compiler compiles anew.
@@ -60,9 +59,9 @@ def repository_root(start: Path) -> Path:
     return Path(_git(start, "rev-parse", "--show-toplevel"))
 
 
-def tree_of(repository: Path, revision: str = WORKING_TREE) -> str:
-    """The git tree of a revision; of the files as they are, committed or not, for WORKING_TREE."""
-    if revision != WORKING_TREE:
+def tree_of(repository: Path, revision: str | None = None) -> str:
+    """The git tree of a revision; of the files as they are, committed or not, for None."""
+    if revision is not None:
         return _git(repository, "rev-parse", "--verify", "--quiet", f"{revision}^{{tree}}")
     with tempfile.TemporaryDirectory() as folder:
         # An index beside git's own: what the user has staged stays as it is.

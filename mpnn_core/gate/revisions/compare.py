@@ -22,6 +22,7 @@ from mpnn_core.gate.revisions import builds
 from mpnn_core.gate.revisions.comparison import Answer, CompareError, Comparison
 from mpnn_core.gate.revisions.processes import Process, Processes
 from mpnn_core.gate.revisions.race import BUDGET_S, LOOKS, THRESHOLD, BenchmarkError, Outcome, race
+from mpnn_core.gate.stored import read_text
 from mpnn_core.gate.verdicts import Change
 
 
@@ -29,14 +30,19 @@ def benchmark_names(path: Path) -> dict[str, str]:
     """Benchmarks of a file by name, with the code of each; {} if there is no such file."""
     if not path.is_file():
         return {}
-    module = ast.parse(path.read_text("utf-8"))
+    try:
+        module = ast.parse(read_text(path))
+    except (SyntaxError, ValueError, RecursionError) as error:
+        raise CompareError(f"{path} cannot be read as Python: {error}") from None
     code = {f.name: ast.dump(f) for f in module.body if isinstance(f, ast.FunctionDef)}
     for statement in module.body:
         if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "BENCHMARKS":
-            assert isinstance(statement.value, ast.Tuple)
-            names = [ast.unparse(element) for element in statement.value.elts]
+            elements = getattr(statement.value, "elts", [])
+            names = [ast.unparse(element) for element in elements]
+            if not names or set(names) - code.keys():
+                break
             return {name: code[name] for name in names}
-    raise CompareError(f"{path} has no BENCHMARKS; expected a tuple of functions of that name")
+    raise CompareError(f"{path} has no BENCHMARKS; expected a tuple of its functions")
 
 
 def compare_revisions(
@@ -70,6 +76,8 @@ def compare_revisions(
             f"{project.root / 'pyproject.toml'} names no package to compare; expected a project "
             'name, or package = "..." in [tool.mpnn_core.gate]'
         )
+    if not revision.strip() or revision.startswith("-"):  # git's own options
+        raise CompareError(f"{revision!r} names no revision; expected git's name of one")
     repository = project.root
     names = benchmark_names(repository / project.benchmarks)
     for name in only:

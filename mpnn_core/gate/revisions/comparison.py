@@ -12,9 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from mpnn_core.gate import GateError
-from mpnn_core.gate.intervals import ERROR, Interval
+from mpnn_core.gate.intervals import ERROR
 from mpnn_core.gate.printing import WHOLE_COLUMNS
 from mpnn_core.gate.revisions.race import Outcome
+from mpnn_core.gate.stored import read_json, typed, write_whole
 from mpnn_core.gate.verdicts import Change
 
 SCHEMA = 2
@@ -81,34 +82,24 @@ class Comparison:
         return lines
 
     def save(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        content = json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1)
-        path.write_text(content + "\n", "utf-8")
+        text = json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1) + "\n"
+        write_whole(path, text)
 
     @classmethod
     def load(cls, path: Path) -> Comparison | None:
         """The comparison that was saved at `path`; None where there is none of this version."""
         try:
-            content = json.loads(path.read_text("utf-8"))
-            if content.pop("schema") != SCHEMA:
+            content = read_json(path)
+            if not isinstance(content, dict):
+                raise ValueError(f"it holds a {type(content).__name__}")
+            if content.pop("schema", SCHEMA) != SCHEMA:
                 return None
-            outcomes = [
-                Outcome(
-                    **{
-                        **o,
-                        "change": Change(o["change"]),
-                        "ratio": o["ratio"] and Interval(**o["ratio"]),
-                        "control": o["control"] and Interval(**o["control"]),
-                    }
-                )
-                for o in content.pop("outcomes")
-            ]
-            answers = [Answer(**a) for a in content.pop("answers")]
-            return cls(outcomes=outcomes, answers=answers, **content)
+            comparison: Comparison = typed(cls, content)
         except FileNotFoundError:
             return None
-        except (KeyError, TypeError, ValueError) as error:
-            raise CompareError(f"{path} is not a comparison: {error!r}") from None
+        except ValueError as error:
+            raise CompareError(f"{path} is not a comparison: {error}") from None
+        return comparison
 
 
 STYLES = {
@@ -124,7 +115,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     """Print the table, the answers and the verdict."""
     c = comparison
     console.width = max(console.width, WHOLE_COLUMNS)
-    table = Table(title=f"{c.head} against {c.base}", title_justify="left", box=None)
+    table = Table(title=Text(f"{c.head} against {c.base}"), title_justify="left", box=None)
     for column in ("benchmark", "time", "verdict", "would catch", "control"):
         table.add_column(column, no_wrap=True)
     table.add_column("")
