@@ -106,7 +106,7 @@ def design_arguments(
     """
     check_count(num_sequences)
     temperatures = checked_temperature(temperature)
-    seed = secrets.randbits(32) if seed is None else checked_seed(seed)
+    seed = checked_seed(seed)
     items = listed(structures)
     if isinstance(constraints, Constraints) or constraints is None:
         constraints = [constraints or Constraints()] * len(items)
@@ -155,8 +155,10 @@ def checked_temperature(temperature: Temperature) -> NDArray[np.float32]:
     return np.maximum(temperatures, COLDEST)
 
 
-def checked_seed(seed: int) -> int:
-    """A seed; ValueError if it is none."""
+def checked_seed(seed: int | None) -> int:
+    """A seed, drawn for None; ValueError if it is none."""
+    if seed is None:
+        return secrets.randbits(32)
     if not 0 <= seed < 2**63:
         raise ValueError(f"seed is {seed}; expected 0 to 2**63 - 1")
     return seed
