@@ -30,6 +30,11 @@ def add_input_options(command: argparse.ArgumentParser) -> None:
         "--fixed", action="append", default=[], metavar="POSITIONS",
         help="residues to keep, by chain and author number: A52, A52B or A10-20,B7; repeatable",
     )  # fmt: skip
+    command.add_argument(
+        "--common-random-numbers", action="store_true",
+        help="the same random numbers and decoding orders for all structures, to compare some "
+        "that differ a little (default: each has its own)",
+    )  # fmt: skip
     add_model_options(command)
 
 
@@ -176,6 +181,14 @@ def progress(total: int, prints: bool = False) -> Iterator[Callable[[int], None]
 def complain(message: str) -> None:
     """One line on standard error."""
     print(f"mpnn-core: {message}", file=sys.stderr)
+
+
+def complain_of(file: Path, error: Exception, undone: str = "") -> None:
+    """One line on standard error that names a file, what could not be done, and why."""
+    from mpnn_core.design.isolation import reason
+
+    said = f"{undone}: {reason(error)}" if undone else reason(error)
+    complain(said if said.startswith(str(file)) else f"{file}: {said}")
 
 
 def exit_code(failures: int, files: int) -> int:
