@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,15 @@ import pytest
 from proteins import path_of, protein
 
 import mpnn_core as mpnn
+from mpnn_core.backends.native import NativeBackend
 from mpnn_core.commands import design as design_command
 from mpnn_core.commands.main import main
+from mpnn_core.design import memory
+from mpnn_core.design.arguments import DESIGNED_BYTES
+from mpnn_core.design.isolation import PLAIN
 from mpnn_core.gate.ledger import Entry, Ledger
 from mpnn_core.gate.verdicts import GateResult, Verdict
+from mpnn_core.network.graph import Backbones
 from mpnn_core.sampling.orders import COLOURED
 
 SMALL = path_of("6MRR")  # 68 residues
@@ -129,6 +135,164 @@ def test_one_bad_file_does_not_stop_the_others(tmp_path, capsys) -> None:
     for path in (bad, absent, cut):
         assert str(path) in said
     assert said.splitlines()[-1] == "mpnn-core: 3 of 5 files failed"
+
+
+KINDS = (
+    ArithmeticError, AssertionError, AttributeError, EOFError, IndexError, KeyError, MemoryError,
+    NotImplementedError, OSError, OverflowError, RecursionError, RuntimeError, StopIteration,
+    SystemError, TypeError, UnicodeError, ValueError, ZeroDivisionError,
+)  # fmt: skip
+
+
+def files_of(folder: Path, faults: dict[str, BaseException]) -> list[Path]:
+    """Two structures, and between them a copy of a third for every fault, called after it."""
+    copies = [folder / f"{name}.pdb" for name in faults]
+    for copy in copies:
+        shutil.copy(SMALL, copy)
+    return [path_of("5L33"), *copies, path_of("1A8O")]
+
+
+def put_in(monkeypatch, stage: str, faults: dict[str, BaseException]) -> None:
+    """Raise the fault that a structure is called after when it is read, encoded or written."""
+
+    def faulty(names: list[str]) -> None:
+        for name in names:
+            if name in faults:
+                raise faults[name]
+
+    if stage == "reading":
+        read = mpnn.read_structure
+        monkeypatch.setattr(
+            mpnn, "read_structure", lambda path: (faulty([Path(path).stem]), read(path))[1]
+        )
+    elif stage == "computing":
+        build = Backbones.from_structures
+
+        def building(structures, *arguments):
+            faulty([s.name for s in structures])
+            return build(structures, *arguments)
+
+        monkeypatch.setattr(Backbones, "from_structures", building)
+    else:
+        write = design_command._write
+
+        def writing(options, designs, native):
+            faulty([designs[0].structure.name])
+            write(options, designs, native)
+
+        monkeypatch.setattr(design_command, "_write", writing)
+
+
+def is_told(kind: type[Exception], path: Path, lines: list[str]) -> None:
+    """One line for the structure, which names it and the fault."""
+    [told] = [line for line in lines if f"{path}: " in line]
+    assert told.startswith(f"mpnn-core: {path}: "), told
+    # Python makes a RuntimeError of it, which says "generator raised StopIteration".
+    assert "a fault" in told or kind is StopIteration, told
+    assert kind.__name__ in told or issubclass(kind, PLAIN), told
+
+
+FAULTS = {kind.__name__: kind("a fault\nof one structure") for kind in KINDS}
+
+
+@pytest.mark.parametrize("stage", ["reading", "computing", "writing"])
+def test_any_fault_of_a_structure_is_its_own_in_designing(
+    stage, tmp_path, capsys, monkeypatch
+) -> None:
+    first, *faulty, last = files_of(tmp_path, FAULTS)
+    assert design(tmp_path / "whole", first, last, "--seed", 1) == 0
+    put_in(monkeypatch, stage, FAULTS)
+    assert design(tmp_path / "out", first, *faulty, last, "--seed", 1) == 1
+    *told, count = capsys.readouterr().err.splitlines()
+    assert len(told) == len(KINDS)
+    for path, kind in zip(faulty, KINDS, strict=True):
+        is_told(kind, path, told)
+    assert count == f"mpnn-core: {len(KINDS)} of {len(KINDS) + 2} files failed"
+    found = sorted((tmp_path / "out" / "seqs").iterdir())
+    assert [path.name for path in found] == ["1A8O.fa", "5L33.fa"]
+    for path in found:
+        assert path.read_text() == (tmp_path / "whole" / "seqs" / path.name).read_text()
+
+
+@pytest.mark.parametrize("stage", ["reading", "computing"])
+def test_any_fault_of_a_structure_is_its_own_in_scoring(
+    stage, tmp_path, capsys, monkeypatch
+) -> None:
+    first, *faulty, last = files_of(tmp_path, FAULTS)
+    put_in(monkeypatch, stage, FAULTS)
+    assert main(["score", *map(str, [first, *faulty, last])]) == 1
+    said = capsys.readouterr()
+    *told, _ = said.err.splitlines()
+    assert len(told) == len(KINDS)
+    for path, kind in zip(faulty, KINDS, strict=True):
+        is_told(kind, path, told)
+    assert [row["structure"] for row in table(said.out)] == ["5L33", "1A8O"]
+
+
+THREE = [path_of("5L33"), SMALL, path_of("1A8O")]
+
+
+@pytest.mark.parametrize("stage", ["reading", "computing", "writing"])
+def test_an_interruption_is_no_fault_of_a_structure(stage, tmp_path, capsys, monkeypatch) -> None:
+    put_in(monkeypatch, stage, {"6MRR": KeyboardInterrupt()})
+    assert design(tmp_path, *THREE) == 130
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_structure_that_memory_does_not_hold_is_refused_alone(
+    tmp_path, capsys, monkeypatch
+) -> None:
+    monkeypatch.setattr(memory, "memory_bytes", lambda: 150 * DESIGNED_BYTES)
+    large = path_of("3HTN")
+    assert design(tmp_path, SMALL, large, path_of("5L33")) == 1
+    assert sorted(p.stem for p in (tmp_path / "seqs").iterdir()) == ["5L33", "6MRR"]
+    told, _ = capsys.readouterr().err.splitlines()
+    assert told.startswith(f"mpnn-core: {large}: 1 sequences of 425 residues are")
+
+
+def test_a_structure_is_encoded_once(tmp_path, monkeypatch) -> None:
+    """For its designs at every temperature, and for the score of its own sequence."""
+    encoded = []
+    encode = NativeBackend.encode
+
+    def counting(self, backbones, *arguments):
+        encoded.append(len(backbones.offsets) - 1)
+        return encode(self, backbones, *arguments)
+
+    monkeypatch.setattr(NativeBackend, "encode", counting)
+    assert design(tmp_path, *THREE, "-n", 2, "-T", 0.1, "-T", 0.5) == 0
+    assert sum(encoded) == 3, f"{sum(encoded)} encodings of 3 structures"
+
+
+def test_what_is_done_is_complete_when_the_command_is_killed(tmp_path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for i in range(40):
+        shutil.copy(path_of("5L33"), folder / f"copy-{i:02}.pdb")
+    command = [Path(sys.executable).with_name("mpnn-core"), "design", folder, "-n", "64"]
+    with subprocess.Popen([*command, "--seed", "1", "--out", tmp_path / "out"]) as running:
+        while len(list(tmp_path.glob("out/seqs/*.fa"))) < 3 and running.poll() is None:
+            time.sleep(0.01)
+        assert running.poll() is None, "it was done before it was killed"
+        running.kill()
+    done = sorted(tmp_path.glob("out/seqs/*.fa"))
+    assert [path.stem for path in done] == [f"copy-{i:02}" for i in range(len(done))]
+    assert 3 <= len(done) < 40
+    for path in done:
+        assert len(records(path)) == 65, f"{path.name} is not complete"
+
+
+def test_common_random_numbers_are_an_option(tmp_path, capsys, model) -> None:
+    structures = [protein("5L33"), protein("6MRR")]
+    assert design(tmp_path, *THREE[:2], "--seed", 1, "--common-random-numbers") == 0
+    for expected in model.design(structures, seed=1, common_random_numbers=True):
+        [_, (_, found)] = records(tmp_path / "seqs" / f"{expected.structure.name}.fa")
+        assert [found] == expected.sequences
+    arguments = ["--num-orders", "2", "--common-random-numbers"]
+    assert main(["score", str(SMALL), *arguments]) == 0
+    [row] = table(capsys.readouterr().out)
+    expected = model.score(structures[1], num_orders=2, common_random_numbers=True).score.mean()
+    assert float(row["score"]) == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_chain_that_is_in_one_file_only(tmp_path, capsys) -> None:

@@ -22,7 +22,7 @@ from mpnn_core.network.architectures import random_network
 from mpnn_core.network.encoding import Copies
 from mpnn_core.network.graph import Backbones
 from mpnn_core.network.variants import find_variant
-from mpnn_core.sampling.noise import ORDER, RESIDUE, uniform_numbers
+from mpnn_core.sampling.noise import ORDER, RESIDUE, digest, uniform_numbers
 from mpnn_core.sampling.sampler import Distribution, sample
 from mpnn_core.sampling.schedule import wavefront
 
@@ -338,10 +338,12 @@ def test_a_sequence_does_not_depend_on_what_is_designed_beside_it() -> None:
 @pytest.mark.parametrize("stream", [ORDER, RESIDUE])
 def test_random_numbers_are_the_hosts_bit_for_bit(case: Case, seed, stream) -> None:
     sequences, lengths = [0, 1, 5, 10**6], [1, 7, 300, 4]
-    keys = torch.tensor([seed, *sequences], device=DEVICE)
+    digests = [0, digest(protein("5L33")), 2**63 - 1, 1]
+    keys = torch.tensor([seed, *sequences, *digests], device=DEVICE)
     starts = torch.tensor(np.cumsum([0, *lengths]), device=DEVICE)
     found = cuda.CudaBackend(case.network).uniforms(keys, stream, lengths, starts)
-    assert np.array_equal(found.cpu().numpy(), uniform_numbers(seed, stream, sequences, lengths))
+    expected = uniform_numbers(seed, stream, sequences, lengths, digests)
+    assert np.array_equal(found.cpu().numpy(), expected)
 
 
 @needs_triton

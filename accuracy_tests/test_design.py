@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -10,10 +11,12 @@ import pytest
 import torch
 from proteins import protein, random_order, rows_of, without_backbone
 
-from mpnn_core import ALPHABET, ConstraintError, Constraints, Designs, load_model
-from mpnn_core.design import execution
+from mpnn_core import ALPHABET, ConstraintError, Constraints, Designs, Structure, load_model
+from mpnn_core.design import execution, memory
 from mpnn_core.network.encoding import sorted_within
 from mpnn_core.network.graph import run_of_each
+from mpnn_core.sampling.noise import COMMON, digest
+from mpnn_core.sampling.orders import COLOURED, drawn_orders
 
 # The same numbers by another batching, hence in another blocking of float32 sums.
 REBATCHED = 5e-5
@@ -105,6 +108,67 @@ def test_a_drawn_seed_is_named_and_gives_the_same_again(model):
     drawn = model.design(protein("6MRR"), 1, 1.0)
     assert model.design(protein("6MRR"), 1, 1.0, seed=drawn.seed).sequences == drawn.sequences
     assert model.design(protein("6MRR"), 1, 1.0).seed != drawn.seed
+
+
+# ----------------------------------------------------------- two structures, two sets of numbers
+
+
+def moved(structure: Structure) -> Structure:
+    """The structure with every atom moved, by 0.3 Å in each direction (standard deviation)."""
+    noise = np.random.default_rng(0).normal(0, 0.3, structure.coords.shape)
+    return replace(structure, coords=structure.coords + noise.astype(np.float32))
+
+
+def agreement(a: Designs, b: Designs, shift: int = 0) -> float:
+    """Share of letters that sequences of equal index have in common, or of index `shift` later."""
+    return float((tokens_of(a) == np.roll(tokens_of(b), shift, 0)).mean())
+
+
+def test_similar_structures_agree_as_independent_draws_do(model):
+    """Draws shared by all structures made the designs of two alike agree in 8 points more."""
+    pair = [protein("6MRR"), moved(protein("6MRR"))]
+    own = model.design(pair, 256, 0.1, seed=37)
+    independent = np.mean([agreement(*own, shift) for shift in range(1, 6)])
+    found = agreement(*own)
+    common = agreement(*model.design(pair, 256, 0.1, seed=37, common_random_numbers=True))
+    told = f"{found:.3f}, independent {independent:.3f}, common {common:.3f}"
+    # The standard error of an agreement of 256 pairs is about half a point.
+    assert abs(found - independent) < 0.025, told
+    assert common > independent + 0.05, told
+
+
+@pytest.mark.parametrize("order", [None, COLOURED])
+def test_orders_are_a_structures_own_unless_they_are_common(order, model):
+    pair = [protein("6MRR"), moved(protein("6MRR"))]
+
+    def orders(**options: bool) -> list[np.ndarray]:
+        designs = model.design(pair, 4, seed=37, decoding_order=order, **options)
+        return [d.decoding_order for d in designs]
+
+    a, b = orders()
+    assert not (a == b).all(1).any()
+    if order is None:  # coloured ones depend on the neighbours too
+        a, b = orders(common_random_numbers=True)
+        assert (a == b).all()
+
+
+def test_log_probabilities_and_scores_have_a_structures_own_orders_too(model):
+    """A copy in other names is the same structure; a moved one is not."""
+    structure = protein("6MRR")
+    copy, other = replace(structure, name="copy"), moved(structure)
+    order, _ = (drawn_orders(4, 1, structure.mask, key) for key in (digest(structure), COMMON))
+    np.testing.assert_array_equal(
+        model.log_probs(structure, seed=4), model.log_probs(structure, decoding_order=order)
+    )
+    for computed in (lambda s, **o: model.log_probs(s, seed=4, **o),
+                     lambda s, **o: model.score(s, seed=4, **o).score):  # fmt: skip
+        np.testing.assert_array_equal(computed(copy), computed(structure))
+        same = computed(structure, common_random_numbers=True)
+        assert (same != computed(structure)).any()
+    common = drawn_orders(4, 3, other.mask, COMMON)
+    expected = model.log_probs(other, decoding_order=common)
+    found = model.log_probs(other, [other.sequence] * 3, seed=4, common_random_numbers=True)
+    assert np.abs(found - expected).max() <= REBATCHED
 
 
 # -------------------------------------------------------------------------------- what is obeyed
@@ -297,6 +361,69 @@ def test_the_score_of_a_design_is_its_score_again(model):
     assert designs.scores[0] == pytest.approx(nll, abs=GIVEN_BACK)
 
 
+@pytest.fixture
+def encoded(model, monkeypatch):
+    """The number of structures in every call of the encoder."""
+    counts: list[int] = []
+    encode = model.backend.encode
+
+    def counting(backbones, *arguments):
+        counts.append(len(backbones.offsets) - 1)
+        return encode(backbones, *arguments)
+
+    monkeypatch.setattr(model.backend, "encode", counting)
+    return counts
+
+
+@pytest.mark.parametrize("sequences", [1, 5])
+@pytest.mark.parametrize("num_orders", [1, 3])
+def test_scores_need_one_encoding(sequences, num_orders, model, encoded):
+    structure = protein("6MRR")
+    model.score(structure, [structure.sequence] * sequences, num_orders=num_orders)
+    assert encoded == [1]
+
+
+def test_designs_at_all_temperatures_and_scores_need_one_encoding(model, encoded):
+    structures = [protein("6MRR"), protein("5L33")]
+    constraints = Constraints(fixed=["A1-20"])
+    found = list(model.design_and_score(structures, 2, [0.1, 0.5], 37, constraints))
+    assert sum(encoded) == 2, f"{sum(encoded)} encodings of 2 structures"
+    for s, (designs, scores) in zip(structures, found, strict=True):
+        for at, temperature in zip(designs, (0.1, 0.5), strict=True):
+            expected = model.design(s, 2, temperature, 37, constraints)
+            assert at.temperature == temperature
+            assert at.sequences == expected.sequences
+            assert np.abs(at.log_probs - expected.log_probs).max() <= REBATCHED
+        expected = model.score(s, None, constraints, seed=37)
+        assert np.abs(scores.score - expected.score).max() <= GIVEN_BACK
+        assert np.abs(scores.global_score - expected.global_score).max() <= GIVEN_BACK
+
+
+def test_results_come_as_they_are_computed(model, monkeypatch, encoded):
+    monkeypatch.setattr(execution, "MEMORY_BUDGET_BYTES", 1)
+    stream = model.design_and_score([protein("6MRR"), protein("5L33")], seed=1)
+    assert encoded == []
+    next(stream)
+    assert encoded == [1]
+
+
+def test_a_score_is_the_mean_of_its_log_probabilities(model):
+    structure = without_backbone(protein("3HTN"), [3, 200])
+    constraints = Constraints("B")
+    sequences = [structure.sequence, "A" * len(structure)]
+    scores = model.score(structure, sequences, constraints, num_orders=2, seed=4)
+    designed = constraints.designed(structure)
+    orders = drawn_orders(4, 2, designed, digest(structure))
+    for i, sequence in enumerate(sequences):
+        lp = model.log_probs(structure, sequence, orders)
+        tokens = [ALPHABET.index(letter) for letter in sequence]
+        nll = -lp[:, np.arange(len(structure)), tokens]
+        np.testing.assert_allclose(scores.score[i], nll[:, designed].mean(1), atol=1e-5)
+        np.testing.assert_allclose(
+            scores.global_score[i], nll[:, structure.mask].mean(1), atol=1e-5
+        )
+
+
 # ------------------------------------------------------------------------------------ refusals
 
 
@@ -331,8 +458,74 @@ def test_design_refuses_what_it_cannot_do(arguments, message, model):
 
 def test_more_sequences_than_memory_are_refused_before_any_work(model, monkeypatch):
     monkeypatch.setattr(model.backend, "encode", lambda *_: pytest.fail("work was begun"))
-    with pytest.raises(MemoryError, match=r"68 residues are \d+ GB of results, .* design fewer at"):
+    with pytest.raises(MemoryError, match=r"68 residues are \S+ GB of results, .* design fewer at"):
         model.design(protein("6MRR"), 10**10)
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        lambda model, s, rows: model.log_probs(s, rows),
+        lambda model, s, rows: model.log_probs(s, None, np.tile(np.arange(68), (len(rows), 1))),
+        lambda model, s, rows: model.score(s, rows),
+        lambda model, s, rows: model.design(s, len(rows)),
+        lambda model, s, rows: model.design_and_score([s], len(rows)),
+    ],
+    ids=["log_probs", "log_probs of many orders", "score", "design", "design_and_score"],
+)
+def test_no_result_may_be_larger_than_memory(compute, model, monkeypatch):
+    monkeypatch.setattr(model.backend, "encode", lambda *_: pytest.fail("work was begun"))
+    monkeypatch.setattr(memory, "memory_bytes", lambda: 50_000)
+    structure = protein("6MRR")
+    with pytest.raises(MemoryError, match=r"100 sequences of 68 .* there are 0\.0 GB of memory"):
+        compute(model, structure, np.tile(structure.tokens, (100, 1)))
+
+
+LIMIT, LARGER = 3 << 30, 5 << 30
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "mount", "files"),
+    [
+        pytest.param(
+            "0::/app", "30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw",
+            {"sys/fs/cgroup/app/memory.max": LIMIT}, id="v2",
+        ),
+        pytest.param(
+            "0::/", "30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw",
+            {"sys/fs/cgroup/memory.max": LIMIT}, id="v2 in a container",
+        ),
+        pytest.param(
+            "0::/slice/app", "30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw",
+            {"sys/fs/cgroup/slice/app/memory.max": "max",
+             "sys/fs/cgroup/slice/memory.max": LIMIT}, id="v2 of a group above",
+        ),
+        pytest.param(
+            "0::/../other", "30 23 0:26 /../.. /sys/fs/cgroup rw - cgroup2 cgroup2 rw",
+            {"sys/fs/cgroup/memory.max": LIMIT}, id="v2 of another namespace",
+        ),
+        pytest.param(
+            "5:cpu,cpuacct:/no\n4:memory:/job\n0::/",
+            "35 31 0:32 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
+            "36 31 0:33 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu,cpuacct",
+            {"sys/fs/cgroup/memory/job/memory.limit_in_bytes": LIMIT,
+             "sys/fs/cgroup/memory/memory.limit_in_bytes": LARGER}, id="v1",
+        ),
+        pytest.param(
+            "4:memory:/docker/abc",
+            "35 31 0:32 /docker/abc /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory",
+            {"sys/fs/cgroup/memory/memory.limit_in_bytes": LIMIT}, id="v1 in a container",
+        ),
+    ],
+)  # fmt: skip
+def test_the_memory_is_that_of_the_container(cgroup, mount, files, tmp_path, monkeypatch):
+    monkeypatch.setattr(memory.os, "sysconf", {"SC_PHYS_PAGES": LARGER, "SC_PAGE_SIZE": 1}.get)
+    assert memory.memory_bytes(tmp_path) == LARGER
+    for path, text in {"proc/self/cgroup": cgroup, "proc/self/mountinfo": mount, **files}.items():
+        file = tmp_path / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{text}\n")
+    assert memory.memory_bytes(tmp_path) == LIMIT
 
 
 @pytest.mark.parametrize(

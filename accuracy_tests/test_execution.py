@@ -45,7 +45,7 @@ def capped(model: mpnn.Model, kind: type[Sampling] = CappedSampling) -> mpnn.Des
     asked = (protein("6MRR"), 8, 0.5, 37, constraints, None, model.network.neighbours)
     arguments = design_arguments(*asked)
     job = kind(arguments, model.executor.letters)
-    batches = [(batch, Sampled(*outputs)) for batch, outputs in model.executor.run(job)]
+    batches = [(batch, Sampled(*outputs)) for _, batch, outputs in model.executor.run(job)]
     return design_results(arguments, batches, 0.5, model.name, model.executor.blank)[0]
 
 
@@ -93,3 +93,20 @@ def test_a_recording_serves_both_jobs_and_gives_the_same() -> None:
     sampling, again, decoding, unconditional = model.backend.replays.keys
     assert sampling == again != decoding == unconditional
     assert torch.is_inference_mode_enabled() is False
+
+
+def test_jobs_that_run_together_are_recorded_as_one() -> None:
+    """Encoded once, on a GPU too; the outputs of each job are its own again."""
+    model = mpnn.load_model(backend="torch")
+    asked = ([protein("6MRR")], 2, [0.1, 0.5], 5)
+    [(expected, scores)] = model.design_and_score(*asked)
+    model.backend.replays = Recorder()
+    [(found, again)] = model.design_and_score(*asked)
+    assert len(model.backend.replays.keys) == 1
+    assert np.array_equal(again.score, scores.score)
+    for a, b in zip(expected, found, strict=True):
+        assert a.sequences == b.sequences
+        assert np.array_equal(a.scores, b.scores)
+        assert np.array_equal(a.log_probs, b.log_probs)
+        assert np.array_equal(a.probabilities, b.probabilities)
+        assert np.array_equal(a.decoding_order, b.decoding_order)

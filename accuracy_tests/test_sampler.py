@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from proteins import protein
+from proteins import protein, without_backbone
 from scipy.stats import t as student_t
 from strategies import layouts
 
@@ -18,7 +19,7 @@ from mpnn_core.backends.plain import TorchLevels
 from mpnn_core.network.encoding import Copies
 from mpnn_core.network.graph import Backbones
 from mpnn_core.peers import original
-from mpnn_core.sampling.noise import order_noise, residue_noise
+from mpnn_core.sampling.noise import COMMON, digest, order_noise, residue_noise
 from mpnn_core.sampling.orders import draw_order, ranks
 from mpnn_core.sampling.sampler import Distribution, draw, sample
 from mpnn_core.sampling.schedule import sequential, wavefront
@@ -31,6 +32,8 @@ RECOVERY_RESOLUTION, SCORE_RESOLUTION = 0.04, 0.04
 SEQUENCES = 32
 PINNED_RESIDUE = [0.8369842476299684, 0.4523495122889183, 0.91040649531278]
 PINNED_ORDER = [1.1651397661685665, 1.0637723640860988, 2.6401093803293705]
+PINNED_DIGEST = 1547446009450596939
+PINNED_RESIDUE_OF_5L33 = [0.6085413340115083, 0.988065591420069, 0.7650740158206191]
 
 
 # ------------------------------------------------------------- the same sequence, token by token
@@ -49,8 +52,9 @@ def original_sequences(
     """The original's `sample` with our random numbers: its order noise is ours, and the call that
     draws a residue inverts the cumulative distribution at our number for that position."""
     n, L = designs.decoding_order.shape
-    noise = np.stack([order_noise(designs.seed, i, L) for i in range(n)])
-    uniform = np.stack([residue_noise(designs.seed, i, L) for i in range(n)])
+    key = digest(structure)
+    noise = np.stack([order_noise(designs.seed, i, L, key) for i in range(n)])
+    uniform = np.stack([residue_noise(designs.seed, i, L, key) for i in range(n)])
     # Of a group the one that is visited last draws.
     group_of = {i: g for g, group in enumerate(tied) for i in group}
     order = designs.decoding_order[0].tolist()
@@ -230,19 +234,94 @@ def test_another_temperature_is_told_from_the_originals(original_samples, model)
 # -------------------------------------------------------------------------------- random numbers
 
 
-def test_random_numbers_are_keyed_by_seed_sequence_and_position():
+def test_random_numbers_are_keyed_by_seed_structure_sequence_and_position():
     for noise in (order_noise, residue_noise):
-        first = noise(37, 2, 50)
-        np.testing.assert_array_equal(noise(37, 2, 80)[:50], first)
-        for other in (noise(38, 2, 50), noise(37, 3, 50)):
+        first = noise(37, 2, 50, 5)
+        np.testing.assert_array_equal(noise(37, 2, 80, 5)[:50], first)
+        for other in (noise(38, 2, 50, 5), noise(37, 3, 50, 5), noise(37, 2, 50, 6)):
             assert not np.isin(other, first).any()
     assert not np.isin(order_noise(37, 0, 50), residue_noise(37, 0, 50)).any()
 
 
 def test_random_numbers_are_those_of_every_release():
-    # A change here changes every seeded design.
-    np.testing.assert_allclose(residue_noise(37, 0, 3), PINNED_RESIDUE, rtol=1e-15)
-    np.testing.assert_allclose(order_noise(37, 0, 3), PINNED_ORDER, rtol=1e-12)
+    # A change here changes every seeded design. Common ones are those of 0.1.
+    np.testing.assert_allclose(residue_noise(37, 0, 3, COMMON), PINNED_RESIDUE, rtol=1e-15)
+    np.testing.assert_allclose(order_noise(37, 0, 3, COMMON), PINNED_ORDER, rtol=1e-12)
+    assert digest(protein("5L33")) == PINNED_DIGEST
+    np.testing.assert_allclose(residue_noise(37, 0, 3, PINNED_DIGEST), PINNED_RESIDUE_OF_5L33)
+
+
+def renamed(structure: Structure) -> Structure:
+    """Other names of the structure, of its chains and of its residues, and another sequence."""
+    ids = np.array([f"{chain}-{chain}" for chain in structure.chain_ids.tolist()])
+    numbers = np.char.add(structure.residue_numbers, "Z")
+    return replace(
+        structure, name="other", chain_ids=ids, residue_numbers=numbers, sequence="A" * len(ids)
+    )
+
+
+def reordered_ids(structure: Structure) -> Structure:
+    """Chain ids that sort the other way round."""
+    last = ord(max(structure.chain_ids))
+    return replace(
+        structure, chain_ids=np.array([chr(last - ord(c) + 65) for c in structure.chain_ids])
+    )
+
+
+def shifted(structure: Structure) -> Structure:
+    """Residue indices from another number on, which the network takes differences of."""
+    return replace(structure, residue_index=structure.residue_index + 1000)
+
+
+def with_negative_zeros(structure: Structure) -> Structure:
+    coords = structure.coords.copy()
+    coords[0, 0] = -0.0
+    return replace(structure, coords=coords)
+
+
+def with_zeros(structure: Structure) -> Structure:
+    return replace(with_negative_zeros(structure), coords=with_negative_zeros(structure).coords + 0)
+
+
+def moved_by_one_bit(structure: Structure) -> Structure:
+    coords = structure.coords.copy()
+    coords[-1, -1, -1] = np.nextafter(coords[-1, -1, -1], np.float32(np.inf))
+    return replace(structure, coords=coords)
+
+
+def as_one_chain(structure: Structure) -> Structure:
+    return replace(structure, chain_ids=np.full(len(structure), "A"))
+
+
+def with_a_gap(structure: Structure) -> Structure:
+    index = structure.residue_index.copy()
+    index[10:] += 1
+    return replace(structure, residue_index=index)
+
+
+def with_an_incomplete_residue(structure: Structure) -> Structure:
+    return without_backbone(structure, [7])
+
+
+@pytest.mark.parametrize("change", [renamed, reordered_ids, shifted])
+def test_a_digest_does_not_depend_on_what_the_network_is_not_given(change):
+    structure = protein("6EHB")
+    assert digest(change(structure)) == digest(structure), change.__name__
+
+
+def test_zero_of_either_sign_is_zero():
+    structure = protein("6EHB")
+    negative, positive = with_negative_zeros(structure), with_zeros(structure)
+    assert np.signbit(negative.coords[0, 0]).all() and not np.signbit(positive.coords[0, 0]).any()
+    assert digest(negative) == digest(positive)
+
+
+@pytest.mark.parametrize(
+    "change", [moved_by_one_bit, as_one_chain, with_a_gap, with_an_incomplete_residue]
+)
+def test_a_digest_depends_on_what_the_network_is_given(change):
+    structure = protein("6EHB")
+    assert digest(change(structure)) != digest(structure), change.__name__
 
 
 @pytest.mark.parametrize("seed", [0, 2**63 - 1])

@@ -104,10 +104,12 @@ class Backend(Protocol):
     def uniforms(self, keys: Tensor, stream: int, lengths: Sequence[int], starts: Tensor) -> Tensor:
         """`noise.uniform_numbers` as a tensor on the backend's device, the same bits everywhere.
 
-        keys (1 + sequences,) int64 are the seed and the sequences; starts are the sums of lengths.
+        keys (1 + 2 sequences,) int64 are the seed, the number of every sequence, and the digest of
+        its structure (`noise.digest`); starts are the sums of lengths.
         """
-        seed, *sequences = keys.tolist()
-        return torch.from_numpy(uniform_numbers(seed, stream, sequences, lengths))
+        seed, *names = keys.tolist()
+        n = len(lengths)
+        return torch.from_numpy(uniform_numbers(seed, stream, names[:n], lengths, names[n:]))
 
 
 class UnavailableError(Exception):

@@ -14,7 +14,7 @@ from mpnn_core.commands.options import (
     CallError,
     add_input_options,
     check_outputs,
-    complain,
+    complain_of,
     constraints_of,
     exit_code,
     model_of,
@@ -88,8 +88,9 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Design all files, as many in one call of the model as it computes well together."""
-    from mpnn_core.structures.files import output_name
+    from mpnn_core.design.isolation import isolated
     from mpnn_core.structures.containers import structure_name
+    from mpnn_core.structures.files import output_name
     from mpnn_core.training.corpus import batched
 
     prints = options.out == STANDARD_OUTPUT
@@ -109,46 +110,50 @@ def run(options: argparse.Namespace) -> int:
             ],
         )
     seed = secrets.randbits(32) if options.seed is None else options.seed
+    file_of: dict[mpnn.Structure, Path] = {}
     failures = 0
+
+    def designs(structures: Sequence[mpnn.Structure]) -> Iterator[Any]:
+        return model.design_and_score(
+            structures, options.num_sequences, options.temperature or [0.1], seed, constraints,
+            None if options.orders == "random" else options.orders,
+            options.common_random_numbers,
+        )  # fmt: skip
+
     with progress(len(files), prints) as advance:
 
-        def usable() -> Iterator[mpnn.Structure]:
+        def give_up(file: Path, error: Exception, undone: str = "") -> None:
             nonlocal failures
+            complain_of(file, error, undone)
+            failures += 1
+            advance(1)
+
+        def usable() -> Iterator[mpnn.Structure]:
             for file in files:
                 try:
                     structure = mpnn.read_structure(file)
                     constraints.check(structure)
-                    yield structure
-                except mpnn.StructureError as error:
-                    complain(str(error))
-                except mpnn.ConstraintError as error:
-                    complain(f"{file}: {error}")
+                # Whatever is wrong with a file, the others are designed.
+                except Exception as error:
+                    give_up(file, error)
                 else:
-                    continue
-                failures += 1
-                advance(1)
+                    file_of[structure] = file
+                    yield structure
 
         for structures in batched(usable(), options.num_sequences):
-            pending = [structure.name for structure in structures]
-            try:
-                by_temperature = [
-                    model.design(
-                        structures, options.num_sequences, temperature, seed, constraints,
-                        None if options.orders == "random" else options.orders,
-                    )
-                    for temperature in options.temperature or [0.1]
-                ]  # fmt: skip
-                for designs in zip(*by_temperature, strict=True):
-                    native = model.score(designs[0].structure, None, constraints, seed=seed)
-                    _write(options, designs, native)
-                    pending.pop(0)
+            for structure, result in isolated(designs, structures):
+                file = file_of.pop(structure)
+                if isinstance(result, Exception):
+                    give_up(file, result)
+                    continue
+                try:
+                    _write(options, *result)
+                except BrokenPipeError:  # nobody reads any further
+                    raise
+                except Exception as error:
+                    give_up(file, error, f"cannot write the designs of {structure.name}")
+                else:
                     advance(1)
-            except BrokenPipeError:  # nobody reads any further
-                raise
-            # Out of memory, disk full, a length that the backend has no bucket for.
-            except (RuntimeError, MemoryError, OSError, ValueError) as error:
-                complain(f"{', '.join(pending)}: {error}")
-                failures += len(pending)
     return exit_code(failures, len(files))
 
 

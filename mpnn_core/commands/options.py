@@ -67,6 +67,11 @@ def add_input_options(command: argparse.ArgumentParser) -> None:
         "--redesigned", action="append", metavar="POSITIONS",
         help="residues to design, in the same form; all others are kept; repeatable (default: all)",
     )  # fmt: skip
+    command.add_argument(
+        "--common-random-numbers", action="store_true",
+        help="the same random numbers and decoding orders for all structures, to compare some "
+        "that differ a little (default: each has its own)",
+    )  # fmt: skip
     add_model_options(command)
 
 
@@ -273,6 +278,14 @@ def complain(message: str) -> None:
     line = " ".join(message.splitlines())
     # The name of a file may hold bytes that are no text.
     print(f"mpnn-core: {line.encode(errors='backslashreplace').decode()}", file=sys.stderr)
+
+
+def complain_of(file: Path, error: Exception, undone: str = "") -> None:
+    """One line on standard error that names a file, what could not be done, and why."""
+    from mpnn_core.design.isolation import reason
+
+    said = f"{undone}: {reason(error)}" if undone else reason(error)
+    complain(said if said.startswith(str(file)) else f"{file}: {said}")
 
 
 def exit_code(failures: int, files: int) -> int:

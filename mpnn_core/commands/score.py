@@ -10,7 +10,7 @@ import mpnn_core as mpnn
 from mpnn_core.commands.options import (
     CallError,
     add_input_options,
-    complain,
+    complain_of,
     constraints_of,
     exit_code,
     model_of,
@@ -42,7 +42,7 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print a row per structure and sequence."""
-    from mpnn_core.structures.fasta import FastaError, read_sequences
+    from mpnn_core.structures.fasta import read_sequences
     from mpnn_core.structures.files import output_name
 
     files = structure_paths(options.files)
@@ -63,21 +63,20 @@ def run(options: argparse.Namespace) -> int:
                     records = read_sequences(options.fasta, structure, chains)
                 scores = model.score(
                     structure, [sequence for _, sequence in records], constraints,
-                    options.num_orders, options.seed or 0,
+                    options.num_orders, options.seed or 0, options.common_random_numbers,
                 )  # fmt: skip
-            except (mpnn.StructureError, FastaError) as error:
-                complain(str(error))
-                failures += 1
-            except (ValueError, RuntimeError, MemoryError) as error:
-                complain(f"{file}: {error}")
-                failures += 1
-            else:
                 means = scores.score.mean(1), scores.global_score.mean(1)
                 for (title, _), score, global_score in zip(records, *means, strict=True):
                     label = " ".join(title.split())  # a tab would add a column
                     print(
                         output_name(structure.name), label, f"{score:.4f}", f"{global_score:.4f}",
-                        options.num_orders, sep="\t",
+                        options.num_orders, sep="\t", flush=True,
                     )  # fmt: skip
+            except BrokenPipeError:  # nobody reads any further
+                raise
+            # Whatever is wrong with a file, the others are scored.
+            except Exception as error:
+                complain_of(file, error)
+                failures += 1
             advance(1)
     return exit_code(failures, len(files))

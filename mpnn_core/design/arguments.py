@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -15,7 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mpnn_core.constants import ALPHABET, LETTERS
+from mpnn_core.design.memory import check_memory
 from mpnn_core.sampling.constraints import Constraints, Resolved
+from mpnn_core.sampling.noise import COMMON, digest
 from mpnn_core.sampling.orders import COLOURED, coloured_orders, drawn_orders, ranks
 from mpnn_core.structures.structure import Structure
 
@@ -23,6 +24,12 @@ Temperature = float | Sequence[float] | NDArray[np.floating]
 
 # Temperature 0: logits that differ in their last bit differ by a factor of e^50 in probability.
 COLDEST = np.float32(1e-8)
+
+# What is kept of one residue of one sequence: the residue or its place in the order, as int64, and
+# log-probabilities; of a design, probabilities as well.
+SCORED_BYTES = np.dtype(np.int64).itemsize
+DECODED_BYTES = np.dtype(np.float32).itemsize * LETTERS
+DESIGNED_BYTES = 2 * DECODED_BYTES + np.dtype(np.int64).itemsize
 
 
 class DesignArguments(NamedTuple):
@@ -32,6 +39,7 @@ class DesignArguments(NamedTuple):
     ----------
     num_sequences : per structure, n
     temperature : float32, what broadcasts to (n, L) for every structure
+    digests : what names each structure in the key of its random numbers (`noise.digest`)
     constraints : each resolved on its structure
     orders : (1 or n, L) int64 positions as decoded; None where an order is drawn for each sequence
     """
@@ -40,6 +48,7 @@ class DesignArguments(NamedTuple):
     num_sequences: int
     temperature: NDArray[np.float32]
     seed: int
+    digests: list[int]
     constraints: list[Resolved]
     orders: list[NDArray[np.int64] | None]
 
@@ -61,6 +70,23 @@ class DecodeArguments(NamedTuple):
     ranks: list[NDArray[np.int64]]
 
 
+class ScoreArguments(NamedTuple):
+    """Sequences to score, each under the same orders; lists have an entry per structure.
+
+    Attributes
+    ----------
+    tokens : (n * num_orders, L) int64, each sequence `num_orders` times
+    ranks : (num_orders, L) int64, as in `DecodeArguments`
+    designed : (L,) bool, the positions that a score counts; none is incomplete
+    """
+
+    structures: list[Structure]
+    tokens: list[NDArray[np.int64]]
+    ranks: list[NDArray[np.int64]]
+    designed: list[NDArray[np.bool_]]
+    num_orders: int
+
+
 def design_arguments(
     structures: Structure | Sequence[Structure],
     num_sequences: int,
@@ -69,6 +95,7 @@ def design_arguments(
     constraints: Constraints | Sequence[Constraints] | None,
     decoding_order: Any,
     neighbours: int,
+    common_random_numbers: bool = False,
 ) -> DesignArguments:
     """The arguments of `Model.design`, checked; `neighbours` is the network's k.
 
@@ -77,18 +104,9 @@ def design_arguments(
     ValueError, TypeError, ConstraintError, MemoryError
         As `Model.design` describes them.
     """
-    if num_sequences < 1:
-        raise ValueError(f"num_sequences is {num_sequences}; expected at least 1")
-    temperatures = np.asarray(temperature, dtype=np.float32)
-    if not ((temperatures >= 0) & np.isfinite(temperatures)).all():
-        raise ValueError(
-            f"temperature is {temperatures}; expected a number of at least 0, such as 0.1 "
-            "(0 always takes the likeliest residue)"
-        )
-    temperatures = np.maximum(temperatures, COLDEST)
-    seed = secrets.randbits(32) if seed is None else seed
-    if not 0 <= seed < 2**63:
-        raise ValueError(f"seed is {seed}; expected 0 to 2**63 - 1")
+    check_count(num_sequences)
+    temperatures = checked_temperature(temperature)
+    seed = checked_seed(seed)
     items = listed(structures)
     if isinstance(constraints, Constraints) or constraints is None:
         constraints = [constraints or Constraints()] * len(items)
@@ -98,7 +116,10 @@ def design_arguments(
         raise ValueError(
             f"decoding_order is {decoding_order!r}; expected positions, {COLOURED!r} or None"
         )
-    check_memory(items, num_sequences)
+    check_memory(
+        items, [num_sequences] * len(items), DESIGNED_BYTES,
+        "design fewer at a time, with another seed each time",
+    )  # fmt: skip
     coloured = isinstance(decoding_order, str)
     order_of_each = per_structure(structures, None if coloured else decoding_order)
     resolved = [c.resolve(item) for c, item in zip(constraints, items, strict=True)]
@@ -108,36 +129,119 @@ def design_arguments(
         None if order is None else checked_orders(structure, order, num_sequences)
         for structure, order in zip(items, order_of_each, strict=True)
     ]
+    digests = digests_of(items, common_random_numbers)
     if coloured:
         orders = [
-            coloured_orders(structure, r, neighbours, num_sequences, seed)
-            for structure, r in zip(items, resolved, strict=True)
+            coloured_orders(structure, r, neighbours, num_sequences, seed, name)
+            for structure, r, name in zip(items, resolved, digests, strict=True)
         ]
-    return DesignArguments(items, num_sequences, temperatures, seed, resolved, orders)
+    return DesignArguments(items, num_sequences, temperatures, seed, digests, resolved, orders)
+
+
+def check_count(num_sequences: int) -> None:
+    """Raise ValueError unless that is a number of sequences."""
+    if num_sequences < 1:
+        raise ValueError(f"num_sequences is {num_sequences}; expected at least 1")
+
+
+def checked_temperature(temperature: Temperature) -> NDArray[np.float32]:
+    """A temperature that divides: at least `COLDEST`; ValueError if it is none."""
+    temperatures = np.asarray(temperature, dtype=np.float32)
+    if not ((temperatures >= 0) & np.isfinite(temperatures)).all():
+        raise ValueError(
+            f"temperature is {temperatures}; expected a number of at least 0, such as 0.1 "
+            "(0 always takes the likeliest residue)"
+        )
+    return np.maximum(temperatures, COLDEST)
+
+
+def checked_seed(seed: int | None) -> int:
+    """A seed, drawn for None; ValueError if it is none."""
+    if seed is None:
+        return secrets.randbits(32)
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"seed is {seed}; expected 0 to 2**63 - 1")
+    return seed
+
+
+def digests_of(structures: Sequence[Structure], common_random_numbers: bool) -> list[int]:
+    """What names each structure in the key of its random numbers."""
+    return [COMMON if common_random_numbers else digest(s) for s in structures]
 
 
 def decode_arguments(
-    structures: Structure | Sequence[Structure], sequences: Any, decoding_order: Any, seed: int
+    structures: Structure | Sequence[Structure],
+    sequences: Any,
+    decoding_order: Any,
+    seed: int,
+    common_random_numbers: bool = False,
 ) -> DecodeArguments:
     """The arguments of `Model.log_probs`, checked; orders that are not given are drawn.
 
     Raises
     ------
-    ValueError, TypeError
+    ValueError, TypeError, MemoryError
         As `Model.log_probs` describes them.
     """
+    checked_seed(seed)
     items = listed(structures)
     tokens = [
         tokens_of(structure, sequence)
         for structure, sequence in zip(items, per_structure(structures, sequences), strict=True)
     ]
-    orders = [
-        drawn_orders(seed, len(t), s.mask) if order is None else checked_orders(s, order, len(t))
+    given = [
+        None if order is None else checked_orders(s, order, len(t))
         for s, t, order in zip(
             items, tokens, per_structure(structures, decoding_order), strict=True
         )
     ]
+    counts = [
+        len(t) if order is None else max(len(t), len(order))
+        for t, order in zip(tokens, given, strict=True)
+    ]
+    check_memory(items, counts, DECODED_BYTES, "compute fewer sequences at a time")
+    orders = [
+        drawn_orders(seed, len(t), s.mask, name) if order is None else order
+        for s, t, order, name in zip(
+            items, tokens, given, digests_of(items, common_random_numbers), strict=True
+        )
+    ]
     return DecodeArguments(items, tokens, [ranks(order) for order in orders])
+
+
+def score_arguments(
+    structures: Sequence[Structure],
+    sequences: Sequence[Any],
+    designed: Sequence[NDArray[np.bool_]],
+    num_orders: int,
+    seed: int,
+    common_random_numbers: bool = False,
+) -> ScoreArguments:
+    """The arguments of `Model.score` for structures with an entry each, checked.
+
+    Raises
+    ------
+    ValueError, TypeError, MemoryError
+        As `Model.score` describes them.
+    """
+    if num_orders < 1:
+        raise ValueError(f"num_orders is {num_orders}; expected at least 1")
+    checked_seed(seed)
+    tokens = [tokens_of(s, given) for s, given in zip(structures, sequences, strict=True)]
+    counts = [len(t) * num_orders for t in tokens]
+    check_memory(structures, counts, SCORED_BYTES, "score fewer sequences at a time")
+    digests = digests_of(structures, common_random_numbers)
+    orders = [
+        drawn_orders(seed, num_orders, of_structure, name)
+        for of_structure, name in zip(designed, digests, strict=True)
+    ]
+    return ScoreArguments(
+        list(structures),
+        [np.repeat(t, num_orders, 0) for t in tokens],
+        [ranks(order) for order in orders],
+        list(designed),
+        num_orders,
+    )
 
 
 def listed(structures: Structure | Sequence[Structure]) -> list[Structure]:
@@ -226,19 +330,3 @@ def temperatures_of(
             f"temperature has shape {temperature.shape}; {structure.name} needs one number, or "
             f"what broadcasts to {(n, len(structure))}"
         ) from None
-
-
-def check_memory(structures: Sequence[Structure], n: int) -> None:
-    """Raise MemoryError before any work if n sequences of each are more than memory holds."""
-    if not hasattr(os, "sysconf"):
-        return
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    float_bytes = np.dtype(np.float32).itemsize
-    # Log-probabilities and probabilities of each residue, and its place in the order.
-    needed = n * sum(map(len, structures)) * (2 * float_bytes * LETTERS + 8)
-    if needed > memory:
-        raise MemoryError(
-            f"{n} sequences of {sum(map(len, structures))} residues are {needed / 1e9:.0f} GB of "
-            f"results, and this machine has {memory / 1e9:.0f} GB; design fewer at a time, with "
-            "another seed each time"
-        )

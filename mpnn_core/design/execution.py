@@ -1,4 +1,4 @@
-"""Runs a job: what is encoded together, what is decoded together, where, in how much memory."""
+"""Runs jobs: what is encoded together, what is decoded together, where, in how much memory."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from itertools import chain, islice
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -43,25 +44,46 @@ class Executor:
         self.device = device
         self._kept_bytes = 0  # left on the device since its memory was looked at
 
-    def run(self, job: Job) -> Iterator[tuple[Batch, tuple[Tensor, ...]]]:
-        """Every batch of a job with its outputs; the first `job.fetched` may be on the host."""
-        for group, batches in self.batches(job.structures, job.counts):
-            structures = [job.structures[s] for s in group]
-            if self.backend.replays and job.recordable and len(batches) == 1:
-                outputs = self._replayed(job, batches[0], structures)
-                if outputs is not None:
-                    yield batches[0], self._kept(outputs, job.fetched)
-                    continue
-            backbones = Backbones.from_structures(structures, self.device)
+    def run(self, *jobs: Job) -> Iterator[tuple[Job, Batch, tuple[Tensor, ...]]]:
+        """Every batch of every job with its outputs; the first `job.fetched` may be on the host.
+
+        The jobs have the same structures, and each structure is encoded once for all of them.
+        """
+        return chain.from_iterable(self.by_group(*jobs))
+
+    def by_group(self, *jobs: Job) -> Iterator[Iterator[tuple[Job, Batch, tuple[Tensor, ...]]]]:
+        """What `run` gives, for each group of structures that are encoded together."""
+        divided = (self.batches(job.structures, job.counts) for job in jobs)
+        for of_jobs in zip(*divided, strict=True):
+            parts = [
+                (job, batch)
+                for job, (_, batches) in zip(jobs, of_jobs, strict=True)
+                for batch in batches
+            ]
+            yield self._run(parts, whole=len(parts) == len(jobs))
+
+    def _run(
+        self, parts: list[tuple[Job, Batch]], whole: bool
+    ) -> Iterator[tuple[Job, Batch, tuple[Tensor, ...]]]:
+        """The batches of a group; `whole`: there is one for each job."""
+        first, batch = parts[0]
+        structures = [first.structures[s] for s in batch.group]
+        if self.backend.replays and whole:
+            replayed = self._replayed(parts, structures)
+            if replayed is not None:
+                for (job, batch), outputs in zip(parts, replayed, strict=True):
+                    yield job, batch, self._kept(outputs, job.fetched)
+                return
+        backbones = Backbones.from_structures(structures, self.device)
+        with self._computing():
+            inputs = [job.inputs(batch, self.backend) for job, batch in parts]
+            needs = self.network.requires.union(*(x.needs for x in inputs))
+            backend = serving(self.backend, needs)
+            encoding = encoded(backend, backbones)
+        for (job, batch), x in zip(parts, inputs, strict=True):
             with self._computing():
-                inputs = [job.inputs(batch, self.backend) for batch in batches]
-                needs = self.network.requires.union(*(x.needs for x in inputs))
-                backend = serving(self.backend, needs)
-                encoding = encoded(backend, backbones)
-            for batch, x in zip(batches, inputs, strict=True):
-                with self._computing():
-                    outputs = job.compute(backend, batch, encoding, x)
-                yield batch, self._kept(outputs, job.fetched)
+                outputs = job.compute(backend, batch, encoding, x)
+            yield job, batch, self._kept(outputs, job.fetched)
 
     def batches(
         self, structures: list[Structure], counts: list[int]
@@ -101,26 +123,36 @@ class Executor:
         return blank
 
     def _replayed(
-        self, job: Job, batch: Batch, structures: list[Structure]
-    ) -> tuple[Tensor, ...] | None:
-        """The outputs of a batch, encoding and all, as the backend recorded or records them.
+        self, parts: list[tuple[Job, Batch]], structures: list[Structure]
+    ) -> list[tuple[Tensor, ...]] | None:
+        """The outputs of a batch of each job, encoding and all, as the backend recorded or records
+        them.
 
-        None if the batch is too large to gain by it, or needs what a recording leaves out.
+        None if a batch is too large to gain by it, or needs what a recording leaves out.
         """
         assert self.backend.replays is not None
-        if not batch.recordable:
+        if not all(job.recordable and batch.recordable for job, batch in parts):
             return None
-        inputs = job.inputs(replace(batch, device=HOST), self.backend)
-        if self.network.requires or inputs.needs:
+        inputs = [job.inputs(replace(batch, device=HOST), self.backend) for job, batch in parts]
+        if self.network.requires or any(x.needs for x in inputs):
             return None
         b = Backbones.from_structures(structures, HOST)
+        steps = [
+            _Step(job.compute, batch, type(x).of, len(x.tensors()), job.fetched)
+            for (job, batch), x in zip(parts, inputs, strict=True)
+        ]
         with self._computing():
-            return self.backend.replays(
-                (job.compute.__name__, *batch.key),
-                _whole(self.backend, job.compute, batch, type(inputs).of),
-                (b.coords, b.residue_index, b.chain, *inputs.tensors()),
-                job.fetched,
-            )
+            outputs = iter(self.backend.replays(
+                tuple((job.compute.__name__, *batch.key) for job, batch in parts),
+                _whole(self.backend, steps),
+                (b.coords, b.residue_index, b.chain, *(t for x in inputs for t in x.tensors())),
+                sum(job.fetched for job, _ in parts),
+            ))  # fmt: skip
+        fetched = [tuple(islice(outputs, job.fetched)) for job, _ in parts]
+        return [
+            first + tuple(islice(outputs, job.outputs - job.fetched))
+            for first, (job, _) in zip(fetched, parts, strict=True)
+        ]
 
     def _kept(self, outputs: tuple[Tensor, ...], fetched: int) -> tuple[Tensor, ...]:
         """The outputs; where half of the device's memory is in use, all of them on the host."""
@@ -144,13 +176,35 @@ class Executor:
                     yield
 
 
-def _whole(backend: Backend, compute: Compute, batch: Batch, inputs_of: Any) -> Any:
-    """Encoding and computing a batch, as one function of tensors. It holds no data of a job."""
+class _Step(NamedTuple):
+    """A batch of a recording, and how to compute it: from so many tensors, which `inputs_of` makes
+    inputs of again; so many of its outputs are fetched."""
+
+    compute: Compute
+    batch: Batch
+    inputs_of: Any
+    tensors: int
+    fetched: int
+
+
+def _whole(backend: Backend, steps: list[_Step]) -> Any:
+    """Encoding and computing batches, as one function of tensors. It holds no data of a job.
+
+    The outputs that are fetched come first, those of all steps.
+    """
 
     def whole(coords: Tensor, residue_index: Tensor, chain: Tensor, *tensors: Tensor) -> Any:
-        backbones = Backbones(coords, residue_index, chain, batch.offsets)
+        backbones = Backbones(coords, residue_index, chain, steps[0].batch.offsets)
         encoding = encoded(backend, backbones)
-        return compute(backend, batch, encoding, inputs_of(*tensors))
+        given = iter(tensors)
+        fetched: list[Tensor] = []
+        others: list[Tensor] = []
+        for step in steps:
+            inputs = step.inputs_of(*islice(given, step.tensors))
+            outputs = step.compute(backend, step.batch, encoding, inputs)
+            fetched += outputs[: step.fetched]
+            others += outputs[step.fetched :]
+        return (*fetched, *others)
 
     return whole
 

@@ -1,4 +1,4 @@
-"""The two jobs that a batch can do: sample residues, or decode given ones.
+"""The jobs that a batch can do: sample residues, decode given ones, or score them.
 
 A job is an object with its arguments. For each batch it prepares named inputs, tensors on a device;
 then one function computes the batch from an encoding and those inputs alone, on the device alone,
@@ -19,7 +19,12 @@ from torch import Tensor
 
 from mpnn_core.backends.contract import Backend
 from mpnn_core.constants import ALPHABET, LETTERS
-from mpnn_core.design.arguments import DecodeArguments, DesignArguments, temperatures_of
+from mpnn_core.design.arguments import (
+    DecodeArguments,
+    DesignArguments,
+    ScoreArguments,
+    temperatures_of,
+)
 from mpnn_core.design.batches import Batch
 from mpnn_core.network.graph import upload
 from mpnn_core.sampling.noise import ORDER, RESIDUE, half_normal
@@ -50,6 +55,10 @@ class Job(Protocol):
         """Whether `compute` depends on the shapes of its inputs and of the batch alone."""
 
     @property
+    def outputs(self) -> int:
+        """How many tensors `compute` gives."""
+
+    @property
     def fetched(self) -> int:
         """So many of the outputs, the first ones, are wanted on the host at once."""
 
@@ -61,7 +70,7 @@ class Job(Protocol):
         """
 
     def inputs(self, batch: Batch, backend: Backend) -> Any:
-        """What `compute` is given of this batch: `SampleInputs` or `DecodeInputs`."""
+        """What `compute` is given of this batch: `SampleInputs`, for example."""
 
 
 class SampleInputs(NamedTuple):
@@ -69,7 +78,8 @@ class SampleInputs(NamedTuple):
 
     Attributes
     ----------
-    keys : (1 + sequences,) int64, the seed and the number of every sequence
+    keys : (1 + 2 sequences,) int64, the seed, the number of every sequence, and the digest of its
+        structure (`noise.digest`)
     tokens : (N,) int64, the native residues of the nodes
     designed : (N,) bool, over the nodes
     designed_positions : bool, over the positions of the group's structures
@@ -133,6 +143,7 @@ class Sampling:
 
     arguments: DesignArguments
     letters: Tensor
+    outputs: ClassVar[int] = len(Sampled._fields)
     fetched: ClassVar[int] = 2
 
     @property
@@ -164,7 +175,8 @@ class Sampling:
     def inputs(self, batch: Batch, backend: Backend) -> SampleInputs:
         a = self.arguments
         numbers = [np.arange(first, first + count) for _, first, count in batch.runs]
-        keys = upload(np.concatenate([[a.seed], *numbers]), batch.wide)
+        digests = [np.full(count, a.digests[s]) for s, _, count in batch.runs]
+        keys = upload(np.concatenate([[a.seed], *numbers, *digests]), batch.wide)
         designed = batch.of_positions([r.designed for r in a.constraints])
         order = None
         if any(a.orders[s] is not None or a.constraints[s].groups for s in batch.group):
@@ -266,7 +278,7 @@ def sampled(
         designed,
     )
     log_probs = samples.logits.log_softmax(-1)
-    nll = -log_probs.gather(1, samples.tokens[:, None])[:, 0]
+    nll = nll_of(log_probs, samples.tokens)
     totals = [nll * designed, nll, designed & (samples.tokens == native)]
     return Sampled(
         letters[samples.tokens],
@@ -275,6 +287,11 @@ def sampled(
         samples.probabilities,
         order,
     )
+
+
+def nll_of(log_probs: Tensor, tokens: Tensor) -> Tensor:
+    """Negative log-probability of the residue of every row: (M, 21), (M,) -> (M,)."""
+    return -log_probs.gather(1, tokens[:, None])[:, 0]
 
 
 def of_rows(distribution: Distribution, nodes: Tensor) -> Distribution:
@@ -323,6 +340,7 @@ class Decoding:
 
     arguments: DecodeArguments
     recordable: ClassVar[bool] = True
+    outputs: ClassVar[int] = 1
     fetched: ClassVar[int] = 1
 
     @property
@@ -339,10 +357,16 @@ class Decoding:
         return decoded
 
     def inputs(self, batch: Batch, backend: Backend) -> DecodeInputs:
-        def of_rows(values: list[NDArray[np.int64]]) -> Tensor:
-            return batch.of_rows(values[s][i % len(values[s])] for s, i in batch.sequences)
+        return decode_inputs(self.arguments, batch)
 
-        return DecodeInputs(of_rows(self.arguments.tokens), of_rows(self.arguments.ranks))
+
+def decode_inputs(arguments: DecodeArguments | ScoreArguments, batch: Batch) -> DecodeInputs:
+    """What a batch decodes; one sequence or a few orders of a structure are taken in turn."""
+
+    def of_rows(values: list[NDArray[np.int64]]) -> Tensor:
+        return batch.of_rows(values[s][i % len(values[s])] for s, i in batch.sequences)
+
+    return DecodeInputs(of_rows(arguments.tokens), of_rows(arguments.ranks))
 
 
 def decoded(
@@ -352,3 +376,57 @@ def decoded(
     copies = batch.copies(encoding.graph)
     logits = backend.decode(encoding, copies, inputs.tokens, inputs.rank)
     return (logits.log_softmax(-1),)
+
+
+class ScoreInputs(NamedTuple):
+    """As `DecodeInputs`, and `designed` (N,) bool, over the nodes: what a score counts."""
+
+    tokens: Tensor
+    rank: Tensor
+    designed: Tensor
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset()
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return tuple(self)
+
+    @classmethod
+    def of(cls, tokens: Tensor, rank: Tensor, designed: Tensor) -> ScoreInputs:
+        """The inputs that `tensors` gave."""
+        return cls(tokens, rank, designed)
+
+
+@dataclass(frozen=True, eq=False)
+class Scoring:
+    """Negative log-probabilities of given sequences, added up where they are computed."""
+
+    arguments: ScoreArguments
+    recordable: ClassVar[bool] = True
+    outputs: ClassVar[int] = 1
+    fetched: ClassVar[int] = 1
+
+    @property
+    def structures(self) -> list[Structure]:
+        return self.arguments.structures
+
+    @property
+    def counts(self) -> list[int]:
+        return list(map(len, self.arguments.tokens))
+
+    @property
+    def compute(self) -> Compute:
+        return scored
+
+    def inputs(self, batch: Batch, backend: Backend) -> ScoreInputs:
+        designed = batch.of_nodes(self.arguments.designed)
+        return ScoreInputs(*decode_inputs(self.arguments, batch), designed)
+
+
+def scored(backend: Backend, batch: Batch, encoding: Any, inputs: ScoreInputs) -> tuple[Tensor]:
+    """Negative log-probabilities of a batch, of the designed rows and of all: (sequences, 2)."""
+    copies = batch.copies(encoding.graph)
+    logits = backend.decode(encoding, copies, inputs.tokens, inputs.rank)
+    nll = nll_of(logits.log_softmax(-1), inputs.tokens)
+    return (batch.sums(torch.stack([nll * inputs.designed[copies.nodes], nll], 1)),)

@@ -2,32 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from mpnn_core.backends.contract import Backend
 from mpnn_core.backends.registry import find_backend
 from mpnn_core.design.arguments import (
     DecodeArguments,
+    DesignArguments,
+    ScoreArguments,
     Temperature,
+    checked_temperature,
     decode_arguments,
     design_arguments,
     listed,
-    tokens_of,
+    score_arguments,
+    temperatures_of,
 )
+from mpnn_core.design.batches import Batch
 from mpnn_core.design.execution import Executor
-from mpnn_core.design.jobs import Decoding, Sampled, Sampling
-from mpnn_core.design.results import Scores, design_results, log_prob_results, mean_nll
+from mpnn_core.design.jobs import Decoding, Job, Sampled, Sampling, Scoring
+from mpnn_core.design.results import (
+    Designs,
+    Scores,
+    design_results,
+    log_prob_results,
+    score_results,
+)
 from mpnn_core.network.checkpoints import load_network, resolve
 from mpnn_core.network.families import PACKAGED
 from mpnn_core.network.mpnn import MPNN
 from mpnn_core.network.variants import Variant, find_variant
 from mpnn_core.sampling.constraints import Constraints
-from mpnn_core.sampling.orders import drawn_orders
 from mpnn_core.structures.structure import Structure
 
 
@@ -77,6 +90,7 @@ class Model:
         seed: int | None = None,
         constraints: Constraints | Sequence[Constraints] | None = None,
         decoding_order: Any = None,
+        common_random_numbers: bool = False,
     ) -> Any:
         """Sample sequences for backbones, as the original's `sample`.
 
@@ -86,13 +100,17 @@ class Model:
         num_sequences : sequences per structure
         temperature : divides the logits; 0 takes the likeliest residue. One number, or what
             broadcasts to (n, L): (L,) per position, (n, 1) per sequence
-        seed : 0 to 2**63 - 1; None draws one, which the result names. A sequence depends on the
-            seed and its own index alone, not on what is designed beside it.
+        seed : 0 to 2**63 - 1; None draws one, which the result names. The random numbers of a
+            sequence depend on the seed, its own index and its backbone alone, not on names or on
+            what is designed beside it.
         constraints : what may change, and to what; one for all structures, or one each
         decoding_order : (L,) or (n, L) positions as decoded; None draws one per sequence, fixed
             positions mostly first, as the original does. For a list of structures, a list.
             "coloured" draws orders of about half the levels, for all structures: not the
             original's distribution over orders (docs/explanation/engine.md says what that changes)
+        common_random_numbers : whether all structures share their random numbers and orders,
+            position by position, so that similar ones can be compared under the same draws.
+            Otherwise each has its own, however alike two are
 
         Returns
         -------
@@ -107,12 +125,72 @@ class Model:
         """
         arguments = design_arguments(
             structures, num_sequences, temperature, seed, constraints, decoding_order,
-            self.network.neighbours,
+            self.network.neighbours, common_random_numbers,
         )  # fmt: skip
         job = Sampling(arguments, self.executor.letters)
-        batches = [(batch, Sampled(*outputs)) for batch, outputs in self.executor.run(job)]
+        batches = [(batch, Sampled(*outputs)) for _, batch, outputs in self.executor.run(job)]
         designs = design_results(arguments, batches, temperature, self.name, self.executor.blank)
         return designs[0] if isinstance(structures, Structure) else designs
+
+    def design_and_score(
+        self,
+        structures: Sequence[Structure],
+        num_sequences: int = 1,
+        temperatures: Sequence[Temperature] = (0.1,),
+        seed: int | None = None,
+        constraints: Constraints | Sequence[Constraints] | None = None,
+        decoding_order: Any = None,
+        common_random_numbers: bool = False,
+    ) -> Iterator[tuple[list[Designs], Scores]]:
+        """Designs at several temperatures, and the score of the native sequence, one structure
+        after the other.
+
+        Of each structure, what `design` gives at each of the `temperatures`, and what `score` gives
+        of its own sequence under one order; the structure is encoded once for all of that. Results
+        come as soon as they are computed; arguments are those of `design`, and are checked before
+        anything is.
+        """
+        first, *others = temperatures
+        arguments = design_arguments(
+            structures, num_sequences, first, seed, constraints, decoding_order,
+            self.network.neighbours, common_random_numbers,
+        )  # fmt: skip
+        designs = [arguments]
+        for temperature in others:
+            checked = checked_temperature(temperature)
+            for structure in arguments.structures:
+                temperatures_of(structure, checked, num_sequences)
+            designs.append(arguments._replace(temperature=checked))
+        native = score_arguments(
+            arguments.structures, [None] * len(arguments.structures),
+            [r.designed for r in arguments.constraints], 1, arguments.seed, common_random_numbers,
+        )  # fmt: skip
+        return self._each(designs, temperatures, native)
+
+    def _each(
+        self,
+        designs: Sequence[DesignArguments],
+        temperatures: Sequence[Temperature],
+        native: ScoreArguments,
+    ) -> Iterator[tuple[list[Designs], Scores]]:
+        """What `design_and_score` gives, from its arguments."""
+        sampling = [Sampling(arguments, self.executor.letters) for arguments in designs]
+        scoring = Scoring(native)
+        for together in self.executor.by_group(*sampling, scoring):
+            batches: dict[Job, list[tuple[Batch, tuple[Tensor, ...]]]] = defaultdict(list)
+            for job, batch, outputs in together:
+                batches[job].append((batch, outputs))
+            by_temperature = [
+                design_results(
+                    job.arguments,
+                    [(batch, Sampled(*outputs)) for batch, outputs in batches[job]],
+                    temperature, self.name, self.executor.blank,
+                )
+                for job, temperature in zip(sampling, temperatures, strict=True)
+            ]  # fmt: skip
+            scores = score_results(native, batches[scoring])
+            for *at, score in zip(*by_temperature, scores, strict=True):
+                yield at, score
 
     def log_probs(
         self,
@@ -120,6 +198,7 @@ class Model:
         sequences: Any = None,
         decoding_order: Any = None,
         seed: int = 0,
+        common_random_numbers: bool = False,
     ) -> Any:
         """Teacher-forced log-probabilities, as the original's `forward`.
 
@@ -130,6 +209,7 @@ class Model:
             sequence. For a list of structures, a list with one such entry each.
         decoding_order : (L,) or (n, L) positions as decoded; None draws one per sequence from
             `seed`. For a list of structures, a list with one such entry each.
+        seed, common_random_numbers : of the orders that are drawn, as in `design`
 
         Returns
         -------
@@ -140,10 +220,13 @@ class Model:
         ------
         ValueError
             A sequence or an order does not fit its structure; the message names both.
+        MemoryError
+            The results would be larger than memory.
         """
-        arguments = decode_arguments(structures, sequences, decoding_order, seed)
-        job = Decoding(arguments)
-        log_probs = log_prob_results(job, self.executor.run(job), self.executor.blank)
+        arguments = decode_arguments(
+            structures, sequences, decoding_order, seed, common_random_numbers
+        )
+        log_probs = self._decoded(arguments)
         return log_probs[0] if isinstance(structures, Structure) else log_probs
 
     def unconditional_log_probs(self, structures: Structure | Sequence[Structure]) -> Any:
@@ -153,9 +236,14 @@ class Model:
         """
         items = listed(structures)
         unseen = [np.zeros((1, len(s)), np.int64) for s in items]  # of equal rank
-        job = Decoding(DecodeArguments(items, [s.tokens[None] for s in items], unseen))
-        log_probs = log_prob_results(job, self.executor.run(job), self.executor.blank)
+        arguments = DecodeArguments(items, [s.tokens[None] for s in items], unseen)
+        log_probs = self._decoded(arguments)
         return log_probs[0][0] if isinstance(structures, Structure) else [lp[0] for lp in log_probs]
+
+    def _decoded(self, arguments: DecodeArguments) -> list[NDArray[np.float32]]:
+        job = Decoding(arguments)
+        batches = ((batch, outputs) for _, batch, outputs in self.executor.run(job))
+        return log_prob_results(job, batches, self.executor.blank)
 
     def score(
         self,
@@ -164,22 +252,22 @@ class Model:
         constraints: Constraints | None = None,
         num_orders: int = 1,
         seed: int = 0,
+        common_random_numbers: bool = False,
     ) -> Scores:
         """How well sequences fit a backbone: mean negative log-probabilities, lower is better.
 
         Each of the n sequences is scored under the same `num_orders` random decoding orders, drawn
-        from `seed`. `score` counts the positions that `constraints` would design, `global_score`
-        all with a complete backbone; (n, num_orders) each.
+        from `seed` for this structure, or for all structures with `common_random_numbers`. The
+        structure is encoded once. `score` counts the positions that `constraints` would design,
+        `global_score` all with a complete backbone; (n, num_orders) each. Raises what `log_probs`
+        raises.
         """
-        tokens = tokens_of(structure, sequences)
         designed = (constraints or Constraints()).designed(structure)
-        orders = drawn_orders(seed, num_orders, designed)
-        score, global_score = [], []
-        for row in tokens:
-            lp = self.log_probs(structure, np.repeat(row[None], num_orders, 0), orders)
-            score.append(mean_nll(lp, row, designed))
-            global_score.append(mean_nll(lp, row, structure.mask))
-        return Scores(np.stack(score), np.stack(global_score))
+        arguments = score_arguments(
+            [structure], [sequences], [designed], num_orders, seed, common_random_numbers
+        )
+        batches = [(batch, sums) for _, batch, sums in self.executor.run(Scoring(arguments))]
+        return score_results(arguments, batches)[0]
 
 
 def load_model(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mpnn_core.constants import LETTERS
-from mpnn_core.design.arguments import DesignArguments, Temperature
+from mpnn_core.design.arguments import DesignArguments, ScoreArguments, Temperature
 from mpnn_core.design.batches import Batch
 from mpnn_core.design.jobs import ASCII, Decoding, Sampled
 from mpnn_core.structures.fasta import chain_sequences, title_line
@@ -129,32 +130,21 @@ class OnDevice:
         return whole
 
 
-def mean_nll(
-    log_probs: NDArray[np.float32], tokens: NDArray[np.int64], mask: NDArray[np.bool_]
-) -> NDArray[np.float32]:
-    """Mean negative log-probability of tokens (n, L) or (L,) over a mask (L,): (n,) float32."""
-    picked = np.take_along_axis(
-        log_probs, np.broadcast_to(tokens, log_probs.shape[:2])[..., None], -1
-    )
-    mean: NDArray[np.float32] = -picked[:, mask, 0].mean(1, dtype=np.float64).astype(np.float32)
-    return mean
-
-
 def design_results(
     arguments: DesignArguments,
-    batches: Sequence[tuple[Batch, Sampled]],
+    batches: Iterable[tuple[Batch, Sampled]],
     temperature: Temperature,
     model_name: str,
     blank: NDArray[np.float32],
 ) -> list[Designs]:
-    """The designs of every structure, from what the batches gave.
+    """The designs of every structure that the batches hold, from what they gave.
 
     `blank` (21,) is what a residue that is no node gets for its log-probabilities.
     """
     structures = arguments.structures
-    letters: list[list[NDArray[np.uint8]]] = [[] for _ in structures]
-    sums: list[list[NDArray[np.float64]]] = [[] for _ in structures]
-    parts: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in structures]
+    letters: defaultdict[int, list[NDArray[np.uint8]]] = defaultdict(list)
+    sums: defaultdict[int, list[NDArray[np.float64]]] = defaultdict(list)
+    parts: defaultdict[int, list[tuple[Tensor, Tensor, Tensor]]] = defaultdict(list)
     for batch, sampled in batches:
         rows, totals = sampled.letters.cpu().numpy(), sampled.sums.cpu().numpy()
         row = position = sequence = 0
@@ -168,7 +158,8 @@ def design_results(
             ))  # fmt: skip
             row, position, sequence = row + m, position + p, sequence + count
     designs = []
-    for s, structure in enumerate(structures):
+    for s in letters:
+        structure = structures[s]
         nll, global_nll, recovered = np.concatenate(sums[s]).T
         constraints = arguments.constraints[s]
         count = constraints.designed.sum()
@@ -203,6 +194,26 @@ def log_prob_results(
         for (s, i), part in zip(batch.sequences, parts, strict=True):
             log_probs[s][i, structures[s].mask] = part
     return log_probs
+
+
+def score_results(
+    arguments: ScoreArguments, batches: Iterable[tuple[Batch, tuple[Tensor, ...]]]
+) -> list[Scores]:
+    """The scores of every structure that the batches hold, from what they gave."""
+    sums: defaultdict[int, list[NDArray[np.float64]]] = defaultdict(list)
+    for batch, (totals,) in batches:
+        of_sequences = totals.cpu().numpy()
+        sequence = 0
+        for s, _, count in batch.runs:
+            sums[s].append(of_sequences[sequence : sequence + count])
+            sequence += count
+    scores = []
+    for s, of_structure in sums.items():
+        counted = arguments.designed[s].sum(), arguments.structures[s].mask.sum()
+        means = (np.concatenate(of_structure) / counted).astype(np.float32)
+        by_order = means.reshape(-1, arguments.num_orders, 2)
+        scores.append(Scores(by_order[..., 0], by_order[..., 1]))
+    return scores
 
 
 def _sequences(structure: Structure, letters: NDArray[np.uint8]) -> list[str]:

@@ -1,28 +1,59 @@
-"""Random numbers, keyed by seed, sequence and position.
+"""Random numbers, keyed by seed, structure, sequence and position.
 
-Never by step, batch or device: a sequence is the same whatever is designed beside it.
+Never by step, batch or device: a sequence is the same whatever is designed beside it. Two
+structures have independent numbers, however alike they are, so that the chance in each averages out
+over many; `COMMON` gives all of them the same numbers on purpose.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from hashlib import blake2b
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mpnn_core.structures.structure import Structure
+
 # What the random numbers are for: each use has its own stream of them.
 ORDER, RESIDUE, COLOUR = 0, 1, 2
 
+# The digest of every structure where all have the same random numbers.
+COMMON = 0
 
-def order_noise(seed: int, sequence: int, length: int) -> np.ndarray:
+
+def digest(structure: Structure) -> int:
+    """63 bits that name a structure in the key of its random numbers.
+
+    They are a hash of what the network is given of it: which residues are complete, their
+    coordinates as float32, which of them share a chain, and their offsets within the chain. So no
+    name, no letter and no number of a file enters, and every machine has the same digest.
+    """
+    complete = structure.mask
+    _, first, chain = np.unique(
+        structure.chain_numbers[complete], return_index=True, return_inverse=True
+    )
+    index = structure.residue_index[complete]
+    hashed = blake2b(digest_size=8)
+    for values, dtype in (
+        (complete, "u1"),
+        (structure.coords[complete] + np.float32(0), "<f4"),  # -0 is 0
+        (first[chain], "<i8"),
+        (index - index[first[chain]], "<i8"),
+    ):
+        hashed.update(np.ascontiguousarray(values, dtype).tobytes())
+    return int.from_bytes(hashed.digest(), "little") >> 1
+
+
+def order_noise(seed: int, sequence: int, length: int, digest: int = COMMON) -> np.ndarray:
     """|z| of a standard normal z per position, for the decoding order: (length,) float64."""
-    return half_normal(torch.from_numpy(_philox(seed, sequence, ORDER, length))).numpy()
+    return half_normal(torch.from_numpy(_philox(seed, digest, sequence, ORDER, length))).numpy()
 
 
-def residue_noise(seed: int, sequence: int, length: int) -> np.ndarray:
+def residue_noise(seed: int, sequence: int, length: int, digest: int = COMMON) -> np.ndarray:
     """The uniform number in [0, 1) that draws each position's residue: (length,) float64."""
-    return _philox(seed, sequence, RESIDUE, length)
+    return _philox(seed, digest, sequence, RESIDUE, length)
 
 
 def half_normal(uniform: Tensor) -> Tensor:
@@ -31,23 +62,29 @@ def half_normal(uniform: Tensor) -> Tensor:
 
 
 def uniform_numbers(
-    seed: int, stream: int, sequences: Sequence[int], lengths: Sequence[int]
+    seed: int,
+    stream: int,
+    sequences: Sequence[int],
+    lengths: Sequence[int],
+    digests: Sequence[int],
 ) -> np.ndarray:
     """The uniform numbers in [0, 1) of many sequences, end to end: (sum of lengths,) float64.
 
     `Backend.uniforms` draws the same bits on a device.
     """
-    longest: dict[int, int] = {}
-    for i, L in zip(sequences, lengths, strict=True):
-        longest[i] = max(L, longest.get(i, 0))
+    names = list(zip(digests, sequences, strict=True))
+    longest: dict[tuple[int, int], int] = {}
+    for name, L in zip(names, lengths, strict=True):
+        longest[name] = max(L, longest.get(name, 0))
     # Keyed by position, so a shorter sequence has the first numbers of a longer one.
-    drawn = {i: _philox(seed, i, stream, L) for i, L in longest.items()}
-    return np.concatenate([drawn[i][:L] for i, L in zip(sequences, lengths, strict=True)])
+    drawn = {name: _philox(seed, *name, stream, L) for name, L in longest.items()}
+    return np.concatenate([drawn[name][:L] for name, L in zip(names, lengths, strict=True)])
 
 
-def _philox(seed: int, sequence: int, stream: int, length: int) -> np.ndarray:
+def _philox(seed: int, digest: int, sequence: int, stream: int, length: int) -> np.ndarray:
     """The uniform numbers in [0, 1) of one sequence and use: (length,) float64."""
-    # Philox is a counter-based generator: the key names the sequence, the counter the position.
-    counter = np.array([0, 0, 0, stream], dtype=np.uint64)
+    # Philox is a counter-based generator: a bijection of key and counter, and all words of both
+    # name what a number is for. The first word of the counter is the position.
+    counter = np.array([0, digest, 0, stream], dtype=np.uint64)
     key = np.array([seed, sequence], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(counter=counter, key=key)).random(length)

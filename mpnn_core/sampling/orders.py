@@ -110,16 +110,16 @@ def visit_groups(order: np.ndarray, groups: Sequence[Sequence[int]]) -> np.ndarr
 COLOURED = "coloured"
 
 
-def drawn_orders(seed: int, n: int, designed: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """The original's random orders of n sequences: (n, L)."""
+def drawn_orders(seed: int, n: int, designed: NDArray[np.bool_], digest: int) -> NDArray[np.int64]:
+    """The original's random orders of n sequences: (n, L); `digest` as in `noise.digest`."""
     L = len(designed)
-    return np.stack([draw_order(order_noise(seed, i, L), designed) for i in range(n)])
+    return np.stack([draw_order(order_noise(seed, i, L, digest), designed) for i in range(n)])
 
 
 def coloured_orders(
-    structure: Structure, resolved: Resolved, neighbours: int, n: int, seed: int
+    structure: Structure, resolved: Resolved, neighbours: int, n: int, seed: int, digest: int
 ) -> NDArray[np.int64]:
-    """Random orders of few levels, for n sequences: (n, L)."""
+    """Random orders of few levels, for n sequences: (n, L); `digest` as in `noise.digest`."""
     graph = nearest_neighbours(Backbones.from_structures([structure]), neighbours)
     complete = np.flatnonzero(structure.mask)
     neighbours_of = np.column_stack([complete, complete[graph.neighbours.numpy()]])
@@ -127,8 +127,8 @@ def coloured_orders(
     linked, group = links(neighbours_of, L, [list(tied) for tied in resolved.groups])
     return np.stack([
         draw_coloured_order(
-            uniform_numbers(seed, ORDER, [i], [L]),
-            uniform_numbers(seed, COLOUR, [i], [L]),
+            uniform_numbers(seed, ORDER, [i], [L], [digest]),
+            uniform_numbers(seed, COLOUR, [i], [L], [digest]),
             resolved.designed, linked, group,
         )
         for i in range(n)

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from mpnn_core.constants import ALPHABET, AMINO_ACIDS
 from mpnn_core.design.model import Model
 from mpnn_core.gate.intervals import ERROR, Interval, paired_mean
-from mpnn_core.sampling.noise import order_noise
-from mpnn_core.sampling.orders import draw_order
+from mpnn_core.sampling.noise import digest
+from mpnn_core.sampling.orders import drawn_orders
 from mpnn_core.structures.structure import Structure
 from mpnn_core.training.corpus import Corpus, CorpusError, batched, read_corpus
 from mpnn_core.training.metrics import (
@@ -79,10 +79,7 @@ def teacher_forced(
     """
     log_probs: list[NDArray[np.float32]] = []
     for batch in batched(structures, num_orders):
-        orders = [
-            [draw_order(order_noise(seed, i, len(s)), s.mask) for i in range(num_orders)]
-            for s in batch
-        ]
+        orders = [drawn_orders(seed, num_orders, s.mask, digest(s)) for s in batch]
         log_probs += model.log_probs(batch, decoding_order=orders)
         advance(len(batch))
     return log_probs

@@ -43,13 +43,22 @@ def by_structure(
     return np.stack([metric(*row) for row in zip(structures, *predictions, strict=True)])
 
 
+def recovered(logits: Any, native: Any) -> Any:
+    """Where the likeliest of all 21 letters is the native one: (..., 21), (...) -> (...) bool.
+
+    The one definition of teacher-forced recovery, for tensors and arrays. X counts as a letter: a
+    network that finds it likeliest has not recovered the residue.
+    """
+    return logits.argmax(-1) == native
+
+
 def recovery(
     structure: Structure,
     log_probs: NDArray[np.float32],
     members: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float64]:
     """Teacher-forced recovery, of all residues or of `members` (L,), from (n, L, 21): (n,)."""
-    return _mean(structure, log_probs.argmax(-1) == structure.tokens, members)
+    return _mean(structure, recovered(log_probs, structure.tokens), members)
 
 
 def designed_recovery(structure: Structure, designs: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -35,6 +35,7 @@ from mpnn_core.network.variants import find_variant
 from mpnn_core.structures.files import write_atomically
 from mpnn_core.training.corpus import Corpus
 from mpnn_core.training.lessons import Minibatch, ResidentCorpus, whole_structures
+from mpnn_core.training.metrics import recovered
 from mpnn_core.training.recipes import DistillError, Lessons, Recipe
 from mpnn_core.training.step import TrainingStep
 from mpnn_core.training.students import Student
@@ -178,8 +179,8 @@ class Run:
 
         Returns
         -------
-        Teacher-forced recovery of teacher and students, and the students' KL divergence from the
-        teacher in nats per residue; both are means over structures.
+        Teacher-forced recovery of teacher and students, as `metrics.recovery` defines it, and the
+        students' KL divergence from it in nats per residue; both are means over structures.
         """
         assert self.validation is not None
         corpus = self.validation
@@ -206,7 +207,11 @@ class Run:
                 taught = log_probs if taught is None else taught
                 by_residue[name][minibatch.rows] = torch.stack(
                     [
-                        (logits[:, :UNKNOWN].argmax(-1) == minibatch.native).float(),
+                        torch.where(
+                            minibatch.native == UNKNOWN,
+                            torch.nan,
+                            recovered(logits, minibatch.native).float(),
+                        ),
                         (taught.exp() * (taught - log_probs)).sum(-1),
                     ],
                     1,
@@ -214,7 +219,9 @@ class Run:
         for student, weights in zip(self.students, trained, strict=True):
             student.weights.copy_(weights)
         means = {
-            name: torch.stack([s.mean(0) for s in values[:-1].cpu().split(sizes.tolist())]).mean(0)
+            name: torch.stack(
+                [s.nanmean(0) for s in values[:-1].cpu().split(sizes.tolist())]
+            ).nanmean(0)
             for name, values in by_residue.items()
         }
         recovery = {name: float(mean[0]) for name, mean in means.items()}

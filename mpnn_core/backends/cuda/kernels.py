@@ -639,15 +639,18 @@ def philox_uniforms(drawn, keys, starts, stream, BLOCK: tl.constexpr):
     """`noise.uniform_numbers` bit for bit: numpy's Philox4x64-10, four numbers of a counter.
 
     Program (s, p): BLOCK positions, from the p-th BLOCK on, of the s-th sequence. keys are the
-    seed and the sequences.
+    seed, the number of every sequence, and the digest of its structure.
     """
     first = tl.load(starts + tl.program_id(0))
     length = tl.load(starts + tl.program_id(0) + 1) - first
     position = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     zero = tl.zeros((BLOCK,), tl.uint64)
-    a, b, c, d = zero + (position // 4 + 1).to(tl.uint64), zero, zero, zero + stream.to(tl.uint64)
+    sequence = keys + 1 + tl.program_id(0)
+    digest = tl.load(sequence + tl.num_programs(0))
+    a, b = zero + (position // 4 + 1).to(tl.uint64), zero + digest.to(tl.uint64)
+    c, d = zero, zero + stream.to(tl.uint64)
     key0 = zero + tl.load(keys).to(tl.uint64)
-    key1 = zero + tl.load(keys + 1 + tl.program_id(0)).to(tl.uint64)
+    key1 = zero + tl.load(sequence).to(tl.uint64)
     for _ in tl.static_range(10):
         a, b, c, d = philox_round(a, b, c, d, key0, key1)
         key0 += tl.full((BLOCK,), 0x9E3779B97F4A7C15, tl.uint64)
