@@ -18,8 +18,8 @@ from mpnn_core.sampling.labels import (
     Positions,
     Span,
     chains_named,
+    divided,
     label,
-    listed,
     positions,
     span,
     split_chains,
@@ -308,15 +308,15 @@ def letter_index(letter: str) -> int:
 
 def _rows(structure: Structure, selection: Positions | Iterable[Positions]) -> list[int]:
     """The positions of several labels."""
-    return [i for part in listed(selection) for i in positions(structure, part)]
+    return [i for part in divided(selection) for i in positions(structure, part)]
 
 
 def _tied_positions(
     structure: Structure, tied: str | Sequence[Positions] | Mapping[Positions, float]
 ) -> list[dict[int, float]]:
     """The groups that one entry of `tied` states: one, or one for each residue of its ranges."""
-    weights = tied if isinstance(tied, Mapping) else dict.fromkeys(listed(tied), 1.0)
-    members = [(span(structure, at), w) for where, w in weights.items() for at in listed(where)]
+    weights = tied if isinstance(tied, Mapping) else dict.fromkeys(divided(tied), 1.0)
+    members = [(span(structure, at), w) for where, w in weights.items() for at in divided(where)]
     if all(len(found.positions) == 1 for found, _ in members):
         return [{found.positions[0]: weight for found, weight in members}]
     spans = [found for found, _ in members]

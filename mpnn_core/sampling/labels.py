@@ -47,13 +47,13 @@ class Span(NamedTuple):
     offsets: list[tuple[int, str]]
 
 
-def listed(selection: Positions | Iterable[Positions]) -> list[Positions]:
+def divided(selection: Positions | Iterable[Positions]) -> list[Positions]:
     """ "A10-20, B7" -> ["A10-20", "B7"]; in a list, each text is divided in the same way."""
     if isinstance(selection, str):
         return [part for part in re.split(r"[,\s]+", selection) if part]
     if isinstance(selection, int | np.integer):
         return [int(selection)]
-    return [part for item in selection for part in listed(item)]
+    return [part for item in selection for part in divided(item)]
 
 
 def positions(structure: Structure, selection: Positions) -> list[int]:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from mpnn_core.constants import BACKBONE, CA, C, N, O
 from mpnn_core.structures.atoms import Atoms, Say
 from mpnn_core.structures.names import TERMINAL_OXYGENS, own_names, residue_letters
-from mpnn_core.structures.structure import StructureError, listed, shown_chain
+from mpnn_core.structures.structure import StructureError, shown_chain, shown_items
 
 PEPTIDE_BOND = 2.0
 """Å. A C and an N nearer than this are bonded: the bond is 1.33, the closest contact above 2.5."""
@@ -147,7 +147,7 @@ def _amino_acids(atoms: Atoms, say: Say) -> dict[str, dict[int, list[Residue]]]:
     for chain, labels in copies.items():
         say(
             f"chain {shown_chain(chain)}: atoms that come twice in one place are read once: "
-            f"residue {listed(labels)}"
+            f"residue {shown_items(labels)}"
         )
     for molecules in found.values():
         for residues in molecules.values():
@@ -236,18 +236,18 @@ class _Runs:
         if seen:
             say(
                 "not part of a protein, and not seen by the network: "
-                + listed([f"{name} ({n})" if n > 1 else name for name, n in seen.items()])
+                + shown_items([f"{name} ({n})" if n > 1 else name for name, n in seen.items()])
             )
         unknown = sorted(set(self._names[self._backbone_alone].tolist()))
         if unknown:
-            say(f"amino acids that the wwPDB does not know are X: {listed(unknown)}")
+            say(f"amino acids that the wwPDB does not know are X: {shown_items(unknown)}")
         own = own_names()
         pairs = zip(
             self._names[self._amino].tolist(), self._letters[self._amino].tolist(), strict=True
         )
         parents = sorted({f"{name} as {a}" for name, a in pairs if name not in own and a != "X"})
         if parents:
-            say(f"modified residues are read as their parents: {listed(parents)}")
+            say(f"modified residues are read as their parents: {shown_items(parents)}")
 
     def residues(self) -> Iterator[tuple[str, Residue]]:
         """Every run of an amino acid and its chain; one with an atom twice comes in pieces."""
@@ -375,7 +375,7 @@ def _polymers(
     if ligands:
         say(
             f"chain {shown_chain(chain)}: amino acids that no peptide bond joins to the chain are "
-            f"ligands, and left out: {listed([f'{r.name} {r.label}' for r in ligands])}"
+            f"ligands, and left out: {shown_items([f'{r.name} {r.label}' for r in ligands])}"
         )
     return polymers
 

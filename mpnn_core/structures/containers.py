@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from mpnn_core.structures.files import read_bounded
-from mpnn_core.structures.structure import StructureError, StructureWarning, listed
+from mpnn_core.structures.structure import StructureError, StructureWarning, shown_items
 
 LARGEST = 2 << 30
 """Bytes of a file, packed or not: forty million atoms."""
@@ -72,7 +72,7 @@ def structure_files(folder: Path) -> list[Path]:
     others = [p.name for p in entries if p not in set(files)]
     if others:
         warnings.warn(
-            f"{folder}: no structure by its name, and left out: {listed(others)}; expected "
+            f"{folder}: no structure by its name, and left out: {shown_items(others)}; expected "
             f"{', '.join(SUFFIXES)}, or one of these and {', '.join(PACKED)}",
             StructureWarning,
             stacklevel=2,

@@ -25,8 +25,8 @@ from mpnn_core.structures.structure import (
     Structure,
     StructureError,
     StructureWarning,
-    listed,
     shown_chain,
+    shown_items,
 )
 
 SHORTEST_BOND, LONGEST_BOND = 0.5, 3.0
@@ -186,7 +186,7 @@ def _say_which_numbers_repeat(structure: Structure, say: Say) -> None:
         if repeated:
             say(
                 f"chain {shown_chain(chain)}: residue numbers repeat, so that they name no single "
-                f"residue: {listed(repeated)}"
+                f"residue: {shown_items(repeated)}"
             )
 
 
@@ -209,7 +209,7 @@ def _say_what_is_not_designed(structure: Structure, say: Say) -> None:
         say(
             f"chain {shown_chain(chain)}: {len(masked)} of {int(here.sum())} residues keep their "
             f"letters and are not designed, for their backbone is incomplete ({reasons}): "
-            f"{listed(structure.residue_numbers[masked].tolist())}"
+            f"{shown_items(structure.residue_numbers[masked].tolist())}"
         )
 
 
@@ -227,7 +227,7 @@ def _check_backbone(structure: Structure, say: Say) -> None:
         if not len(bad):
             continue
         complete = int((here & structure.mask).sum())
-        numbers = listed(structure.residue_numbers[bad].tolist())
+        numbers = shown_items(structure.residue_numbers[bad].tolist())
         sentence = (
             f"{len(bad)} of {complete} backbones are impossible: bonds N-CA, CA-C or C-O outside "
             f"{SHORTEST_BOND} to {LONGEST_BOND:g} Å, or two residues in one place: {numbers}"

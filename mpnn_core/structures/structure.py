@@ -39,7 +39,7 @@ LISTED = 8
 """How many items a sentence lists, before it counts the others."""
 
 
-def listed(items: Sequence[str]) -> str:
+def shown_items(items: Sequence[str]) -> str:
     """ "1, 2, 3", and how many more there are."""
     shown = ", ".join(items[:LISTED])
     return shown if len(items) <= LISTED else f"{shown} and {len(items) - LISTED} more"
