@@ -450,12 +450,12 @@ def test_what_is_not_designed_is_said_once_a_chain_with_the_reason(atom, reading
 def test_a_modified_residue_between_gaps_belongs_to_its_chain(number, reading):
     lines = [n for n in as_chain(residues(1, 20)) if abs(int(n[22:26]) - number) != 1]
     lines = [f"HETATM{n[6:17]}SEP{n[20:]}" if int(n[22:26]) == number else n for n in lines]
-    s, said = reading([*lines, "TER"])
-    if number == 20:  # nothing says that the last HETATM is no ligand
+    s, _ = reading([*lines, "TER"])
+    assert s.residue_numbers.tolist().count(str(number)) == 1
+    assert s.sequence[s.residue_numbers.tolist().index(str(number))] == "S"
+    if number == 20:  # without a TER after it, nothing says that it is no ligand
+        s, said = reading(lines)
         assert "SEP 20" in said and len(s) == 18
-    else:
-        assert s.residue_numbers.tolist().count(str(number)) == 1
-        assert s.sequence[s.residue_numbers.tolist().index(str(number))] == "S"
 
 
 def test_label_seq_id_says_that_a_modified_residue_is_of_its_chain(reading):

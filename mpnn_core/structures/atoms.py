@@ -7,14 +7,14 @@ that is no number, a record cut short) is checked for the atoms that count: `Ato
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mpnn_core.structures.names import residue_letters
+from mpnn_core.structures.names import letter_of_four, residue_letters
 from mpnn_core.structures.structure import StructureError
 
 Say = Callable[[str], None]
@@ -22,6 +22,14 @@ Say = Callable[[str], None]
 
 LARGEST_NUMBER = 10**9
 """Residue numbers lie between minus this and this."""
+
+
+class Molecule(NamedTuple):
+    """Atoms that a file keeps together."""
+
+    block: int  # how many END records stand before it
+    name: str  # the segment in PDB, the label_asym_id in mmCIF
+    ended: bool  # by a TER
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +41,7 @@ class Atoms:
     chain : (A,) bytes, as all text here: the author's chain id, " " where it is blank
     molecule : (A,) int64, equal for atoms that the file keeps together: between two TER or END
         records or changes of the segment in PDB, and with one label_asym_id in mmCIF
-    origins : of each molecule, what tells it apart for good. Molecules of one chain and one origin
-        are apart by a TER only, which some programs write at gaps of a chain as well
+    molecules : what is known of each molecule
     number : (A,) int64, the author's residue number
     icode : (A,) bytes, the insertion code, "" for none
     place : (A,) int64, the place in the chain's full sequence (label_seq_id), 0 where unknown
@@ -50,7 +57,7 @@ class Atoms:
 
     chain: NDArray[np.bytes_]
     molecule: NDArray[np.int64]
-    origins: Sequence[Hashable]
+    molecules: Sequence[Molecule]
     number: NDArray[np.int64]
     icode: NDArray[np.bytes_]
     place: NDArray[np.int64]
@@ -83,9 +90,10 @@ def read_atoms(text: str, say: Say) -> Atoms:
 
 
 def _is_mmcif(text: str) -> bool:
-    """Whether the first line that is no comment opens a data block."""
+    """Whether the first line that is no comment opens a data block, or a line is a tag of atoms."""
     first = _FIRST_WORD.match(text)
-    return first is not None and first[1].lower().startswith("data_")
+    opens = first is not None and first[1].lower().startswith("data_")
+    return opens or "\n_atom_site." in text[: 1 << 24].lower()
 
 
 _FIRST_WORD = re.compile(r"(?:\s+|#[^\n]*\n)*+(\S{0,6})")
@@ -111,7 +119,7 @@ def _pdb_atoms(text: str, say: Say) -> Atoms:
     return Atoms(
         chain,
         records.molecules,
-        records.origins,
+        records.of_molecules,
         flat.resnums.astype(np.int64),
         icode,
         np.zeros(A, np.int64),
@@ -137,7 +145,8 @@ WIDTH = 80
 
 _NAME, _CHAIN, _NUMBER = slice(17, 21), slice(21, 22), slice(22, 26)
 _RESIDUE = slice(17, 27)  # name, chain, number, insertion code
-_XYZ, _OCCUPANCY, _SEGMENT, _CHARGE = slice(30, 54), slice(54, 60), slice(72, 76), slice(78, 80)
+_BLANK, _XYZ, _OCCUPANCY = slice(27, 30), slice(30, 54), slice(54, 60)
+_SEGMENT, _CHARGE = slice(72, 76), slice(78, 80)
 
 
 class _Records:
@@ -146,7 +155,7 @@ class _Records:
     Attributes
     ----------
     lines : (A,) the number of each atom's line
-    molecules, origins : as in `Atoms`
+    molecules, of_molecules : `molecule` and `molecules` of `Atoms`
     """
 
     def __init__(self, text: str, say: Say) -> None:
@@ -155,10 +164,16 @@ class _Records:
         table = np.array(self._file, f"S{WIDTH}")  # a row a line, cut or filled with zeros
         kinds = table.astype("S6")
         head, three = kinds.astype("S4"), kinds.astype("S3")
-        every = np.flatnonzero((head == b"ATOM") | (head == b"HETA"))
+        every = _atom_lines(table, head)
+        if not len(every):  # in small letters?
+            kinds = np.char.upper(kinds)
+            head, three = kinds.astype("S4"), kinds.astype("S3")
+            every = _atom_lines(table, head)
         if not len(every):
+            first = next(line for line in text.split("\n") if line.strip())
             raise StructureError(
-                "not a structure: neither PDB atom records nor an mmCIF data block"
+                "not a structure: neither PDB atom records nor an mmCIF data block; it begins with "
+                f"{first[:60]!r}"
             )
         models, ends_of_models = np.flatnonzero(head == b"MODE"), np.flatnonzero(kinds == b"ENDMDL")
         ends = np.flatnonzero((three == b"END") & (kinds != b"ENDMDL"))
@@ -176,9 +191,10 @@ class _Records:
         self.lines = atoms + 1
         self._table = table[atoms].view(np.uint8).reshape(len(atoms), WIDTH)
         self._table[self._table == 0] = ord(" ")
-        self._check_lengths()
+        self._fill_occupancies()
         self._name_residues()
-        self._divide(np.searchsorted(dividers, atoms), np.searchsorted(ends, atoms))
+        count = int(np.searchsorted(dividers, last))
+        self._divide(np.searchsorted(dividers, atoms), np.searchsorted(ends, atoms), count)
 
     def _check_whole(
         self,
@@ -205,50 +221,48 @@ class _Records:
             )
         # A file may lack its last newline. Its last record is cut if all others are longer.
         last = self._file[-1]
-        cut = last in (b"A", b"AT", b"ATO", b"H", b"HE", b"HET", b"HETA", b"HETAT")
+        cut = bool(last) and (b"ATOM".startswith(last) or b"HETATM".startswith(last))
         if last.strip() and atoms[-1] == len(self._file) - 1:
             widths = [len(self._file[n].rstrip()) for n in atoms.tolist()]
             cut |= widths[-1] < min(widths[:-1], default=0)
         if cut:
             raise StructureError(
-                f"truncated: line {len(self._file)} is cut short: {last.decode()!r}"
+                f"truncated: line {len(self._file)} is cut short: {last.decode()!r}; fetch the "
+                "file again, or, if it is complete, add the end of its last line"
             )
 
-    def _check_lengths(self) -> None:
-        """Raise StructureError for a record cut within its coordinates; fill in occupancies."""
-        table = self._table
-        blank = (table[:, _OCCUPANCY] == ord(" ")).all(1)
-        for row in np.flatnonzero(blank & (table[:, _XYZ.stop - 1] == ord(" "))).tolist():
-            line = self._line(row)
-            if len(line.rstrip()) < _XYZ.stop:
-                raise StructureError(
-                    f"line {self.lines[row]}: truncated within its coordinates: {line!r}",
-                    **_place(line),
-                )
-        table[blank, _OCCUPANCY] = np.frombuffer(b"  1.00", np.uint8)
+    def _fill_occupancies(self) -> None:
+        blank = (self._table[:, _OCCUPANCY] == ord(" ")).all(1)
+        self._table[blank, _OCCUPANCY] = np.frombuffer(b"  1.00", np.uint8)
 
     def _name_residues(self) -> None:
-        """Residue names of four letters, which the parser would divide, or a chain id of two.
+        """Residue names of four letters, which the parser would divide, and chain ids of two.
 
-        Force fields write NMET or CYS2, into the column before the chain's. A name that is none
-        leaves a chain id of two letters, if the first three are an amino acid.
+        Force fields write NMET or CYS2, into the column before the chain's. A chain id has two
+        letters where every record has the first of them, and the residue's name is known without.
         """
         letters = residue_letters()
-        longer = np.flatnonzero(self._table[:, _NAME.stop - 1] != ord(" "))
-        names = self._table[longer, _NAME].copy().view("S4")[:, 0]
+        table = self._table
+        fourth = table[:, _NAME.stop - 1]
+        longer = np.flatnonzero(fourth != ord(" "))
+        if not len(longer):
+            return
+        names = np.char.upper(table[longer, _NAME].copy().view("S4")[:, 0])
+        chains = table[:, 21]
+        of_one_letter = set(chains[fourth == ord(" ")].tolist())
         for name in set(names.tolist()):
-            letter = letters.get(name.decode().strip())
-            if letter is not None:
-                name_of_three = f"{_THREE[letter]} ".encode()
-            elif name[:3].decode().strip() in letters:
-                continue
-            else:
-                name_of_three = name[:3] + b" "
+            text = name.decode().strip()
             rows = longer[names == name]
-            self._table[rows, _NAME] = np.frombuffer(name_of_three, np.uint8)
+            known = text[:3].strip() in letters
+            if known and text not in letters:
+                rows = rows[[chain in of_one_letter for chain in chains[rows].tolist()]]
+            letter = letter_of_four(text)
+            three = name[:3] if letter is None else _THREE[letter].encode()
+            table[rows, _NAME] = np.frombuffer(three + b" ", np.uint8)
 
-    def _divide(self, dividers: NDArray[np.int64], blocks: NDArray[np.int64]) -> None:
-        """Molecules, from how many TER and END records stand before each atom, and segments."""
+    def _divide(self, dividers: NDArray[np.int64], blocks: NDArray[np.int64], count: int) -> None:
+        """Molecules, from segments and from how many TER and END records stand before each atom
+        and in all."""
         table = self._table
         segments = table[:, _SEGMENT].copy().view("S4")[:, 0]
         first = np.zeros(len(table), bool)  # of a run of atoms of one residue
@@ -264,7 +278,13 @@ class _Records:
         divided = np.bincount(runs[change & first], minlength=runs[-1] + 1) > 0
         self.molecules = np.cumsum(divided)[runs].astype(np.int64)
         starts = np.flatnonzero(np.diff(self.molecules, prepend=-1))
-        self.origins = list(zip(blocks[starts].tolist(), segments[starts].tolist(), strict=True))
+        ends = np.append(starts[1:], len(table)) - 1
+        ended = np.append(dividers, count)[ends + 1] > dividers[ends]
+        names = [segment.decode().strip() for segment in segments[starts].tolist()]
+        self.of_molecules = [
+            Molecule(*parts)
+            for parts in zip(blocks[starts].tolist(), names, ended.tolist(), strict=True)
+        ]
         self._runs = runs
 
     def for_parser(self) -> bytes:
@@ -287,26 +307,33 @@ class _Records:
     def check(self, rows: NDArray[np.int64]) -> None:
         """Raise StructureError if a number of one of these atoms is none."""
         table = self._table[rows]
+        fields = ((_XYZ, 8, float), (_OCCUPANCY, 6, float), (_NUMBER, 4, int))
         try:
-            for field, width, kind in ((_XYZ, 8, float), (_OCCUPANCY, 6, float), (_NUMBER, 4, int)):
-                fields = np.ascontiguousarray(table[:, field]).view(f"S{width}")
-                fields.astype(kind)
+            if (table[:, _BLANK] != ord(" ")).any() or (table == ord("_")).any():
+                raise ValueError
+            for field, width, kind in fields:
+                np.ascontiguousarray(table[:, field]).view(f"S{width}").astype(kind)
         except ValueError:
             for row in rows.tolist():
                 self._check_line(self._line(row), int(self.lines[row]))
 
     def _check_line(self, line: str, n: int) -> None:
+        if len(line.rstrip()) < _XYZ.stop:
+            raise StructureError(
+                f"line {n}: truncated within its coordinates: {line!r}; fetch the file again",
+                **_place(line),
+            )
         fields = [("coordinate", start, start + 8) for start in range(30, 54, 8)]
         for name, start, stop in [*fields, ("occupancy", 54, 60)]:
             value = line[start:stop]
             try:
-                float(value or "1")
+                float("none" if "_" in value else value or "1")
             except ValueError:
                 if name == "occupancy" and not value.strip():
                     continue
                 raise StructureError(
                     f"line {n}: unreadable {name} {value!r} in columns {start + 1} to {stop}; "
-                    "expected a number",
+                    "expected a number; if another field is too wide, the columns are shifted",
                     **_place(line),
                 ) from None
         if not _HYBRID_36.fullmatch(line[_NUMBER]):
@@ -316,8 +343,22 @@ class _Records:
                 **_place(line),
             )
 
+        if line[_BLANK].strip():
+            raise StructureError(
+                f"line {n}: {line[_BLANK]!r} in columns 28 to 30, which are blank; another "
+                "field is too wide, and the columns are shifted",
+                **_place(line),
+            )
+
     def _line(self, row: int) -> str:
         return self._file[self.lines[row] - 1].decode()
+
+
+def _atom_lines(table: NDArray[np.bytes_], head: NDArray[np.bytes_]) -> NDArray[np.int64]:
+    """The lines that are atom records: ATOM or HETATM, and then a space or a serial number."""
+    fifth = table.view(np.uint8).reshape(len(table), WIDTH)[:, 4]
+    is_record = (fifth == ord(" ")) | ((fifth >= ord("0")) & (fifth <= ord("9")))
+    return np.flatnonzero(((head == b"ATOM") & is_record) | (head == b"HETA"))
 
 
 def _place(line: str) -> dict[str, Any]:
@@ -353,8 +394,10 @@ _THREE = {
 def _mmcif_atoms(text: str, say: Say) -> Atoms:
     import gemmi
 
+    text = text.rstrip("\x1a\0 \n") + "\n"
     try:
-        document = gemmi.cif.read_string(text)
+        # Its names are ASCII; what its remarks are written in does not matter.
+        document = gemmi.cif.read_string(text.encode("ascii", "replace").decode())
         blocks = [block for block in document if block.find_values("_atom_site.Cartn_x")]
         categories = [block.get_mmcif_category("_atom_site") for block in blocks[:1]]
     except (ValueError, RuntimeError) as error:
@@ -374,12 +417,15 @@ def _mmcif_atoms(text: str, say: Say) -> Atoms:
 
 
 def _mmcif_fault(error: str) -> str:
+    """What the parser says, in our words where they say more."""
+    told = re.sub(r"^string(?::(\d+))?\S*", lambda m: f"line {m[1]}" if m[1] else "", error).strip()
     loop = re.search(r"Wrong number of values in loop (\S+)\.", error)
     if loop:
-        return f"truncated: the {loop[1]} loop ends within a row; fetch the file again"
-    line = re.search(r"string:(\d+)", error)
-    where = f"line {line[1]}: " if line else ""
-    return f"truncated, or not mmCIF: {where}{error.rpartition(': ')[2]}"
+        return (
+            f"truncated: the {loop[1]} loop ends within a row, or a value in it lacks its quotes; "
+            f"if it is cut short, fetch the file again ({told})"
+        )
+    return f"truncated, or not mmCIF: {told}"
 
 
 def _check_mmcif_whole(text: str) -> None:
@@ -420,7 +466,7 @@ class _Sites:
         return Atoms(
             chain,
             molecule.astype(np.int64),
-            keys.tolist(),
+            [Molecule(0, key.decode(), ended=False) for key in keys.tolist()],
             number,
             icode,
             self._places(),
@@ -476,7 +522,7 @@ class _Sites:
     def _numbers(self) -> tuple[NDArray[np.int64], NDArray[np.bytes_]]:
         """Residue numbers and insertion codes; the author's number may end in the code itself."""
         values = list(self._values("auth_seq_id", "label_seq_id"))
-        icodes = self._strings("pdbx_pdb_ins_code")
+        icodes = np.char.strip(self._strings("pdbx_pdb_ins_code"))
         try:
             numbers = np.array(values, dtype=np.int64)
         except (ValueError, TypeError, OverflowError):

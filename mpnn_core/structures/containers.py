@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from mpnn_core.structures.files import read_bounded
-from mpnn_core.structures.structure import StructureError, StructureWarning, shown_items
+from mpnn_core.structures.structure import SHOWN, StructureError, StructureWarning, shown_items
 
 LARGEST = 2 << 30
 """Bytes of a file, packed or not: forty million atoms."""
@@ -31,12 +31,13 @@ COMPRESSIONS: dict[bytes, tuple[str, _Opener]] = {
 """First bytes -> the name of the compression, and what opens it."""
 
 _NOT_READ = (
-    (b"PK", "a zip archive", "unpack it, and name the files or the folder"),
+    (b"PK\3\4", "a zip archive", "unpack it, and name the files or the folder"),
     (b"7z\xbc\xaf", "a 7z archive", "unpack it, and name the files or the folder"),
     (b"\x28\xb5\x2f\xfd", "compressed by zstd", "unpack it with `zstd -d`"),
     (b"\x04\x22\x4d\x18", "compressed by lz4", "unpack it with `lz4 -d`"),
     (b"\x1f\x9d", "compressed by compress", "unpack it with `gunzip`"),
     (b"\x89HDF", "HDF5", "save it as PDB or mmCIF"),
+    (b"Rar!", "a RAR archive", "unpack it, and name the files or the folder"),
     (b"<?xml", "XML (PDBML)", "fetch the entry as mmCIF"),
 )  # fmt: skip
 
@@ -68,16 +69,25 @@ def structure_files(folder: Path) -> list[Path]:
     spoken of.
     """
     entries = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
-    files = [p for p in entries if _unpacked_name(p).suffix.lower() in SUFFIXES and not p.is_dir()]
-    others = [p.name for p in entries if p not in set(files)]
+    files = [p for p in entries if is_structure_name(p) and not p.is_dir()]
+    taken = set(files)
+    others = [p.name for p in entries if p not in taken]
     if others:
+        kinds = sorted({Path(name).suffix or "no ending" for name in others[SHOWN:]})
+        more = f" ({', '.join(kinds[:SHOWN])})" if kinds else ""
         warnings.warn(
-            f"{folder}: no structure by its name, and left out: {shown_items(others)}; expected "
-            f"{', '.join(SUFFIXES)}, or one of these and {', '.join(PACKED)}",
+            f"{folder}: no structure by its name, and left out: {shown_items(others)}{more}; "
+            f"expected {', '.join(SUFFIXES)}, or one of these and {', '.join(PACKED)}",
             StructureWarning,
             stacklevel=2,
         )
     return files
+
+
+def is_structure_name(path: Path) -> bool:
+    """Whether a file is called as structures are; .pdb2 and so on are assemblies of the wwPDB."""
+    suffix = _unpacked_name(path).suffix.lower()
+    return suffix in SUFFIXES or (suffix.startswith(".pdb") and suffix[4:].isdigit())
 
 
 def _unpacked_name(path: Path) -> Path:
@@ -134,13 +144,18 @@ def _decoded(data: bytes) -> str:
                 if encoding != "utf-8-sig":
                     raise StructureError(f"damaged {encoding.upper()} text: {error}") from None
     head = data[: 1 << 16]
-    if b"\0" in head:
-        if b"encoder" in head and b"dataBlocks" in head:
-            raise StructureError("not read: it is BinaryCIF; fetch or save it as mmCIF text")
-        if head.count(b"\0") > len(head) // 3:
+    if head[257:262] == b"ustar":
+        raise StructureError("not read: it is a tar archive; unpack it, and name the files")
+    if b"encoder" in head and b"dataBlocks" in head:
+        raise StructureError("not read: it is BinaryCIF; fetch or save it as mmCIF text")
+    if b"mmtfVersion" in head:
+        raise StructureError("not read: it is MMTF; fetch or save it as mmCIF text")
+    for own, other in ((head[::2], head[1::2]), (head[1::2], head[::2])):
+        if other and not other.strip(b"\0") and own.isascii() and b"\0" not in own:
             raise StructureError(
                 "not read: it is UTF-16 without a byte order mark; save it as UTF-8 text"
             )
+    data = data.rstrip(b"\0\x1a")
     if b"\0" in data:
         raise StructureError("not a structure: binary data, expected PDB or mmCIF text")
     # Remarks may be in an old 8-bit encoding; all that is used is ASCII.
@@ -148,6 +163,7 @@ def _decoded(data: bytes) -> str:
 
 
 def _newlines(text: str) -> str:
+    text = text.replace("\f", "")
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     if len(text) > 2 * MOST_BLANK_LINES and text.count("\n\n") > MOST_BLANK_LINES:

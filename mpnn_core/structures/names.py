@@ -11,20 +11,37 @@ from mpnn_core.constants import AMINO_ACIDS
 # GLH is a modified glutamine); and the wwPDB's names of residues that have no letter of their own.
 _FURTHER_NAMES = {
     "ASH": "D", "ASPH": "D", "GLH": "E", "GLUH": "E", "CYX": "C", "CYM": "C", "CYSH": "C",
-    "CYS1": "C", "CYS2": "C", "LYN": "K", "LYSH": "K", "LYP": "K", "ARN": "R", "ARGN": "R",
-    "TYM": "Y", "HID": "H", "HIE": "H", "HIP": "H", "HSD": "H", "HSP": "H", "HISA": "H",
-    "HISB": "H", "HISD": "H", "HISE": "H", "HISH": "H", "HISP": "H", "HIS1": "H", "HIS2": "H",
+    "CYS1": "C", "CYS2": "C", "CSH": "C", "CYH": "C", "LYN": "K", "LYSH": "K", "LYP": "K",
+    "LYH": "K", "LSN": "K", "ARN": "R", "ARGN": "R", "TYM": "Y", "CPR": "P", "ILU": "I", "QLN": "Q",
+    "HID": "H", "HIE": "H", "HIP": "H", "HSD": "H", "HSP": "H", "HISA": "H", "HISB": "H",
+    "HISD": "H", "HISE": "H", "HISH": "H", "HISP": "H", "HIS1": "H", "HIS2": "H",
     "SEC": "C", "PYL": "K", "ASX": "X", "GLX": "X", "UNK": "X",
 }  # fmt: skip
 
 _AMBER = (
     "ALA", "ARG", "ASN", "ASP", "CYS", "GLN", "GLU", "GLY", "HIS", "ILE", "LEU", "LYS", "MET",
     "PHE", "PRO", "SER", "THR", "TRP", "TYR", "VAL", "ASH", "GLH", "CYX", "CYM", "LYN", "HID",
-    "HIE", "HIP", "HYP",
+    "HIE", "HIP", "HYP", "ARN", "MSE", "SEP", "TPO", "PTR",
 )  # fmt: skip
 """The residues to which Amber's force fields give an N or a C in front at an end of a chain."""
 
-TERMINAL_OXYGENS = ("O", "OT1", "OC1", "O1", "OT", "OXT", "O'", "OT2", "OC2", "O2", "O''")
+TERMINAL_OXYGENS = (
+    "O",
+    "OT1",
+    "OC1",
+    "O1",
+    "OT",
+    "OXT",
+    "O'",
+    "OT2",
+    "OC2",
+    "O2",
+    "O''",
+    "OCT1",
+    "OCT2",
+    "OC",
+    "OTA",
+)
 """Names of a carbonyl oxygen, best first: at the end of a chain, force fields and refinement
 programs call one of the two equivalent oxygens otherwise."""
 
@@ -44,11 +61,17 @@ def residue_letters() -> dict[str, str]:
     return ends | letters
 
 
+def letter_of_four(name: str) -> str | None:
+    """The letter of a name of four letters: its own, or that of the first three, as in GLUP."""
+    letters = residue_letters()
+    return letters.get(name) or letters.get(name[:3].strip())
+
+
 @lru_cache(maxsize=1)
 def own_names() -> frozenset[str]:
     """Names that say nothing but the letter: the twenty, and what force fields call them."""
     letters = residue_letters()
-    twenty = {name for name in _AMBER if name not in ("HYP",)}
+    twenty = {*_AMBER} - {"HYP", "MSE", "SEP", "TPO", "PTR"}
     ends = {end + name for end in "NC" for name in twenty}
     return frozenset(
         n for n in twenty | ends | set(_FURTHER_NAMES) if letters[n] in AMINO_ACIDS

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from mpnn_core.constants import BACKBONE, CA, CHAIN_GAP, C, N, O
 from mpnn_core.structures.atoms import Say, read_atoms
-from mpnn_core.structures.chains import Residue, bonded, protein_chains
+from mpnn_core.structures.chains import protein_chains
 from mpnn_core.structures.containers import read_text, structure_name
+from mpnn_core.structures.residues import BONDS, LONGEST_BOND, SHORTEST_BOND, Residue, bonded
 from mpnn_core.structures.structure import (
     Structure,
     StructureError,
@@ -29,12 +30,8 @@ from mpnn_core.structures.structure import (
     shown_items,
 )
 
-SHORTEST_BOND, LONGEST_BOND = 0.5, 3.0
-"""Å. N-CA, CA-C and C-O are 1.2 to 1.6; a backbone outside of these bounds is none."""
-
-
 NO_NEIGHBOUR = 10.0
-"""Å between a C and an N: farther than this, with no residue in between, they are no neighbours."""
+"""Å. Atoms farther from each other than this are not bonded, whatever their names and numbers."""
 
 
 def read_structure(
@@ -72,7 +69,7 @@ def read_structure(
     file = Path(path)
     said: list[str] = []
     try:
-        structure = _structure(file, chains, said.append)
+        structure = _structure(file, chains, said)
     except StructureError as error:
         error.file = str(file)
         raise
@@ -81,8 +78,9 @@ def read_structure(
     return structure
 
 
-def _structure(file: Path, chains: str | Sequence[str] | None, say: Say) -> Structure:
+def _structure(file: Path, chains: str | Sequence[str] | None, said: list[str]) -> Structure:
     """The structure of some chains of a file, or of all its protein chains."""
+    say = said.append
     atoms = read_atoms(read_text(file), say)
     present = {chain.decode() for chain in np.unique(atoms.chain).tolist()}
     wanted = _chain_ids(chains)
@@ -97,23 +95,27 @@ def _structure(file: Path, chains: str | Sequence[str] | None, say: Say) -> Stru
     else:
         raise _no_such_chain(wanted, protein_chains(atoms, lambda _: None), present)
     if not selected:
-        raise StructureError(
-            "no protein chain: no residue that is an amino acid by its name or its backbone"
-        )
+        reason = "no protein chain: no residue that is an amino acid by its name or its backbone"
+        raise StructureError("; ".join([reason, *said]))
     rows = [(chain, residue) for chain in selected for residue in residues_of[chain]]
     best = [residue.best() for _, residue in rows]
+    xyz = np.array([conformer.xyz for conformer in best])
+    chain_ids = np.array([chain for chain, _ in rows])
+    numbers = np.array([residue.label for _, residue in rows])
+    impossible = _impossible(xyz)
+    _say_what_is_impossible(impossible, chain_ids, numbers, say)
+    _leave_out_what_is_far(xyz)
     structure = Structure(
         structure_name(file),
-        np.array([conformer.xyz for conformer in best]),
+        xyz,
         "".join(conformer.letter for conformer in best),
-        np.array([chain for chain, _ in rows]),
+        chain_ids,
         _residue_index([residues_of[chain] for chain in selected]),
-        np.array([residue.label for _, residue in rows]),
+        numbers,
     )
-    _say_what_is_apart([residues_of[chain] for chain in selected], structure, say)
+    _say_what_is_apart(structure, impossible, say)
     _say_which_numbers_repeat(structure, say)
     _say_what_is_not_designed(structure, say)
-    _check_backbone(structure, say)
     return structure
 
 
@@ -163,19 +165,23 @@ def _step(previous: Residue, residue: Residue) -> int:
     return CHAIN_GAP
 
 
-def _say_what_is_apart(chains: Iterable[Sequence[Residue]], structure: Structure, say: Say) -> None:
+def _say_what_is_apart(structure: Structure, impossible: NDArray[np.bool_], say: Say) -> None:
     """Residues far from each other whose numbers say that no residue is between them."""
-    everything = [residue for residues in chains for residue in residues]
-    numbers = np.array([residue.number for residue in everything])
+    numbers, ids, index = structure.residue_numbers, structure.chain_ids, structure.residue_index
     distances = np.linalg.norm(structure.coords[1:, N] - structure.coords[:-1, C], axis=1)
-    apart = (structure.chain_ids[1:] == structure.chain_ids[:-1]) & (np.diff(numbers) == 1)
-    for row in np.flatnonzero(apart & (distances > NO_NEIGHBOUR)).tolist():
-        say(
-            f"chain {shown_chain(str(structure.chain_ids[row]))}: residues "
-            f"{everything[row].label} and {everything[row + 1].label} are {distances[row]:.0f} Å "
-            "apart, though their numbers follow each other: they are read as neighbours in "
-            "sequence; two molecules need two chain ids, or a TER between them"
-        )
+    apart = (ids[1:] == ids[:-1]) & (np.diff(index) == 1) & (distances > NO_NEIGHBOUR)
+    apart &= ~(impossible[1:] | impossible[:-1])
+    for chain in structure.chains:
+        pairs = [
+            f"{numbers[i]} and {numbers[i + 1]} are {distances[i]:.0f} Å apart"
+            for i in np.flatnonzero(apart & (ids[1:] == chain)).tolist()
+        ]
+        if pairs:
+            say(
+                f"chain {shown_chain(chain)}: residues {shown_items(pairs)}, though their numbers "
+                "follow each other, and are read as neighbours in sequence; if they are of two "
+                "molecules, these need two chain ids, or a TER between them"
+            )
 
 
 def _say_which_numbers_repeat(structure: Structure, say: Say) -> None:
@@ -213,25 +219,41 @@ def _say_what_is_not_designed(structure: Structure, say: Say) -> None:
         )
 
 
-def _check_backbone(structure: Structure, say: Say) -> None:
-    """Warn of backbones that cannot be; StructureError where they are most of a chain."""
-    xyz = structure.coords.astype(np.float64)
-    bonds = [np.linalg.norm(xyz[:, a] - xyz[:, b], axis=1) for a, b in ((N, CA), (CA, C), (C, O))]
-    impossible = np.any([(d < SHORTEST_BOND) | (d > LONGEST_BOND) for d in bonds], axis=0)
-    _, place, counts = np.unique(xyz[:, CA], axis=0, return_inverse=True, return_counts=True)
-    impossible |= counts[place.reshape(-1)] > 1
-    impossible &= structure.mask
-    for chain in structure.chains:
-        here = structure.chain_ids == chain
-        bad = np.flatnonzero(here & impossible)
-        if not len(bad):
-            continue
-        complete = int((here & structure.mask).sum())
-        numbers = shown_items(structure.residue_numbers[bad].tolist())
+def _lengths(xyz: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+    """The bonds N-CA, CA-C and C-O of backbones (L, 4, 3), in Å: (L,) each, NaN where unknown."""
+    with np.errstate(invalid="ignore"):  # infinite coordinates are refused with their place
+        return [np.linalg.norm(xyz[:, a] - xyz[:, b], axis=1) for a, b in BONDS]
+
+
+def _impossible(xyz: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """(L,) bool: backbones with a bond that is none, or in one place with another."""
+    bad = np.any([(d < SHORTEST_BOND) | (d > LONGEST_BOND) for d in _lengths(xyz)], axis=0)
+    known = np.flatnonzero(np.isfinite(xyz[:, CA]).all(1))
+    _, place, counts = np.unique(xyz[known, CA], axis=0, return_inverse=True, return_counts=True)
+    bad[known] |= counts[place.reshape(-1)] > 1
+    return bad
+
+
+def _leave_out_what_is_far(xyz: NDArray[np.float64]) -> None:
+    """Set atoms of another residue's place to NaN: they are of another molecule, or nowhere."""
+    n_ca, ca_c, c_o = (np.isfinite(d) & (d > NO_NEIGHBOUR) for d in _lengths(xyz))
+    xyz[n_ca, N] = np.nan
+    xyz[ca_c, C] = np.nan
+    xyz[ca_c | c_o, O] = np.nan
+
+
+def _say_what_is_impossible(
+    impossible: NDArray[np.bool_], ids: NDArray[np.str_], numbers: NDArray[np.str_], say: Say
+) -> None:
+    """One sentence a chain; StructureError where it is most of one."""
+    for chain in dict.fromkeys(ids[impossible].tolist()):
+        here = ids == chain
+        bad = numbers[here & impossible].tolist()
         sentence = (
-            f"{len(bad)} of {complete} backbones are impossible: bonds N-CA, CA-C or C-O outside "
-            f"{SHORTEST_BOND} to {LONGEST_BOND:g} Å, or two residues in one place: {numbers}"
+            f"{len(bad)} of {int(here.sum())} backbones are impossible: bonds N-CA, CA-C or C-O "
+            f"outside {SHORTEST_BOND} to {LONGEST_BOND:g} Å, or two residues in one place: "
+            f"{shown_items(bad)}"
         )
-        if 2 * len(bad) > complete:
-            raise StructureError(f"{sentence}; expected coordinates in Å", chain=chain)
-        say(f"chain {shown_chain(chain)}: {sentence}; they are designed all the same")
+        if 2 * len(bad) > here.sum():
+            raise StructureError(f"{sentence}; are its coordinates in Å?", chain=chain)
+        say(f"chain {shown_chain(chain)}: {sentence}")

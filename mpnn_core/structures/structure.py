@@ -35,14 +35,14 @@ def shown_chain(chain: str) -> str:
     return chain if chain.strip() else repr(chain)
 
 
-LISTED = 8
+SHOWN = 8
 """How many items a sentence lists, before it counts the others."""
 
 
 def shown_items(items: Sequence[str]) -> str:
     """ "1, 2, 3", and how many more there are."""
-    shown = ", ".join(items[:LISTED])
-    return shown if len(items) <= LISTED else f"{shown} and {len(items) - LISTED} more"
+    shown = ", ".join(items[:SHOWN])
+    return shown if len(items) <= SHOWN else f"{shown} and {len(items) - SHOWN} more"
 
 
 class StructureError(ValueError):
