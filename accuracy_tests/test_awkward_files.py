@@ -745,3 +745,244 @@ def test_a_warning_is_one_line_of_the_command(tmp_path, capsys):
         assert main(["design", str(path), "--out", str(tmp_path), "-n", "1"]) == 0
     [line] = [line for line in capsys.readouterr().err.splitlines() if "2 molecules" in line]
     assert line.startswith("mpnn-core: warning: ")
+
+
+# ------------------------------------------------- residues and chains, put together in any way
+
+
+def as_hetero(lines: Iterable[str], name: str) -> list[str]:
+    return [f"HETATM{n[6:17]}{name:3s}{n[20:]}" for n in lines]
+
+
+@pytest.mark.parametrize("name", ["MSE", "SEP"])
+@pytest.mark.parametrize("between", [[], ["TER"]], ids=["no TER", "TER"])
+@pytest.mark.parametrize("numbers", [(10, 10), (9, 10), (1, 1), (20, 20), (1, 20)])
+@pytest.mark.parametrize("first", [False, True], ids=["after", "before"])
+def test_modified_residues_stand_where_their_bonds_are(name, between, numbers, first, reading):
+    lines = as_chain(residues(1, 20))
+    if numbers == (1, 20):  # a peptide of modified residues alone
+        modified, rest = as_hetero(lines, name), []
+        between = []
+    else:
+        modified = as_hetero(residues(*numbers, lines), name)
+        rest = [n for n in lines if not numbers[0] <= int(n[22:26]) <= numbers[1]]
+    parts = [modified, between, rest] if first else [rest, between, modified]
+    s, _ = reading([line for part in parts for line in part])
+    assert s.chains == ("A",)
+    assert s.residue_numbers.tolist() == [str(n) for n in range(1, 21)]
+    assert set(s.sequence[numbers[0] - 1 : numbers[1]]) == {"M" if name == "MSE" else "S"}
+
+
+def test_mmcif_that_gives_every_modified_residue_a_chain_of_its_own_is_one_chain(reading):
+    lines = as_chain(residues(1, 20))
+    lines = as_hetero(residues(1, 1, lines), "MSE") + residues(2, 20, lines)
+    lines = [f"HETATM{n[6:17]}MSE{n[20:]}" if n[22:26] == "  10" else n for n in lines]
+
+    def label(row):
+        n = int(row["auth_seq_id"])
+        return "ABCD"[(n > 1) + (n > 9) + (n > 10)]
+
+    s, _ = reading(mmcif(lines, label_asym_id=label, label_seq_id="?"))
+    assert s.chains == ("A",) and len(s) == 20
+
+
+@pytest.mark.parametrize(
+    ("name", "letter"),
+    [("GLUP", "E"), ("ASPP", "D"), ("LYSN", "K"), ("CYSS", "C"), ("HISN", "H"), ("HIS+", "H"),
+     ("ASP-", "D"), ("ASN1", "N"), ("NTYM", "Y"), ("CSEP", "S"), ("ala ", "A"), ("Ala ", "A")],
+)  # fmt: skip
+def test_a_fourth_letter_makes_no_chain(name, letter, reading):
+    lines = as_chain(residues(1, 20))
+    lines = (
+        residues(1, 9, lines) + columns(residues(10, 10, lines), 17, name) + residues(11, 20, lines)
+    )
+    s, _ = reading(lines)
+    assert (s.chains, s.sequence) == (("A",), f"{SEQUENCE[:9]}{letter}{SEQUENCE[10:20]}")
+
+
+def test_atoms_of_two_molecules_in_turn_are_an_error_or_one_of_them(reading):
+    one, two = as_chain(residues(1, 20)), as_chain(residues(1, 20), away=30)
+    mixed = [
+        line for pair in zip(residues(5, 5, one), residues(5, 5, two), strict=True) for line in pair
+    ]
+    with pytest.raises(StructureError, match="is there twice"):
+        reading([*residues(1, 4, one), *mixed, *residues(6, 20, one)])
+    by_name = sorted(mixed, key=lambda n: n[12:16])
+    with pytest.raises(StructureError, match="is there twice"):
+        reading([*residues(1, 4, one), *by_name, *residues(6, 20, one)])
+
+
+def test_an_atom_30_angstroms_away_is_none_of_its_residue(reading):
+    lines = as_chain(residues(1, 20))
+    far = [
+        as_chain([n], away=30)[0] if n[12:16] == " O  " and n[22:26] == "   5" else n for n in lines
+    ]
+    s, said = reading(far)
+    assert np.flatnonzero(~s.mask).tolist() == [4]
+    assert "impossible" in said and "1 with no O" in said
+
+
+def test_atoms_twice_in_turn_are_the_first_of_each(reading):
+    lines = as_chain(residues(1, 20))
+    again = as_chain(residues(5, 5, lines), away=1.5)
+    mixed = [n for pair in zip(residues(5, 5, lines), again, strict=True) for n in pair]
+    s, said = reading([*residues(1, 4, lines), *mixed, *residues(6, 20, lines)])
+    plain, _ = reading(lines)
+    np.testing.assert_array_equal(s.coords, plain.coords)
+    assert said.count("twice in one place") == 1 and said.endswith("residue 5")
+
+
+@pytest.mark.parametrize(
+    ("start", "away", "chains", "said"),
+    [(25, 30, 2, "2 molecules"), (401, 30, 2, "2 molecules"), (22, 30, 2, "2 molecules")],
+)
+def test_a_chain_goes_on_after_a_ter_only_where_it_can_reach(start, away, chains, said, reading):
+    lines = as_chain(residues(1, 20))
+    s, told = reading([*lines, "TER", *as_chain(lines, start=start, away=away)])
+    assert len(s.chains) == chains and said in told
+
+
+@pytest.mark.parametrize("distance", [4.8, 9.0])
+@pytest.mark.parametrize("between", [["TER"], ["END"]])
+def test_molecules_in_a_stack_are_each_their_own(distance, between, reading):
+    lines = as_chain(residues(1, 20))
+    s, _ = reading([*lines, *between, *as_chain(lines, away=distance)])
+    assert len(s) == (40 if between == ["TER"] else 20)  # after an END, it is the next frame
+
+
+def test_conformers_far_from_each_other_are_told_by_their_labels(reading):
+    lines = as_chain(residues(1, 20))
+    a = [f"{n[:16]}A{n[17:54]}  0.60{n[60:]}" for n in residues(5, 7, lines)]
+    b = [f"{n[:16]}B{n[17:54]}  0.40{n[60:]}" for n in as_chain(residues(5, 7, lines), away=5)]
+    s, _ = reading([*residues(1, 4, lines), *a, *b, *residues(8, 20, lines)])
+    plain, _ = reading(lines)
+    np.testing.assert_array_equal(s.coords, plain.coords)
+
+
+@pytest.mark.parametrize("atoms", [("N", "CA"), ("N",), ("C", "O"), ("O",)])
+def test_where_no_conformer_is_complete_one_fills_the_other(atoms, reading):
+    lines = [
+        f"{n[:16]}{'A' if n[12:16].strip() in atoms else 'B'}{n[17:]}" if n[22:26] == "   5" else n
+        for n in as_chain(residues(1, 20))
+    ]
+    s, said = reading(lines)
+    plain, _ = reading(as_chain(residues(1, 20)))
+    np.testing.assert_array_equal(s.coords, plain.coords)
+    assert said == ""
+
+
+def test_what_stands_apart_of_a_residue_joins_it(reading):
+    lines = as_chain(residues(1, 20))
+    plain, _ = reading(lines)
+    oxygens = [n for n in lines if n[12:16] == " O  "]
+    side = [n for n in lines if n[12:16].strip() not in BACKBONE]
+    rest = [n for n in lines if n not in oxygens and n not in side]
+    for order in ([oxygens, rest, side], [side, rest, oxygens], [side, oxygens, rest]):
+        s, said = reading([line for part in order for line in part])
+        assert (s.sequence, said) == (SEQUENCE[:20], "")
+        np.testing.assert_array_equal(s.coords, plain.coords)
+
+
+@pytest.mark.parametrize("number", ["****", "zz9!", "    "])
+def test_a_side_chain_with_no_number_makes_no_residue(number, reading):
+    lines = as_chain(residues(1, 20))
+    lines = [
+        f"{n[:22]}{number}{n[26:]}" if (n[12:16], n[22:26]) == (" CB ", "   7") else n
+        for n in lines
+    ]
+    with pytest.raises(StructureError, match="unreadable residue number"):
+        reading(lines)
+
+
+def test_hse_without_a_side_chain_is_histidine(reading):
+    lines = as_chain(residues(1, 20))
+    s, _ = reading(
+        [n if n[22:26] != "   5" else f"{n[:17]}HSE{n[20:]}" for n in lines
+         if n[22:26] != "   5" or n[12:16].strip() in BACKBONE]
+    )  # fmt: skip
+    assert s.sequence[4] == "H"
+
+
+def test_a_free_amino_acid_before_a_chain_is_a_ligand(reading):
+    ligand = as_hetero(as_chain(residues(18, 18), start=0, away=30), "GLU")
+    s, said = reading([*ligand, *as_chain(residues(1, 20))])
+    assert len(s) == 20 and "GLU 0" in said
+
+
+@pytest.mark.parametrize("form", ["ATOM", "atom", "Atom"])
+def test_records_in_small_letters_are_read(form, reading):
+    s, _ = reading([f"{form}{n[4:]}" for n in as_chain(residues(1, 20))])
+    assert s.sequence == SEQUENCE[:20]
+
+
+@pytest.mark.parametrize("line", ["ATOMS in this file: 156", "ATOM", "HETATM 9001  O   HOH A 900"])
+def test_a_line_that_is_no_record_of_an_amino_acid_changes_nothing(line, reading):
+    lines = as_chain(residues(1, 20))
+    s, _ = reading([line, *lines, "TER"])
+    assert len(s) == 20
+
+
+def test_columns_that_are_shifted_are_an_error_that_says_so(reading):
+    lines = as_chain(residues(1, 20))
+    lines[10] = f"{lines[10][:27]}9{lines[10][28:]}"
+    with pytest.raises(StructureError, match="line 11: .*columns are shifted"):
+        reading(lines)
+
+
+def test_mmcif_may_say_what_is_no_name_in_any_alphabet(reading):
+    s, _ = reading("data_x\n_audit.author Müller\n" + mmcif(as_chain(residues(1, 20)))[7:])
+    assert len(s) == 20
+
+
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        (b"x" * 257 + b"ustar" + bytes(300), "tar archive"),
+        (b"\x85\xabmmtfVersion\xa31.0" + bytes(60), "MMTF"),
+        (b"Rar!\x1a\x07" + bytes(60), "RAR archive"),
+        (b"<!DOCTYPE html><html>404</html>", "begins with '<!DOCTYPE html>"),
+        (b"version https://git-lfs.github.com/spec/v1", "begins with 'version https"),
+        (b"PK this is text", "begins with 'PK this"),
+    ],
+)  # fmt: skip
+def test_more_forms_that_are_not_read_are_named(content, names, reading):
+    with pytest.raises(StructureError, match=names):
+        reading(content)
+
+
+def test_many_molecules_of_one_id_and_many_files_take_time_in_proportion(tmp_path, reading):
+    def molecules(count: int) -> float:
+        one = as_chain(residues(1, 4))
+        lines = [
+            line
+            for k in range(count)
+            for line in [
+                *(
+                    f"{n[:30]}{k % 60 * 16:8.1f}{float(n[38:46]) + k // 60 * 16:8.1f}{n[46:]}"
+                    for n in one
+                ),
+                "TER",
+            ]
+        ]
+        spread = [
+            n
+            if n == "TER"
+            else f"{n[:30]}{float(n[30:38]) + float(one[k % len(one)][30:38]):8.1f}{n[38:]}"
+            for k, n in enumerate(lines)
+        ]
+        started = time.perf_counter()
+        try:
+            reading(spread)
+        except StructureError:
+            pass
+        return time.perf_counter() - started
+
+    molecules(50)
+    few, many = molecules(250), molecules(2000)
+    assert many < 30 * few, f"250 take {few:.2f} s, 2,000 take {many:.2f} s"
+    for k in range(4000):
+        (tmp_path / f"{k}.txt").touch()
+    started = time.perf_counter()
+    with pytest.warns(StructureWarning, match="3992 more"):
+        structure_files(tmp_path)
+    assert time.perf_counter() - started < 30 * few + 1
