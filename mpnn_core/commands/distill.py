@@ -59,19 +59,25 @@ def run(options: argparse.Namespace) -> int:
 
     from mpnn_core.training.corpus import read_corpus
     from mpnn_core.training.recipes import Lessons, Recipe, recipe_for, with_values
-    from mpnn_core.training.run import Run
+    from mpnn_core.training.run import STATE, Run
 
     console = Console(stderr=True)
-    corpus = read_corpus(options.corpus, complain)
-    validation = read_corpus(options.validation, complain) if options.validation else None
-    values = dict(pairs(options.set, "--set"))
+    settings = list(pairs(options.set, "--set"))
+    values = dict(settings)
+    if len(values) < len(settings):
+        raise CallError(f"--set: {', '.join(n for n, _ in settings)}: expected each once")
     lessons = with_values(Lessons(), values)
     recipes = {name: with_values(recipe_for(name), values) for name in options.student}
     known = asdict(lessons) | asdict(Recipe())
     if unknown := values.keys() - known.keys():
         raise CallError(f"--set: {', '.join(unknown)}: expected one of {', '.join(known)}")
-    if (options.out / "state").exists() and not options.resume:
+    if (options.out / STATE).exists() and not options.resume:
         raise CallError(f"{options.out} holds a run; go on with --resume, or name another")
+    weights = [options.out / f"{name}.safetensors" for name in recipes]
+    if not options.resume and (there := [str(path) for path in weights if path.exists()]):
+        complain(f"warning: replaced: {', '.join(there)}")
+    corpus = read_corpus(options.corpus, complain)
+    validation = read_corpus(options.validation, complain) if options.validation else None
     training = Run(recipes, lessons, corpus, validation, options.device)
     if options.resume:
         training.resume(options.out)

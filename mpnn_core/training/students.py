@@ -196,13 +196,35 @@ class Student:
             **{f"adam.{key}": value for key, value in moments.items()},
         }
 
+    def is_finite(self) -> bool:
+        """Whether all weights and their averages are finite."""
+        return bool(torch.isfinite(self.weights).all() & torch.isfinite(self.averaged).all())
+
     @torch.no_grad()
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go back to what `state` returned."""
-        if state["weights"].shape != self.weights.shape:
+        """Go back to what `state` returned.
+
+        Raises
+        ------
+        DistillError
+            A tensor is missing, or has another shape than in this recipe.
+        """
+        rest = self.rest.shape
+        expected = {
+            "weights": self.weights.shape,
+            "averaged": self.averaged.shape,
+            "momentum": self.momentum.shape,
+            "adam.step": torch.Size(()),
+            "adam.exp_avg": rest,
+            "adam.exp_avg_sq": rest,
+        }
+        shapes = {name: value.shape for name, value in state.items()}
+        if shapes != expected:
             raise DistillError(
-                f"{self.name}: the saved run has {state['weights'].numel()} weights, this recipe "
-                f"{self.weights.numel()}; resume with the recipe it was begun with"
+                f"{self.name}: the saved run has tensors of the shapes "
+                f"{ {name: tuple(shape) for name, shape in shapes.items()} }, this recipe "
+                f"{ {name: tuple(shape) for name, shape in expected.items()} }; resume with the "
+                "recipe it was begun with"
             )
         for name in ("weights", "averaged", "momentum"):
             getattr(self, name).copy_(state[name])
