@@ -43,6 +43,8 @@ def read_sequences(
     chosen = list(chains)
     try:
         text = read_bounded(Path(path), LARGEST_BYTES).decode("utf-8-sig")
+        if "\0" in text:  # an array of letters would lose it
+            raise ValueError("it holds null characters")
         records = list(SimpleFastaParser(io.StringIO(text, newline=None)))
     except OSError as error:
         raise FastaError(f"{path}: {error.strerror}") from None
