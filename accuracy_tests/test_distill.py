@@ -253,6 +253,29 @@ def test_a_student_goes_on_from_a_checkpoint_of_its_shape(teacher: torch.nn.Modu
         Student("extreme-v2", Recipe(start="nowhere.safetensors"), teacher, CPU)
 
 
+@pytest.mark.parametrize("record", [b"", b"{", b"[]", b"\xff", b"[" * 10**5])
+def test_a_damaged_record_beside_a_checkpoint_is_named(
+    record: bytes, teacher: torch.nn.Module, tmp_path: Path
+) -> None:
+    path = tmp_path / "start.safetensors"
+    resolve("v_48_020", find_variant("extreme-v2")).load().save(path)
+    path.with_suffix(".training.json").write_bytes(record)
+    with pytest.raises(DistillError, match=r"start\.training\.json is not the record of"):
+        Student("extreme-v2", Recipe(start=str(path)), teacher, CPU)
+
+
+@pytest.mark.parametrize("residues", [1, 2, 5])
+def test_chains_shorter_than_a_neighbourhood_can_be_learnt_from(
+    residues: int, tmp_path: Path
+) -> None:
+    s = protein("5L33")
+    short = mpnn.Structure.from_backbone(s.coords[:residues], s.sequence[:residues], name="short")
+    run = Run(
+        {"extreme-v2": FROM_SCRATCH}, Lessons(steps=3, nodes=residues), corpus_of("s", [short])
+    )
+    assert run.train(tmp_path)
+
+
 @pytest.mark.parametrize("name", sorted({v.student for v in VARIANTS.values() if v.student}))
 def test_every_student_has_a_recipe_and_starts_with_finite_weights(
     name: str, teacher: torch.nn.Module
