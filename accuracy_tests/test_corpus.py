@@ -136,6 +136,8 @@ def test_a_field_that_is_missing_is_named(write, missing):
         ({"resnum": np.arange(3)}, r"resnum has shape \(3,\)"),
         ({"cluster30": np.arange(3)}, r"cluster30 has shape \(3,\).*expected \(2,\)"),
         ({"ids": np.array([["a", "b"]])}, "ids has shape"),
+        ({"ids": np.array(["a", "b\n>c"])}, "ids holds signs that cannot be printed"),
+        ({"pdb": np.array([2**31, 2**31], "<u4").view("<U1")}, "pdb holds signs that cannot"),
         ({"offsets": np.array([0, 5, 6])}, r"offsets must rise from 0 to \d+"),
         ({"offsets": np.array([1, 5, 273])}, "offsets must rise"),
         ({"alphabet": np.array("ACD")}, r"aa runs from \d+ to \d+ in the alphabet 'ACD'"),

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import groupby
 from pathlib import Path
 
@@ -33,12 +36,14 @@ from mpnn_core.training.lessons import Minibatch, ResidentCorpus
 from mpnn_core.training.recipes import (
     RECIPES,
     DistillError,
+    EvaluationSettings,
     Lessons,
     Recipe,
+    bounds,
     learning_rate,
     with_values,
 )
-from mpnn_core.training.run import Run
+from mpnn_core.training.run import STATE, Run
 from mpnn_core.training.students import Student, apart, initial_weights, logits_and_states
 
 CPU = torch.device("cpu")
@@ -249,6 +254,29 @@ def test_a_student_goes_on_from_a_checkpoint_of_its_shape(teacher: torch.nn.Modu
         Student("extreme-v2", Recipe(start="nowhere.safetensors"), teacher, CPU)
 
 
+@pytest.mark.parametrize("record", [b"", b"{", b"[]", b"\xff", b"[" * 10**5])
+def test_a_damaged_record_beside_a_checkpoint_is_named(
+    record: bytes, teacher: torch.nn.Module, tmp_path: Path
+) -> None:
+    path = tmp_path / "start.safetensors"
+    resolve("v_48_020", find_variant("extreme-v2")).load().save(path)
+    path.with_suffix(".training.json").write_bytes(record)
+    with pytest.raises(DistillError, match=r"start\.training\.json is not the record of"):
+        Student("extreme-v2", Recipe(start=str(path)), teacher, CPU)
+
+
+@pytest.mark.parametrize("residues", [1, 2, 5])
+def test_chains_shorter_than_a_neighbourhood_can_be_learnt_from(
+    residues: int, tmp_path: Path
+) -> None:
+    s = protein("5L33")
+    short = mpnn.Structure.from_backbone(s.coords[:residues], s.sequence[:residues], name="short")
+    run = Run(
+        {"extreme-v2": FROM_SCRATCH}, Lessons(steps=3, nodes=residues), corpus_of("s", [short])
+    )
+    assert run.train(tmp_path)
+
+
 @pytest.mark.parametrize("name", sorted({v.student for v in VARIANTS.values() if v.student}))
 def test_every_student_has_a_recipe_and_starts_with_finite_weights(
     name: str, teacher: torch.nn.Module
@@ -413,6 +441,139 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_saved(
     assert {path: path.read_bytes() for path in kept} == kept
 
 
+def test_weights_that_are_not_finite_after_the_last_step_are_not_saved(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run({"extreme-v2": FROM_SCRATCH}, Lessons(steps=10, nodes=160), corpus)
+    take = run.training_step.take
+
+    def overflow(count: int) -> torch.Tensor:
+        losses = take(count)
+        run.students[0].averaged[5] = torch.inf  # as the last update may
+        return losses
+
+    monkeypatch.setattr(run.training_step, "take", overflow)
+    with pytest.raises(DistillError, match=r"extreme-v2: .* or the weights after it"):
+        run.train(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import mpnn_core as mpnn
+from mpnn_core.training.corpus import read_corpus
+from mpnn_core.training.recipes import DistillError, Lessons, Recipe
+from mpnn_core.training.run import STATE, Run
+
+corpus = read_corpus(Path(sys.argv[1]))
+recipes = {name: Recipe(start="random") for name in ("minimal-fast", "extreme-v2")}
+lessons = Lessons(steps=20, nodes=160)
+replace = os.replace
+for at in range(6):  # the state, weights and a record for each of two students, or none of them
+    folder = Path(sys.argv[2]) / str(at)
+    Run(recipes, lessons, corpus).train(folder, minutes=0)
+    if os.fork() == 0:
+        left = [at]
+        def killing(*paths):
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left[0] -= 1
+            replace(*paths)
+        os.replace = killing
+        run = Run(recipes, lessons, corpus)
+        os.replace = replace
+        run.resume(folder)
+        os.replace = killing
+        run.train(folder)
+        os._exit(0)
+    _, status = os.wait()
+    resumed = Run(recipes, lessons, corpus)
+    resumed.resume(folder)
+    print(at, os.WTERMSIG(status), resumed.step)
+"""
+
+
+def test_a_run_that_is_killed_while_it_is_saved_goes_on(tmp_path: Path) -> None:
+    """At every file that is put into its place: all students are at one step, and weights and
+    records are those of it once the run goes on."""
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for name in SMALL[:2]:
+        (corpus / path_of(name).name).symlink_to(path_of(name))
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(corpus), str(tmp_path)],
+        capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split("\n")[:-1] == [
+        "0 9 10", "1 9 20", "2 9 20", "3 9 20", "4 9 20", "5 0 20",
+    ]  # fmt: skip
+    for at, steps in enumerate([10, 20, 20, 20, 20, 20]):
+        for name in ("minimal-fast", "extreme-v2"):
+            record = json.loads((tmp_path / str(at) / f"{name}.training.json").read_text())
+            assert record["run"]["steps"] == steps, f"killed at file {at}: {name}"
+            final = load_checkpoint(tmp_path / str(at) / f"{name}.safetensors").state
+            whole = load_checkpoint(tmp_path / "5" / f"{name}.safetensors").state
+            same = all((final[key] == whole[key]).all() for key in whole)
+            assert same is (steps == 20), f"killed at file {at}: {name}"
+
+
+@pytest.fixture(scope="module")
+def saved(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of ten steps of twenty."""
+    folder = tmp_path_factory.mktemp("saved")
+    Run({"extreme-v2": FROM_SCRATCH}, Lessons(steps=20, nodes=160), corpus).train(folder, minutes=0)
+    return folder
+
+
+OTHER = {
+    of.name: {"teacher": "v_48_010", "start": "teacher", "orthogonal": False}.get(
+        of.name, type(of.default)(bounds(settings, of.name)[1]) if of.metadata else None
+    )
+    for settings in (Lessons, Recipe)
+    for of in fields(settings)
+}
+
+
+@pytest.mark.parametrize("name", OTHER.keys() - {"match"})  # match: for other students alone
+def test_a_run_does_not_go_on_with_another_setting(name: str, corpus: Corpus, saved: Path) -> None:
+    change = {name: OTHER[name] if name != "nodes" else 161}
+    lessons, recipe = Lessons(steps=20, nodes=160), FROM_SCRATCH
+    if hasattr(lessons, name):
+        lessons = replace(lessons, **change)
+    else:
+        recipe = replace(recipe, **change)
+    before = {path: path.read_bytes() for path in saved.iterdir()}
+    other = Run({"extreme-v2": recipe}, lessons, corpus)
+    with pytest.raises(DistillError, match=rf"begun otherwise: .*{name} is .*, was .*Resume with"):
+        other.resume(saved)
+    assert {path: path.read_bytes() for path in saved.iterdir()} == before
+
+
+def test_a_run_does_not_go_on_with_other_students(corpus: Corpus, saved: Path) -> None:
+    both = {"extreme-v2": FROM_SCRATCH, "minimal": FROM_SCRATCH}
+    other = Run(both, Lessons(steps=20, nodes=160), corpus)
+    with pytest.raises(DistillError, match="with the students extreme-v2, not extreme-v2, minimal"):
+        other.resume(saved)
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "zeros", "foreign"])
+def test_a_damaged_state_is_named(damage: str, corpus: Corpus, saved: Path, tmp_path: Path) -> None:
+    content = (saved / STATE).read_bytes()
+    (tmp_path / STATE).write_bytes(
+        {
+            "cut": content[:-100],
+            "empty": b"",
+            "zeros": bytes(1000),
+            "foreign": (saved / "extreme-v2.safetensors").read_bytes(),
+        }[damage]
+    )
+    run = Run({"extreme-v2": FROM_SCRATCH}, Lessons(steps=20, nodes=160), corpus)
+    with pytest.raises(DistillError, match=rf"{STATE} is damaged"):
+        run.resume(tmp_path)
+
+
 def test_another_corpus_does_not_resume(corpus: Corpus, tmp_path: Path) -> None:
     recipes = {"extreme-v2": FROM_SCRATCH}
     Run(recipes, Lessons(steps=10, nodes=160), corpus).train(tmp_path)
@@ -432,6 +593,70 @@ def test_values_are_read_as_their_setting() -> None:
     assert with_values(Recipe(), values) == Recipe(start="random", learning_rate=0.01)
     with pytest.raises(DistillError, match="steps is 'many'; expected a int"):
         with_values(Lessons(), {"steps": "many"})
+    with pytest.raises(DistillError, match="orthogonal is '1'; expected a bool"):
+        with_values(Recipe(), {"orthogonal": "1"})
+
+
+NUMBERS = [
+    (settings, of.name, *bounds(settings, of.name))
+    for settings in (Lessons, Recipe, EvaluationSettings)
+    for of in fields(settings)
+    if isinstance(of.default, int | float) and not isinstance(of.default, bool)
+]
+
+
+@pytest.mark.parametrize(("settings", "name", "least", "most"), NUMBERS)
+def test_every_number_of_a_recipe_is_finite_and_within_its_bounds(
+    settings: type, name: str, least: float, most: float
+) -> None:
+    kind = type(getattr(settings(), name))
+    for inside in (least, most):
+        assert getattr(settings(**{name: kind(inside)}), name) == inside
+    beyond = {float("nan"), float("inf"), -float("inf"), least - 1, 2 * most + 1, "1", None, True}
+    for wrong in beyond:
+        with pytest.raises(DistillError, match=f"^{name} is {wrong!r}; expected"):
+            settings(**{name: wrong})
+        if settings is not EvaluationSettings:
+            with pytest.raises(DistillError, match=f"^{name} is .*; expected"):
+                with_values(settings(), {name: str(wrong) if wrong != "1" else "one"})
+
+
+@pytest.mark.parametrize("warmup", [0, 1])
+def test_without_a_warmup_the_rate_is_held_from_the_first_step(warmup: int) -> None:
+    rates = [learning_rate(Recipe(learning_rate=1.0, warmup=warmup), i, 100) for i in range(50)]
+    assert rates == [1.0] * 50
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["average=nan", "learning_rate=nan", "learning_rate=inf", "weight_decay=-1", "steps=0",
+     "average=0.9,average=0.8", "noise=nan", "nodes=99999999999", "seed=-1", "fall=2"],
+)  # fmt: skip
+def test_a_setting_out_of_bounds_is_refused_before_anything_is_written(
+    value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = ["distill", str(tmp_path / "no corpus"), "--student", "minimal", "--set", value]
+    assert main([*call, "--out", str(tmp_path / "run")]) == 2
+    assert value.partition("=")[0] in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("device", ["foo", "meta", "cpu:x", "", "mps", "cuda:99"])
+@pytest.mark.parametrize("command", ["design", "score", "eval", "distill"])
+def test_a_device_that_is_not_here_is_a_sentence(
+    command: str, device: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "1mr1D.pdb.gz").symlink_to(path_of("1mr1D"))
+    call = {
+        "design": [str(tmp_path), "--out", str(tmp_path / "out")],
+        "score": [str(tmp_path)],
+        "eval": [str(tmp_path)],
+        "distill": [str(tmp_path), "--student", "minimal", "--out", str(tmp_path / "run")],
+    }[command]
+    assert main([command, *call, "--device", device]) == 2
+    error = capsys.readouterr().err
+    assert f"device {device!r} cannot be used here" in error
+    assert len(error.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

@@ -172,6 +172,14 @@ def test_claims_and_history_are_those_of_the_project_as_well(project_folder, cap
     assert "0001_run.json is not a stored run" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", ["--ledger", "--elsewhere", "--claims"])
+def test_what_an_option_names_must_be_there(option: str, project_folder, capsys) -> None:
+    """A slip of the pen would otherwise give a page without it."""
+    assert main(["report", option, "nowhere"]) == 2
+    error = capsys.readouterr().err
+    assert "there is no" in error and "nowhere" in error
+
+
 # ------------------------------------------------------------------------------- bounds of numbers
 
 

@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
 
     from mpnn_core.training.corpus import read_corpus
     from mpnn_core.training.recipes import Lessons, Recipe, recipe_for, with_values
-    from mpnn_core.training.run import Run
+    from mpnn_core.training.run import STATE, Run
 
     console = Console(stderr=True)
     values = settings(options.set, "--set")
@@ -68,9 +68,10 @@ def run(options: argparse.Namespace) -> int:
     known = asdict(lessons) | asdict(Recipe())
     if unknown := values.keys() - known.keys():
         raise CallError(f"--set: {', '.join(unknown)}: expected one of {', '.join(known)}")
-    if (options.out / "state").exists() and not options.resume:
+    if (options.out / STATE).exists() and not options.resume:
         raise CallError(f"{options.out} holds a run; go on with --resume, or name another")
-    check_outputs([options.out], [])
+    weights = [options.out / f"{name}.safetensors" for name in recipes]
+    check_outputs([options.out], [] if options.resume else weights)
     corpus = read_corpus(options.corpus, complain)
     validation = read_corpus(options.validation, complain) if options.validation else None
     training = Run(recipes, lessons, corpus, validation, options.device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from mpnn_core.commands.options import (
     number,
     progress,
 )
-from mpnn_core.training.recipes import EvaluationSettings
+from mpnn_core.training.recipes import EvaluationSettings, bounds
 
 DEFAULT = EvaluationSettings()
 
@@ -41,22 +42,28 @@ def add_parser(commands: Any) -> None:
         help="the weights to compare with, of the published shape (default: v_48_020)",
     )  # fmt: skip
     evaluation.add_argument(
-        "--num-orders", type=number(int, 1, 10_000), default=DEFAULT.num_orders, metavar="N",
+        "--num-orders", type=within("num_orders"), default=DEFAULT.num_orders, metavar="N",
         help=f"random decoding orders per structure (default: {DEFAULT.num_orders})",
     )  # fmt: skip
     evaluation.add_argument(
-        "-n", "--num-sequences", type=number(int, 1, 10_000), default=DEFAULT.num_sequences,
+        "-n", "--num-sequences", type=within("num_sequences"), default=DEFAULT.num_sequences,
         metavar="N",
         help=f"designs per structure (default: {DEFAULT.num_sequences})",
     )  # fmt: skip
     evaluation.add_argument(
-        "-T", "--temperature", type=number(float, 0), default=DEFAULT.temperature, metavar="T",
+        "-T", "--temperature", type=within("temperature"), default=DEFAULT.temperature,
+        metavar="T",
         help=f"sampling temperature of the designs (default: {DEFAULT.temperature})",
     )  # fmt: skip
     evaluation.add_argument(
         "--out", type=Path, metavar="FILE", help="write all results to this file, as JSON"
     )
     evaluation.set_defaults(run=run)
+
+
+def within(name: str) -> Callable[[str], int | float]:
+    """A reader of one of the settings, for argparse."""
+    return number(type(getattr(DEFAULT, name)), *bounds(EvaluationSettings, name))
 
 
 def run(options: argparse.Namespace) -> int:

@@ -44,6 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except refusals() as error:
         complain(str(error))
         return WRONG_CALL
+    except MemoryError as error:
+        complain(str(error) or "out of memory")
+        return WRONG_CALL
     except OSError as error:  # a path of the call, to read or to write
         complain(f"{error.filename or 'a file'}: {error.strerror or error}")
         return WRONG_CALL

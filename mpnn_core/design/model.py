@@ -298,16 +298,17 @@ def load_model(
         Unknown variant or backend, or a device that this machine does not have.
     """
     shape = find_variant(variant)
-    place = _device(device)
+    place = find_device(device)
     choice = resolve(weights, shape)
     network, name = load_network(choice, shape)
     return Model(network, name, shape, place, backend, choice.loss)
 
 
-def _device(device: str | torch.device) -> torch.device:
+def find_device(device: str | torch.device) -> torch.device:
+    """The device of that name; ValueError where nothing can be computed on it here."""
     try:
         place = torch.device(device)
-        torch.empty(1, device=place)
+        torch.zeros(1, device=place).item()  # "meta" has tensors, and no values
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"device {str(device)!r} cannot be used here: {reason}") from error

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mpnn_core.gate import GateError
 from mpnn_core.gate.budget import seconds
 from mpnn_core.gate.project import Project, find_project, load_project
 
@@ -156,7 +157,9 @@ def run_report(options: argparse.Namespace) -> int:
         report.check_place("--summary", options.summary)
     claims = load_claims(options.claims or root / project.claims)
     path = options.ledger or root / project.ledger
-    ledger = Ledger.load(path) if path.exists() else Ledger([])
+    ledger = Ledger.load(path) if options.ledger or path.exists() else Ledger([])
+    if options.elsewhere and not options.elsewhere.is_dir():
+        raise GateError(f"there is no folder {options.elsewhere}; expected one with ledgers")
     elsewhere = options.elsewhere or root / project.ledgers
     content = report.Report(
         claims,

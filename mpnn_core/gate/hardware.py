@@ -63,10 +63,10 @@ def hardware_of(project: Project) -> Hardware:
     where = f"{project.root / 'pyproject.toml'}, [tool.mpnn_core.gate]: hardware"
     try:
         module = importlib.import_module(project.hardware)
-    except ImportError as error:
+    except Exception as error:  # whatever the project's own module raises
         raise ProjectError(
-            f"{where} {project.hardware!r} cannot be imported: {error}; expected a module that is "
-            f"installed, or in one of the folders {list(project.folders)}"
+            f"{where} {project.hardware!r} cannot be imported: {error!r}; expected a module that "
+            f"is installed, or in one of the folders {list(project.folders)}"
         ) from None
     for name in ("find", "synchroniser", "machine", "set_threads"):
         if not callable(getattr(module, name, None)):

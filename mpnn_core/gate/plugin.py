@@ -96,6 +96,9 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[CLAIMS] = load_claims(path, project)
     except GateError as error:
         raise pytest.UsageError(str(error)) from error
+    ledger = config.getoption("--ledger")
+    if ledger and (config.rootpath / ledger).is_dir():
+        raise pytest.UsageError(f"--ledger {ledger} is a folder; expected a file to write")
     for device in config.getoption("--device") or ():
         if device not in project.classes:
             names = ", ".join(project.classes)

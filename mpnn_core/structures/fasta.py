@@ -59,6 +59,8 @@ def read_sequences(
         text = read_bounded(Path(path), LARGEST_BYTES).decode("utf-8-sig").lstrip()
         if text and not text.startswith(">"):  # the parser would leave out all before the first
             raise ValueError(f"it begins with {text.split()[0][:20]!r}; expected '>title'")
+        if "\0" in text:  # an array of letters would lose it
+            raise ValueError("it holds null characters")
         records = list(SimpleFastaParser(io.StringIO(text, newline=None)))
     except OSError as error:
         raise FastaError(f"{path}: {error.strerror}") from None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -219,7 +220,8 @@ def _read_fields(path: Path) -> dict[str, NDArray[Any]]:
                 unpacked_size(archive, max(ALWAYS_UNPACKED, MOST_UNPACKED * size))
             file.seek(0)
             with np.load(file, allow_pickle=False) as content:
-                fields = {key: content[key] for key in content.files}
+                found = {key: content[key] for key in content.files if key in FIELDS}
+                fields = {key: np.asarray(value) for key, value in found.items()}  # or bytes
     except FileNotFoundError:
         raise CorpusError(
             f"there is no {path}; expected a folder of structures, or an npz of chains"
@@ -246,6 +248,8 @@ def _read_fields(path: Path) -> dict[str, NDArray[Any]]:
                 f"{path}: {key} has shape {values.shape} and dtype {values.dtype}; expected "
                 f"{expected} of kind {' or '.join(kinds)}, for {S} chains of {N} residues in all"
             )
+        if kinds == "U" and not _is_text(values):
+            raise CorpusError(f"{path}: {key} holds signs that cannot be printed")
     offsets = fields["offsets"]
     if S == 0 or offsets[0] != 0 or offsets[-1] != N or (np.diff(offsets) < 1).any():
         raise CorpusError(
@@ -265,6 +269,14 @@ def _read_fields(path: Path) -> dict[str, NDArray[Any]]:
             f"{alphabet!r}; expected indices into letters of {ALPHABET}"
         )
     return fields
+
+
+def _is_text(values: NDArray[Any]) -> bool:
+    """Whether an array of kind U holds printable text: numpy takes any 32 bits for a sign."""
+    codes = np.frombuffer(
+        values.tobytes(), np.dtype(np.uint32).newbyteorder(values.dtype.byteorder)
+    )
+    return not (codes > sys.maxunicode).any() and all(str(v).isprintable() for v in values.flat)
 
 
 def _chain(path: Path, fields: dict[str, NDArray[Any]], s: int) -> Structure:

@@ -2,18 +2,49 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 
 class DistillError(ValueError):
-    """A training run that cannot start or go on; the message says what was expected."""
+    """A run or a setting that cannot be used; the message says what was expected."""
+
+
+def bounded(default: float, least: float, most: float) -> Any:
+    """A field of `Settings`: a number from `least` to `most`."""
+    return field(default=default, metadata={"bounds": (least, most)})
 
 
 @dataclass(frozen=True)
-class Lessons:
+class Settings:
+    """Settings whose numbers are finite and within the bounds of their fields.
+
+    Raises
+    ------
+    DistillError
+        A value is of another type than its default, or out of bounds.
+    """
+
+    def __post_init__(self) -> None:
+        for of in fields(self):
+            value, kind = getattr(self, of.name), type(of.default)
+            right = isinstance(value, int | float if kind is float else kind)
+            if not right or (isinstance(value, bool) and kind is not bool):
+                raise DistillError(f"{of.name} is {value!r}; expected a {kind.__name__}")
+            least, most = of.metadata.get("bounds", (None, None))
+            if least is not None and not least <= value <= most:  # NaN is not
+                raise DistillError(f"{of.name} is {value}; expected {least:g} to {most:g}")
+
+
+def bounds(settings: type[Settings], name: str) -> tuple[float, float]:
+    """The least and the most that a number may be."""
+    (found,) = (of.metadata["bounds"] for of in fields(settings) if of.name == name)
+    return found
+
+
+@dataclass(frozen=True)
+class Lessons(Settings):
     """The training examples, which are the same for all students of a run.
 
     Attributes
@@ -32,18 +63,18 @@ class Lessons:
     """
 
     teacher: str = "v_48_020"
-    steps: int = 60_000
-    nodes: int = 4096
-    noise: float = 0.2
-    native: float = 0.5
-    divide: float = 0.4
-    crop: float = 0.4
-    deform: float = 0.06
-    seed: int = 0
+    steps: int = bounded(60_000, 1, 10**9)
+    nodes: int = bounded(4096, 1, 10**6)
+    noise: float = bounded(0.2, 0, 10)
+    native: float = bounded(0.5, 0, 1)
+    divide: float = bounded(0.4, 0, 1)
+    crop: float = bounded(0.4, 0, 1)
+    deform: float = bounded(0.06, 0, 1)
+    seed: int = bounded(0, 0, 2**63 - 1)
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Settings):
     """How one student learns.
 
     Attributes
@@ -63,18 +94,18 @@ class Recipe:
     """
 
     start: str = "teacher"
-    learning_rate: float = 1e-2
-    warmup: int = 500
-    fall: float = 0.5
+    learning_rate: float = bounded(1e-2, 0, 10)
+    warmup: int = bounded(500, 0, 10**9)
+    fall: float = bounded(0.5, 0, 1)
     orthogonal: bool = True
-    weight_decay: float = 0.01
-    native_weight: float = 0.2
-    match: float = 0.0
-    average: float = 0.999
+    weight_decay: float = bounded(0.01, 0, 10)
+    native_weight: float = bounded(0.2, 0, 1000)
+    match: float = bounded(0.0, 0, 1000)
+    average: float = bounded(0.999, 0, 1)
 
 
 @dataclass(frozen=True)
-class EvaluationSettings:
+class EvaluationSettings(Settings):
     """How a model is evaluated (evaluate.py).
 
     Attributes
@@ -85,12 +116,13 @@ class EvaluationSettings:
     seed : of orders and designs, which are the same for every model
     """
 
-    num_orders: int = 4
-    num_sequences: int = 4
-    temperature: float = 0.1
-    seed: int = 0
+    num_orders: int = bounded(4, 1, 10_000)
+    num_sequences: int = bounded(4, 1, 10_000)
+    temperature: float = bounded(0.1, 0, 1e6)
+    seed: int = bounded(0, 0, 2**63 - 1)
 
 
+_BOOLS = {"true": True, "false": False}
 TrainingSettings = TypeVar("TrainingSettings", Lessons, Recipe)
 
 RECIPES: dict[str, Recipe] = {
@@ -115,17 +147,15 @@ def with_values(settings: TrainingSettings, values: Mapping[str, str]) -> Traini
     Raises
     ------
     DistillError
-        A text is not of the type of its field.
+        A text is not of the type of its field, or the value is out of the field's bounds.
     """
     changed: dict[str, Any] = {}
     for name, default in asdict(settings).items():
         if name in values:
             kind = type(default)
             try:
-                changed[name] = (
-                    json.loads(values[name].lower()) if kind is bool else kind(values[name])
-                )
-            except ValueError:
+                changed[name] = _BOOLS[values[name].lower()] if kind is bool else kind(values[name])
+            except (ValueError, KeyError):
                 raise DistillError(
                     f"{name} is {values[name]!r}; expected a {kind.__name__}, such as {default}"
                 ) from None
@@ -134,6 +164,6 @@ def with_values(settings: TrainingSettings, values: Mapping[str, str]) -> Traini
 
 def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
     """The learning rate at `step` of `steps`: it rises, is held, and falls to 0."""
-    rising = min(1.0, (step + 1) / recipe.warmup)
+    rising = min(1.0, (step + 1) / max(1, recipe.warmup))
     falling = min(1.0, (steps - step) / max(1.0, recipe.fall * steps))
     return recipe.learning_rate * min(rising, falling)

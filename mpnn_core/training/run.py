@@ -26,13 +26,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load as deserialise
 from safetensors.torch import save as serialise
+from torch import Tensor
 
 from mpnn_core.constants import UNKNOWN
-from mpnn_core.network.checkpoints import Checkpoint, build_network, load_checkpoint
+from mpnn_core.design.model import find_device
+from mpnn_core.network.checkpoints import (
+    Checkpoint,
+    build_network,
+    file_sha256,
+    load_checkpoint,
+    weights_file,
+)
 from mpnn_core.network.variants import find_variant
-from mpnn_core.structures.files import write_atomically
+from mpnn_core.structures.files import read_bounded, write_atomically
 from mpnn_core.training.corpus import Corpus
 from mpnn_core.training.lessons import Minibatch, ResidentCorpus, whole_structures
 from mpnn_core.training.metrics import recovered
@@ -41,6 +50,8 @@ from mpnn_core.training.step import TrainingStep
 from mpnn_core.training.students import Student
 
 SAVE_SECONDS = 120.0  # from one saving to the next
+STATE = "state.safetensors"  # in the folder of a run
+LARGEST_STATE_BYTES = 4 * 2**30
 
 
 @dataclass
@@ -84,7 +95,12 @@ class Run:
     ) -> None:
         if not recipes:
             raise DistillError("no student was named")
-        self.device = torch.device(device)
+        try:
+            self.device = find_device(device)
+        except ValueError as error:
+            raise DistillError(str(error)) from None
+        if self.device.type not in ("cpu", "cuda"):
+            raise DistillError(f"students are trained on cpu or cuda, not on {self.device}")
         self.lessons = lessons
         for checked in (corpus, validation):
             longest = max(checked.structures, key=lambda s: s.mask.sum()) if checked else None
@@ -128,7 +144,7 @@ class Run:
         Raises
         ------
         DistillError
-            A loss is not finite. The folder keeps what was saved before.
+            A loss or a weight is not finite. The folder keeps what was saved before.
         """
         begun = last_look = last_save = time.monotonic()
         looked_at, saved_seconds = self.step, self.seconds
@@ -138,13 +154,7 @@ class Run:
             self.training_step.plan(self.step)
             steps = min(self.training_step.block, self.lessons.steps - self.step)
             losses = self.training_step.take(steps)
-            for student, row in zip(self.students, losses, strict=True):
-                if not bool(torch.isfinite(row).all()):
-                    at = self.step + int((~torch.isfinite(row)).nonzero()[0])
-                    raise DistillError(
-                        f"{student.name}: the loss of step {at} is not finite. {folder} keeps "
-                        "what was saved before; resume with a smaller learning rate"
-                    )
+            self._check_finite(losses, folder)
             self.step += steps
             now = time.monotonic()
             self.seconds = saved_seconds + now - begun
@@ -228,30 +238,63 @@ class Run:
         divergence = {name: float(mean[1]) for name, mean in means.items() if name != "teacher"}
         return recovery, divergence
 
-    def save(self, folder: Path) -> None:
-        """Write the weights of each student, its training record, and the state to resume from.
+    def _check_finite(self, losses: Tensor, folder: Path) -> None:
+        """Refuse to go on, and so to save, once a number is not finite; `losses` are of a block."""
+        for student, row in zip(self.students, losses, strict=True):
+            # The weights as well: the last step of a block has no loss after it.
+            found = [*torch.isfinite(row).tolist(), student.is_finite()]
+            if not all(found):
+                at = self.step + min(found.index(False), len(row) - 1)
+                raise DistillError(
+                    f"{student.name}: the loss of step {at} is not finite, or the weights after "
+                    f"it. {folder} keeps what was saved before; begin another run with a smaller "
+                    "learning rate"
+                )
 
-        These are NAME.safetensors, NAME.training.json and state/NAME.safetensors.
+    def save(self, folder: Path) -> None:
+        """Write the state to resume from, and the weights and training record of each student.
+
+        The state is one file, STATE, so that all students are at one step in it whenever the
+        process ends. NAME.safetensors and NAME.training.json follow from it; `resume` writes them
+        anew.
         """
         random = torch.cuda.get_rng_state() if self.device.type == "cuda" else torch.get_rng_state()
-        shared = {"random": random, "drawn": self.corpus.drawn.to(torch.uint8)}
-        position = {"step": str(self.step), "seconds": str(self.seconds)}
+        tensors = {"random": random, "drawn": self.corpus.drawn.to(torch.uint8)}
+        for student in self.students:
+            for key, value in student.state().items():
+                tensors[f"{student.name}.{key}"] = value.contiguous()
+        position = {"step": self.step, "seconds": self.seconds, "history": self.history}
+        content = serialise(tensors, {"run": json.dumps(self._identity() | position)})
+        write_atomically(folder / STATE, methodcaller("write", content))
+        self._write_results(folder)
+
+    def _write_results(self, folder: Path) -> None:
+        """Write the weights of each student and its training record."""
         for student in self.students:
             name = f"{self.lessons.teacher}-{find_variant(student.name).student}"
             checkpoint = Checkpoint(
                 name, student.averages(), student.network.neighbours, self.lessons.noise
             )
             record = json.dumps(self._record_of(student), indent=1).encode()
-            state = {k: v.contiguous() for k, v in student.state().items()}
             for path, content in (
                 (folder / f"{student.name}.safetensors", checkpoint.serialised()),
                 (folder / f"{student.name}.training.json", record),
-                (
-                    folder / "state" / f"{student.name}.safetensors",
-                    serialise({**state, **shared}, position),
-                ),
             ):
                 write_atomically(path, methodcaller("write", content))
+
+    def _identity(self) -> dict[str, Any]:
+        """What must be the same for a run to go on: settings, teacher, corpus, kind of device."""
+        return {
+            "settings": asdict(self.lessons),
+            "students": {s.name: asdict(s.recipe) for s in self.students},
+            "teacher": file_sha256(weights_file(self.lessons.teacher)),
+            "corpus": {
+                "sha256": self.source.sha256,
+                "structures": len(self.source),
+                "residues": self.source.residues,
+            },
+            "device": self.device.type,
+        }
 
     def _record_of(self, student: Student) -> dict[str, Any]:
         """The training record of a student, from which its model card is written."""
@@ -285,40 +328,81 @@ class Run:
         }
 
     def resume(self, folder: Path) -> None:
-        """Continue from what `save` wrote. All students must be at the same step.
+        """Continue from what `save` wrote, and write what a killed process left behind.
 
         Raises
         ------
         DistillError
-            Nothing is saved, or it is of other students, another recipe or another corpus.
+            Nothing is saved, or it is damaged, or it is of other students, another recipe, teacher,
+            corpus or kind of device; the message says what differs.
         """
-        steps = set()
-        for student in self.students:
-            path = folder / "state" / f"{student.name}.safetensors"
-            record_path = folder / f"{student.name}.training.json"
-            if not path.is_file() or not record_path.is_file():
-                raise DistillError(f"{folder} has no saved run of {student.name!r}")
-            record = json.loads(record_path.read_text())
-            if record["corpus"]["sha256"] != self.source.sha256:
-                raise DistillError(
-                    f"{folder} was begun on another corpus than {self.source}: "
-                    f"{record['corpus']['structures']} structures, {record['corpus']['residues']} "
-                    "residues; resume with that one"
+        path = folder / STATE
+        try:
+            content = read_bounded(path, LARGEST_STATE_BYTES)
+        except FileNotFoundError:
+            names = " and ".join(repr(s.name) for s in self.students)
+            raise DistillError(f"{folder} has no saved run of {names}") from None
+        except OSError as error:
+            raise DistillError(f"{path} is no saved run: {error.strerror}") from None
+        try:
+            state = deserialise(content)
+            header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+            saved = json.loads(header["__metadata__"]["run"])
+            self._check_same(folder, saved)
+            for student in self.students:
+                own = f"{student.name}."
+                student.restore(
+                    {k.removeprefix(own): v for k, v in state.items() if k.startswith(own)}
                 )
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata()
-                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            student.restore(state)
-            steps.add(int(metadata["step"]))
-            self.seconds, self.history = float(metadata["seconds"]), record["history"]
-        if len(steps) > 1:
-            raise DistillError(f"the students of {folder} are at different steps: {sorted(steps)}")
-        self.step = steps.pop()
-        self.corpus.drawn.copy_(state["drawn"].long())
-        if self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["random"])
-        else:
-            torch.set_rng_state(state["random"])
+            self.step, self.seconds = int(saved["step"]), float(saved["seconds"])
+            self.history = list(saved["history"])
+            self.corpus.drawn.copy_(state["drawn"].long())
+            if self.device.type == "cuda":
+                torch.cuda.set_rng_state(state["random"])
+            else:
+                torch.set_rng_state(state["random"])
+        except DistillError:
+            raise
+        # Whatever a damaged file leads to.
+        except (SafetensorError, ValueError, LookupError, TypeError, RuntimeError) as error:
+            raise DistillError(f"{path} is damaged: {error!r}; begin another run") from error
+        self._write_results(folder)
+
+    def _check_same(self, folder: Path, saved: Mapping[str, Any]) -> None:
+        """Raise DistillError with all that differs between a saved run and this one."""
+        now = self._identity()
+        if saved["corpus"]["sha256"] != now["corpus"]["sha256"]:
+            raise DistillError(
+                f"{folder} was begun on another corpus than {self.source}: "
+                f"{saved['corpus']['structures']} structures, {saved['corpus']['residues']} "
+                "residues; resume with that one"
+            )
+        if saved["students"].keys() != now["students"].keys():
+            raise DistillError(
+                f"{folder} was begun with the students {', '.join(saved['students'])}, not "
+                f"{', '.join(now['students'])}; resume with those"
+            )
+        differing = [
+            f"{where}{name} is {own.get(name)!r}, was {was.get(name)!r}"
+            for where, own, was in (
+                ("", now["settings"], saved["settings"]),
+                *(
+                    (f"{student}: ", now["students"][student], saved["students"][student])
+                    for student in now["students"]
+                ),
+            )
+            for name in own.keys() | was.keys()
+            if own.get(name) != was.get(name)
+        ]
+        if saved["teacher"] != now["teacher"] and not differing:
+            differing = [f"the weights called {self.lessons.teacher} are another file"]
+        if saved["device"] != now["device"]:
+            differing.append(f"the device is {now['device']}, was {saved['device']}")
+        if differing:
+            raise DistillError(
+                f"{folder} was begun otherwise: {'; '.join(sorted(differing))}. Resume with what "
+                "it was begun with, or begin another run"
+            )
 
 
 def device_name(device: torch.device) -> str:

@@ -19,9 +19,11 @@ from mpnn_core.network.families import CheckpointError
 from mpnn_core.network.graph import Backbones, Graph
 from mpnn_core.network.mpnn import MPNN
 from mpnn_core.network.variants import find_variant
+from mpnn_core.structures.files import read_bounded
 from mpnn_core.training.lessons import Lesson, Minibatch
 from mpnn_core.training.recipes import DistillError, Recipe
 
+LARGEST_RECORD_BYTES = 64 * 2**20
 GRADIENT_NORM = 1.0  # larger gradients are scaled down to it
 
 
@@ -196,13 +198,35 @@ class Student:
             **{f"adam.{key}": value for key, value in moments.items()},
         }
 
+    def is_finite(self) -> bool:
+        """Whether all weights and their averages are finite."""
+        return bool(torch.isfinite(self.weights).all() & torch.isfinite(self.averaged).all())
+
     @torch.no_grad()
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go back to what `state` returned."""
-        if state["weights"].shape != self.weights.shape:
+        """Go back to what `state` returned.
+
+        Raises
+        ------
+        DistillError
+            A tensor is missing, or has another shape than in this recipe.
+        """
+        rest = self.rest.shape
+        expected = {
+            "weights": self.weights.shape,
+            "averaged": self.averaged.shape,
+            "momentum": self.momentum.shape,
+            "adam.step": torch.Size(()),
+            "adam.exp_avg": rest,
+            "adam.exp_avg_sq": rest,
+        }
+        shapes = {name: value.shape for name, value in state.items()}
+        if shapes != expected:
             raise DistillError(
-                f"{self.name}: the saved run has {state['weights'].numel()} weights, this recipe "
-                f"{self.weights.numel()}; resume with the recipe it was begun with"
+                f"{self.name}: the saved run has tensors of the shapes "
+                f"{ {name: tuple(shape) for name, shape in shapes.items()} }, this recipe "
+                f"{ {name: tuple(shape) for name, shape in expected.items()} }; resume with the "
+                "recipe it was begun with"
             )
         for name in ("weights", "averaged", "momentum"):
             getattr(self, name).copy_(state[name])
@@ -218,7 +242,14 @@ class Student:
 def _record_beside(weights: Path) -> dict[str, Any]:
     """The sha256 of a checkpoint, and how it was trained if a record lies beside it."""
     path = weights.with_suffix(".training.json")
-    record = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    try:
+        record = json.loads(read_bounded(path, LARGEST_RECORD_BYTES)) if path.is_file() else {}
+        if not isinstance(record, dict):
+            raise ValueError(f"it holds a {type(record).__name__}")
+    except (OSError, ValueError, RecursionError) as error:
+        raise DistillError(
+            f"{path} is not the record of {weights}: {error}; mend it, or move it away"
+        ) from None
     kept = ("seed", "recipe", "run", "curve", "before")
     return {"sha256": file_sha256(weights)} | {key: record[key] for key in kept if key in record}
 

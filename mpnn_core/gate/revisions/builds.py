@@ -178,7 +178,10 @@ def native_home(repository: Path, tree: str, project: Project) -> Path:
     listing = _git(repository, "ls-tree", "-r", tree).splitlines()
     files = [line for line in listing if line.endswith(project.native.suffixes or ("",))]
     digest.update("\n".join(files).encode())
-    settings: dict[str, Any] = tomllib.loads(_git(repository, "show", f"{tree}:pyproject.toml"))
+    try:
+        settings: dict[str, Any] = tomllib.loads(_git(repository, "show", f"{tree}:pyproject.toml"))
+    except tomllib.TOMLDecodeError as error:
+        raise BuildError(f"pyproject.toml of tree {tree[:12]} is not TOML: {error}") from None
     tables = [settings.get("tool", {}).get(name) for name in project.native.tables]
     digest.update(json.dumps([settings.get("build-system"), *tables], sort_keys=True).encode())
     compiler = shutil.which(COMPILER)
