@@ -386,6 +386,22 @@ def test_recordings_that_have_all_been_dropped_are_made_again(monkeypatch) -> No
         assert np.array_equal(found, alone)
 
 
+@needs_gpu
+@needs_triton
+def test_designs_and_scores_of_one_recording_are_those_made_apart() -> None:
+    model = mpnn.load_model("v_48_020", device="cuda", backend="cuda")
+    structures = [rows_of(protein("5L33"), slice(0, 60)), rows_of(protein("5L33"), slice(20, 80))]
+    for structure in structures * 3:  # computed, recorded, replayed
+        [(designs, native)] = model.design_and_score([structure], 2, [0.1, 0.5], 37)
+        for at, temperature in zip(designs, (0.1, 0.5), strict=True):
+            apart = model.design(structure, 2, temperature, 37)
+            assert at.sequences == apart.sequences
+            assert np.abs(at.log_probs - apart.log_probs).max() < EXACT
+            np.testing.assert_array_equal(at.decoding_order, apart.decoding_order)
+        score = model.score(structure, seed=37)
+        assert np.abs(native.score - score.score).max() < EXACT
+
+
 def test_plain_torch_serves_where_triton_is_missing(case: Case, monkeypatch) -> None:
     monkeypatch.setattr(cuda, "find_spec", lambda name: None)
     backend = cuda.CudaBackend(case.network)

@@ -6,14 +6,20 @@ public interface alone: both revisions run it, and the older one may be of any a
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from functools import cache
+from itertools import count
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from proteins import FIXTURES, path_of, protein
+from proteins import FIXTURES, TS50, path_of, protein
 
 import mpnn_core as mpnn
+from mpnn_core.commands.main import main
 
 model = cache(mpnn.load_model)
 
@@ -48,6 +54,16 @@ def log_probs() -> Callable[[], Any]:
     return lambda: network.log_probs(structure, seed=37)
 
 
+def design_command() -> Callable[[], Any]:
+    """Eight sequences of each of ten chains of TS50 by the command, from files to files."""
+    files = [str(path_of(name)) for name in TS50[::5]]
+    folder = Path(tempfile.mkdtemp(prefix="mpnn_core"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folders = (folder / str(i) for i in count())
+    options = ["-n", "8", "--seed", "37", "--out"]
+    return lambda: main(["design", *files, *options, str(next(folders))])
+
+
 def read_structure() -> Callable[[], Any]:
     """5L33 from its PDB file."""
     path = path_of("5L33")
@@ -66,6 +82,7 @@ BENCHMARKS = (
     design_complex,
     design_in_torch,
     log_probs,
+    design_command,
     read_structure,
     read_mmcif,
 )

@@ -1,4 +1,4 @@
-"""E1, E2, E4 to E7: our engine against the original, as its authors run it.
+"""E1, E2, E4 to E7, E10: our engine against the original, as its authors run it.
 
 Each sequence has its own decoding order; encoding, schedule and random numbers are in the time. The
 coordinates differ between runs, by 1e-3 Å, so that nothing is won by remembering a structure. The
@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from proteins import TS50, path_of, protein
 
 import mpnn_core as mpnn
 from mpnn_core import Constraints
+from mpnn_core.commands.main import main
 from mpnn_core.gate.intervals import ERROR, Interval, median_ratio
 from mpnn_core.gate.pairing import interleaved
 from mpnn_core.peers import original
@@ -179,6 +181,34 @@ def test_many_structures_in_one_call(model, network, judge) -> None:
         ROUNDS,
     )
     ratios = np.array(logs["original"]) - np.array(logs["ours"])
+    judge(median_ratio(ratios, ERROR), pairs=ROUNDS, **computed_by(model))
+
+
+@pytest.mark.costly(60)
+@pytest.mark.claim("E10", "rate")
+def test_the_command_keeps_the_rate_of_the_model(model, judge, tmp_path) -> None:
+    """Files to files, the loading of the weights included, against `Model.design` of what was read.
+
+    In one process, so that neither pays for importing torch.
+    """
+    files, structures = [path_of(name) for name in TS50], [protein(name) for name in TS50]
+    folders = (tmp_path / str(i) for i in count())
+
+    def command() -> Path:
+        out = next(folders)
+        assert main(["design", *map(str, files), "-n", "8", "--seed", "37", "--out", str(out)]) == 0
+        return out
+
+    def designed() -> list[mpnn.Designs]:
+        designs: list[mpnn.Designs] = model.design(structures, 8, seed=37)
+        return designs
+
+    out = command()
+    for designs in designed():
+        written = (out / "seqs" / f"{designs.structure.name}.fa").read_text().splitlines()
+        assert written[3::2] == designs.sequences
+    logs = interleaved({"model": designed, "command": command}, ROUNDS)
+    ratios = np.array(logs["command"]) - np.array(logs["model"])
     judge(median_ratio(ratios, ERROR), pairs=ROUNDS, **computed_by(model))
 
 
