@@ -50,7 +50,7 @@ NATIVE = re.compile(rf"mpnn_core/backends/native/_({'|'.join(INSTRUCTION_SETS)})
 TOP = {"CHANGELOG.md", "CMakeLists.txt", "LICENSE", "PKG-INFO", "README.md", "THIRD_PARTY.md",
        "pyproject.toml"}  # fmt: skip
 
-slow = pytest.mark.slow
+proof = pytest.mark.proof
 
 
 def run(command: list[object], **settings: object) -> subprocess.CompletedProcess[str]:
@@ -231,7 +231,7 @@ class Recorder:
         return called
 
 
-@slow
+@proof
 def test_the_wheel_of_the_oldest_python_computes_in_the_newest(native_wheel, tmp_path) -> None:
     found = pythons()
     if not found:
@@ -300,7 +300,7 @@ def test_the_tag_of_a_wheel_is_that_of_the_modules_in_it(wheel) -> None:
         assert endings.pop().startswith(("cpython-311-", "cp311-"))
 
 
-@slow
+@proof
 def test_a_compiled_wheel_has_every_instruction_set_of_its_processor(native_wheel) -> None:
     sets = {m[1] for n in wheel_files(native_wheel) if (m := NATIVE.fullmatch(n))}
     x86 = re.search(r"(x86_64|amd64)\.whl$", native_wheel.name)
