@@ -268,7 +268,7 @@ def wheel_files(wheel: Path) -> dict[str, bytes]:
         return {name: file.read(name) for name in file.namelist()}
 
 
-@pytest.fixture(params=["pure", pytest.param("native", marks=slow)])
+@pytest.fixture(params=["pure", pytest.param("native", marks=proof)])
 def wheel(request) -> Path:
     return request.getfixturevalue(f"{request.param}_wheel")
 
