@@ -53,13 +53,14 @@ class Executor:
                     yield batches[0], self._kept(outputs, job.fetched)
                     continue
             backbones = Backbones.from_structures(structures, self.device)
-            with self._computing():
+            with self._computing(self.backend):
                 inputs = [job.inputs(batch, self.backend) for batch in batches]
                 needs = self.network.requires.union(*(x.needs for x in inputs))
-                backend = serving(self.backend, needs)
+            backend = serving(self.backend, needs)
+            with self._computing(backend):
                 encoding = encoded(backend, backbones)
             for batch, x in zip(batches, inputs, strict=True):
-                with self._computing():
+                with self._computing(backend):
                     outputs = job.compute(backend, batch, encoding, x)
                 yield batch, self._kept(outputs, job.fetched)
 
@@ -114,7 +115,7 @@ class Executor:
         if self.network.requires or inputs.needs:
             return None
         b = Backbones.from_structures(structures, HOST)
-        with self._computing():
+        with self._computing(self.backend):
             return self.backend.replays(
                 (job.compute.__name__, *batch.key),
                 _whole(self.backend, job.compute, batch, type(inputs).of),
@@ -135,8 +136,8 @@ class Executor:
         return outputs
 
     @contextmanager
-    def _computing(self) -> Iterator[None]:
-        with torch.inference_mode():
+    def _computing(self, backend: Backend) -> Iterator[None]:
+        with torch.inference_mode(), backend.computing():
             if self.device.type != "cuda":
                 yield
             else:  # Triton launches on the current device

@@ -15,7 +15,8 @@ def available_cores() -> int:
     else:
         allowed = os.cpu_count() or 1
     # A part of a core is worth a thread: 1.5 cores compute half as much again as one.
-    return max(1, min(allowed, math.ceil(cgroup_quota())))
+    quota = cgroup_quota()
+    return allowed if quota >= allowed else max(1, math.ceil(quota))
 
 
 @cache

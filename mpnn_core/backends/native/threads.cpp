@@ -28,6 +28,10 @@ using Clock = std::chrono::steady_clock;
 // A level of a decoding order takes a fraction of a millisecond, so between two of them a thread
 // looks for work for a while before it sleeps.
 constexpr auto kSpin = std::chrono::microseconds(100);
+// A helper that has a chunk for so much longer than its caller had one was stopped in the middle:
+// others want the processors. Then the caller works alone, for so many times what it waited.
+constexpr auto kLate = std::chrono::microseconds(500);
+constexpr int kAlone = 32;
 
 template <class Condition>
 bool spin_until(Condition condition) {
@@ -56,7 +60,7 @@ class Pool {
   int threads() const { return static_cast<int>(helpers_.size()) + 1; }
 
   void run(int64_t count, const std::function<void(int64_t)>& body) {
-    if (helpers_.empty() || count <= 1) {
+    if (helpers_.empty() || count <= 1 || Clock::now() < alone_until_) {
       for (int64_t i = 0; i < count; i++) body(i);
       return;
     }
@@ -68,20 +72,25 @@ class Pool {
       unclaimed_.store(count, std::memory_order_release);
     }
     wake_.notify_all();
-    work();
+    const auto start = Clock::now();
+    const int64_t own = work();
+    const auto waiting = Clock::now();
     const auto finished = [&] { return unfinished_.load(std::memory_order_acquire) == 0; };
     if (!spin_until(finished)) {
       std::unique_lock<std::mutex> lock(mutex_);
       finished_.wait(lock, finished);
     }
+    const auto end = Clock::now();
+    const auto waited = end - waiting;
+    if (own > 0 && waited > kLate + (waiting - start) / own) alone_until_ = end + kAlone * waited;
     if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
   }
 
  private:
-  // Chunks of the stage that is there now, until none is left. A chunk that is claimed is waited
+  // Does chunks of the stage that is there now until none is left, and counts them. A chunk that is claimed is waited
   // for, so only then body and count are those of its stage and stay; before, they may be anyone's.
-  void work() {
-    int64_t left = unclaimed_.load(std::memory_order_relaxed);
+  int64_t work() {
+    int64_t done = 0, left = unclaimed_.load(std::memory_order_relaxed);
     while (left > 0) {
       if (!unclaimed_.compare_exchange_weak(left, left - 1, std::memory_order_acquire,
                                             std::memory_order_relaxed))
@@ -96,8 +105,10 @@ class Pool {
         std::lock_guard<std::mutex> lock(mutex_);
         finished_.notify_one();
       }
+      done++;
       left = unclaimed_.load(std::memory_order_relaxed);
     }
+    return done;
   }
 
   void help() {
@@ -121,6 +132,7 @@ class Pool {
   const std::function<void(int64_t)>* body_ = nullptr;
   int64_t count_ = 0;
   std::exception_ptr error_;
+  Clock::time_point alone_until_;
 };
 
 // One computation at a time has the threads. Never destroyed: they may not be joined at exit.
