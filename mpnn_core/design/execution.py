@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mpnn_core.backends.contract import Backend, encoded
+from mpnn_core.backends.float32 import in_float32
 from mpnn_core.backends.plain import serving
 from mpnn_core.constants import LETTERS
 from mpnn_core.design.batches import Batch, groups_within, runs_within
@@ -137,7 +138,7 @@ class Executor:
 
     @contextmanager
     def _computing(self, backend: Backend) -> Iterator[None]:
-        with torch.inference_mode(), backend.computing():
+        with torch.inference_mode(), in_float32(self.device), backend.computing():
             if self.device.type != "cuda":
                 yield
             else:  # Triton launches on the current device
