@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 import subprocess
 import sys
@@ -18,7 +19,8 @@ from strategies import NOISE, Layout, layouts
 
 import mpnn_core as mpnn
 from mpnn_core import Constraints, Model
-from mpnn_core.backends.native import INSTRUCTION_SETS, NativeBackend, instruction_sets
+from mpnn_core.backends import native as native_code
+from mpnn_core.backends.native import INSTRUCTION_SETS, NativeBackend, cores, instruction_sets
 from mpnn_core.backends.plain import TorchBackend
 from mpnn_core.backends.registry import find_backend
 from mpnn_core.network.architectures import random_network
@@ -49,9 +51,10 @@ def native(request, plain) -> Model:
 
 
 @pytest.fixture
-def threads():
+def threads(monkeypatch):
     """Set how many threads torch, and so the native code, uses."""
     before = torch.get_num_threads()
+    monkeypatch.setattr(native_code, "available_cores", lambda: 8)  # more threads than cores, too
     yield torch.set_num_threads
     torch.set_num_threads(before)
 
@@ -272,6 +275,77 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
     command = [sys.executable, "-c", code, str(path_of("6MRR"))]
     assert subprocess.run(command, timeout=60, check=False).returncode == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_process_forked_while_a_thread_designs_can_design() -> None:
+    """It finds no lock held by a thread that it lacks, and nothing that was half written."""
+    code = """
+import os, sys, threading, warnings
+import mpnn_core as mpnn, torch
+torch.set_num_threads(2)
+warnings.simplefilter("ignore")
+structure, model = mpnn.read_structure(sys.argv[1]), mpnn.load_model(backend="native")
+expected = model.design(structure, 2, seed=1).sequences
+done = threading.Event()
+
+def designing():
+    while not done.is_set():
+        model.design(structure, 8, seed=2)
+
+thread = threading.Thread(target=designing)
+thread.start()
+children = []
+for _ in range(10):
+    torch.rand(1 << 20).exp_()  # in parallel: torch has threads
+    if not (child := os.fork()):
+        same = model.design(structure, 2, seed=1).sequences == expected
+        os._exit(0 if same else 1)
+    children.append(child)
+ends = [os.waitpid(child, 0)[1] for child in children]
+done.set()
+thread.join()
+sys.exit(any(ends) or model.design(structure, 2, seed=1).sequences != expected)
+"""
+    from proteins import path_of
+
+    command = [sys.executable, "-c", code, str(path_of("6MRR"))]
+    assert subprocess.run(command, timeout=120, check=False).returncode == 0
+
+
+def test_cores_are_those_that_the_process_has(tmp_path, monkeypatch) -> None:
+    """Of its affinity and of its group's quota the smaller; a part of a core is worth a thread."""
+    monkeypatch.setattr(cores.os, "sched_getaffinity", lambda pid: set(range(4)), raising=False)
+    for quota, expected in ((math.inf, 4), (16, 4), (2, 2), (1.5, 2), (0.25, 1)):
+        monkeypatch.setattr(cores, "cgroup_quota", lambda quota=quota: quota)
+        assert cores.available_cores() == expected, f"of 4 cores and a quota of {quota}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "files", "expected"),
+    [
+        ("2", {"a/b/cpu.max": "max 100000", "a/cpu.max": "150000 100000"}, 1.5),
+        ("2", {"cpu.max": "50000 100000"}, 0.5),  # a container sees its own group as the root
+        ("1", {"a/b/cpu.cfs_quota_us": "-1", "a/b/cpu.cfs_period_us": "100000"}, math.inf),
+        ("1", {"a/b/cpu.cfs_quota_us": "300000", "a/b/cpu.cfs_period_us": "100000"}, 3),
+        ("1", {}, math.inf),
+    ],
+)
+def test_the_quota_of_a_control_group_is_the_least_around_it(
+    tmp_path, kind, files, expected
+) -> None:
+    system = {
+        "1": ("4:cpu,cpuacct:/a/b\n0::/\n", "cgroup cgroup rw,cpu,cpuacct"),
+        "2": ("0::/a/b\n", "cgroup2 cgroup2 rw"),
+    }[kind]
+    files = {f"sys/fs/cgroup/cpu/{name}": text for name, text in files.items()} | {
+        "proc/self/cgroup": "7:cpuset:/other\n" + system[0],
+        "proc/self/mountinfo": f"34 31 0:31 / /sys/fs/cgroup/cpu rw,relatime - {system[1]}\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert cores.cgroup_quota(tmp_path) == expected
 
 
 @pytest.mark.parametrize("name", ["fast", "minimal", "minimal-fast", "extreme-v2"])

@@ -1,4 +1,4 @@
-"""The layers that networks are made of: in float32 and on the CPU, whatever torch's defaults are."""
+"""The layers that networks are made of: float32 on the CPU, whatever torch's defaults are."""
 
 from __future__ import annotations
 

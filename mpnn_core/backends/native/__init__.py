@@ -185,7 +185,7 @@ _process = os.getpid()
 
 @cache
 def _loaded(name: str, *functions: str) -> Any:
-    """The library of torch whose file name holds `name`, with these functions of an int; or None."""
+    """The library of torch with `name` in its file name and these functions of an int; or None."""
     try:
         files = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
         library = ctypes.CDLL(next(f for f in sorted(files) if name in f and "torch" in f))
