@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -346,6 +347,23 @@ def test_the_quota_of_a_control_group_is_the_least_around_it(
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     assert cores.cgroup_quota(tmp_path) == expected
+
+
+@pytest.mark.parametrize("first", [-(2**61), -33, -7, 2**53 + 1, 2**61])
+def test_residue_indices_of_any_size_count_by_their_differences(native, plain, first) -> None:
+    structure = rows_of(protein("6MRR"), slice(0, 40))
+    apart = replace(structure, residue_index=np.r_[first, np.arange(-19, 20)])
+    assert farthest(native.log_probs(apart), plain.log_probs(apart)) <= TOLERANCE
+    if abs(first) < 2**60:
+        moved = replace(structure, residue_index=structure.residue_index + first)
+        np.testing.assert_array_equal(native.log_probs(moved), native.log_probs(structure))
+
+
+@pytest.mark.parametrize("index", [2**61 + 1, -(2**61) - 1, 2**63 - 1, -(2**63), 2**64, 10**30])
+def test_residue_indices_that_cannot_be_subtracted_are_refused(index) -> None:
+    structure = protein("6MRR")
+    with pytest.raises(mpnn.StructureError, match=r"residue_index is beyond 2\*\*61; .* subtract"):
+        replace(structure, residue_index=[index, *range(1, len(structure))])
 
 
 @pytest.mark.parametrize("name", ["fast", "minimal", "minimal-fast", "extreme-v2"])
