@@ -185,6 +185,24 @@ def test_the_same_bits_whatever_is_beside_it(threads) -> None:
         np.testing.assert_array_equal(one[0], other.log_probs[7])
 
 
+@settings(max_examples=40, deadline=None)
+@given(layouts(max_length=60), st.integers(1, 3), st.integers(0, 2**31))
+@example(Layout(31), 1, 0)
+@example(Layout(47, missing=(3,)), 2, 0)
+def test_a_small_structure_has_the_same_bits_beside_a_large_one(layout, n, seed) -> None:
+    """Fewer residues than neighbours: beside a larger structure it has spare slots."""
+    model = mpnn.load_model(backend="native")
+    structures = [layout.build(), protein("6MRR")]
+    constraints = [Constraints(), Constraints(fixed=range(30))]
+    [alone] = model.design(structures[:1], n, 0.5, seed, constraints[:1])
+    beside, _ = model.design(structures, n, 0.5, seed, constraints)
+    assert beside.sequences == alone.sequences
+    for name in ("log_probs", "probabilities", "scores"):
+        np.testing.assert_array_equal(getattr(beside, name), getattr(alone, name), name)
+    decoded = [model.log_probs(some, seed=seed)[0] for some in (structures, structures[:1])]
+    np.testing.assert_array_equal(*decoded)
+
+
 def test_ties_and_given_residues_are_the_same_on_any_number_of_threads(threads) -> None:
     """Whether sequences or the rows of a level are divided among them."""
     model = mpnn.load_model(backend="native")

@@ -543,6 +543,7 @@ void Network::edge_features(const Backbones& backbones, const float* atoms, cons
                             int64_t node, float* h_E) const {
   const int K = graph.slots;
   const int64_t* neighbours = graph.neighbours + node * K;
+  const uint8_t* valid = graph.valid ? graph.valid + node * K : nullptr;
   Scratch& s = scratch();
   s.x.resize(size_t(MR) * kPairs * kGaussians);
   s.b.resize(size_t(K) * H_);
@@ -568,10 +569,13 @@ void Network::edge_features(const Backbones& backbones, const float* atoms, cons
     int count = 0;
     for (int p = 0; p < kPairs; p++) {
       const float* d = distances + p * K + first;
-      float shortest = d[0], longest = d[0];
+      float shortest = std::numeric_limits<float>::infinity(), longest = 0;
       for (int r = 0; r < rows; r++) {
-        shortest = std::min(shortest, d[r]);
-        longest = std::max(longest, d[r]);
+        // A spare slot must change nothing for the others: there is none where a structure is alone.
+        if (!valid || valid[first + r]) {
+          shortest = std::min(shortest, d[r]);
+          longest = std::max(longest, d[r]);
+        }
         for (int g = 0; g < kGaussians / W; g++) {
           const V scaled = (splat(d[r]) - centres[g]) * (1 / kWidth);
           store(x + (r * kPairs + p) * kGaussians + g * W, exp_negative(-(scaled * scaled)));
