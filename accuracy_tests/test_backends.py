@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +20,8 @@ from strategies import NOISE, Layout, layouts
 
 import mpnn_core as mpnn
 from mpnn_core import Constraints, Model
-from mpnn_core.backends.native import INSTRUCTION_SETS, NativeBackend, instruction_sets
+from mpnn_core.backends import native as native_code
+from mpnn_core.backends.native import INSTRUCTION_SETS, NativeBackend, cores, instruction_sets
 from mpnn_core.backends.plain import TorchBackend
 from mpnn_core.backends.registry import find_backend
 from mpnn_core.network.architectures import random_network
@@ -49,9 +52,10 @@ def native(request, plain) -> Model:
 
 
 @pytest.fixture
-def threads():
+def threads(monkeypatch):
     """Set how many threads torch, and so the native code, uses."""
     before = torch.get_num_threads()
+    monkeypatch.setattr(native_code, "available_cores", lambda: 8)  # more threads than cores, too
     yield torch.set_num_threads
     torch.set_num_threads(before)
 
@@ -189,6 +193,24 @@ def test_the_same_bits_whatever_is_beside_it(threads) -> None:
         np.testing.assert_array_equal(one[0], other.log_probs[7])
 
 
+@settings(max_examples=40, deadline=None)
+@given(layouts(max_length=60), st.integers(1, 3), st.integers(0, 2**31))
+@example(Layout(31), 1, 0)
+@example(Layout(47, missing=(3,)), 2, 0)
+def test_a_small_structure_has_the_same_bits_beside_a_large_one(layout, n, seed) -> None:
+    """Fewer residues than neighbours: beside a larger structure it has spare slots."""
+    model = mpnn.load_model(backend="native")
+    structures = [layout.build(), protein("6MRR")]
+    constraints = [Constraints(), Constraints(fixed=range(30))]
+    [alone] = model.design(structures[:1], n, 0.5, seed, constraints[:1])
+    beside, _ = model.design(structures, n, 0.5, seed, constraints)
+    assert beside.sequences == alone.sequences
+    for name in ("log_probs", "probabilities", "scores"):
+        np.testing.assert_array_equal(getattr(beside, name), getattr(alone, name), name)
+    decoded = [model.log_probs(some, seed=seed)[0] for some in (structures, structures[:1])]
+    np.testing.assert_array_equal(*decoded)
+
+
 def test_ties_and_given_residues_are_the_same_on_any_number_of_threads(threads) -> None:
     """Whether sequences or the rows of a level are divided among them."""
     model = mpnn.load_model(backend="native")
@@ -280,6 +302,94 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
     command = [sys.executable, "-c", code, str(path_of("6MRR"))]
     assert subprocess.run(command, timeout=60, check=False).returncode == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_process_forked_while_a_thread_designs_can_design() -> None:
+    """It finds no lock held by a thread that it lacks, and nothing that was half written."""
+    code = """
+import os, sys, threading, warnings
+import mpnn_core as mpnn, torch
+torch.set_num_threads(2)
+warnings.simplefilter("ignore")
+structure, model = mpnn.read_structure(sys.argv[1]), mpnn.load_model(backend="native")
+expected = model.design(structure, 2, seed=1).sequences
+done = threading.Event()
+
+def designing():
+    while not done.is_set():
+        model.design(structure, 8, seed=2)
+
+thread = threading.Thread(target=designing)
+thread.start()
+children = []
+for _ in range(10):
+    torch.rand(1 << 20).exp_()  # in parallel: torch has threads
+    if not (child := os.fork()):
+        same = model.design(structure, 2, seed=1).sequences == expected
+        os._exit(0 if same else 1)
+    children.append(child)
+ends = [os.waitpid(child, 0)[1] for child in children]
+done.set()
+thread.join()
+sys.exit(any(ends) or model.design(structure, 2, seed=1).sequences != expected)
+"""
+    from proteins import path_of
+
+    command = [sys.executable, "-c", code, str(path_of("6MRR"))]
+    assert subprocess.run(command, timeout=120, check=False).returncode == 0
+
+
+def test_cores_are_those_that_the_process_has(tmp_path, monkeypatch) -> None:
+    """Of its affinity and of its group's quota the smaller; a part of a core is worth a thread."""
+    monkeypatch.setattr(cores.os, "sched_getaffinity", lambda pid: set(range(4)), raising=False)
+    for quota, expected in ((math.inf, 4), (16, 4), (2, 2), (1.5, 2), (0.25, 1)):
+        monkeypatch.setattr(cores, "cgroup_quota", lambda quota=quota: quota)
+        assert cores.available_cores() == expected, f"of 4 cores and a quota of {quota}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "files", "expected"),
+    [
+        ("2", {"a/b/cpu.max": "max 100000", "a/cpu.max": "150000 100000"}, 1.5),
+        ("2", {"cpu.max": "50000 100000"}, 0.5),  # a container sees its own group as the root
+        ("1", {"a/b/cpu.cfs_quota_us": "-1", "a/b/cpu.cfs_period_us": "100000"}, math.inf),
+        ("1", {"a/b/cpu.cfs_quota_us": "300000", "a/b/cpu.cfs_period_us": "100000"}, 3),
+        ("1", {}, math.inf),
+    ],
+)
+def test_the_quota_of_a_control_group_is_the_least_around_it(
+    tmp_path, kind, files, expected
+) -> None:
+    system = {
+        "1": ("4:cpu,cpuacct:/a/b\n0::/\n", "cgroup cgroup rw,cpu,cpuacct"),
+        "2": ("0::/a/b\n", "cgroup2 cgroup2 rw"),
+    }[kind]
+    files = {f"sys/fs/cgroup/cpu/{name}": text for name, text in files.items()} | {
+        "proc/self/cgroup": "7:cpuset:/other\n" + system[0],
+        "proc/self/mountinfo": f"34 31 0:31 / /sys/fs/cgroup/cpu rw,relatime - {system[1]}\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert cores.cgroup_quota(tmp_path) == expected
+
+
+@pytest.mark.parametrize("first", [-(2**61), -33, -7, 2**53 + 1, 2**61])
+def test_residue_indices_of_any_size_count_by_their_differences(native, plain, first) -> None:
+    structure = rows_of(protein("6MRR"), slice(0, 40))
+    apart = replace(structure, residue_index=np.r_[first, np.arange(-19, 20)])
+    assert farthest(native.log_probs(apart), plain.log_probs(apart)) <= TOLERANCE
+    if abs(first) < 2**60:
+        moved = replace(structure, residue_index=structure.residue_index + first)
+        np.testing.assert_array_equal(native.log_probs(moved), native.log_probs(structure))
+
+
+@pytest.mark.parametrize("index", [2**61 + 1, -(2**61) - 1, 2**63 - 1, -(2**63), 2**64, 10**30])
+def test_residue_indices_that_cannot_be_subtracted_are_refused(index) -> None:
+    structure = protein("6MRR")
+    with pytest.raises(mpnn.StructureError, match=r"residue_index is beyond 2\*\*61; .* subtract"):
+        replace(structure, residue_index=[index, *range(1, len(structure))])
 
 
 @pytest.mark.parametrize("name", ["fast", "minimal", "minimal-fast", "extreme-v2"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -62,6 +63,10 @@ class Backend(Protocol):
     def best_encoded_bytes(self) -> int | None:
         """How large encodings of structures computed together should be at most; None: any."""
         return None
+
+    def computing(self) -> AbstractContextManager[None]:
+        """What surrounds every computation of a job that this backend serves."""
+        return nullcontext()
 
     def encode(
         self, backbones: Backbones, graph: Graph | None = None, h_V: Tensor | None = None

@@ -37,6 +37,13 @@ def find_backend(name: str, network: MPNN, device: torch.device) -> Backend:
     """
     if name not in BACKENDS:
         raise ValueError(f"no backend is called {name!r}; there are {', '.join(BACKENDS)}")
+    from mpnn_core.backends.float32 import in_float32
+
+    with in_float32(device):  # some prepare weights by products
+        return _made(name, network, device)
+
+
+def _made(name: str, network: MPNN, device: torch.device) -> Backend:
     from mpnn_core.backends.contract import UnavailableError
     from mpnn_core.backends.plain import TorchBackend
 
@@ -65,7 +72,7 @@ def find_backend(name: str, network: MPNN, device: torch.device) -> Backend:
         if name == "native":
             raise ValueError(f"backend 'native' cannot be used here: {error}") from None
         # The default filter of warnings prints this once.
-        warnings.warn(f"computing with plain torch, which is slower: {error}", stacklevel=3)
+        warnings.warn(f"computing with plain torch, which is slower: {error}", stacklevel=4)
         return TorchBackend(network)
 
 

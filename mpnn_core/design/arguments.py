@@ -18,6 +18,7 @@ from mpnn_core.design.memory import check_memory
 from mpnn_core.sampling.constraints import Constraints, Resolved
 from mpnn_core.sampling.noise import COMMON, digest
 from mpnn_core.sampling.orders import COLOURED, coloured_orders, drawn_orders, ranks
+from mpnn_core.sampling.possible import require_possible
 from mpnn_core.structures.structure import Structure
 
 Temperature = float | Sequence[float] | NDArray[np.floating]
@@ -123,8 +124,9 @@ def design_arguments(
     coloured = isinstance(decoding_order, str)
     order_of_each = per_structure(structures, None if coloured else decoding_order)
     resolved = [c.resolve(item) for c, item in zip(constraints, items, strict=True)]
-    for structure in items:
-        temperatures_of(structure, temperatures, num_sequences)
+    for structure, constraint in zip(items, resolved, strict=True):
+        of_positions = temperatures_of(structure, temperatures, num_sequences)
+        require_possible(structure, constraint, of_positions)
     orders = [
         None if order is None else checked_orders(structure, order, num_sequences)
         for structure, order in zip(items, order_of_each, strict=True)

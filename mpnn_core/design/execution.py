@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mpnn_core.backends.contract import Backend, encoded
+from mpnn_core.backends.float32 import in_float32
 from mpnn_core.backends.plain import serving
 from mpnn_core.constants import LETTERS
 from mpnn_core.design.batches import Batch, groups_within, runs_within
@@ -75,13 +76,14 @@ class Executor:
                     yield job, batch, self._kept(outputs, job.fetched)
                 return
         backbones = Backbones.from_structures(structures, self.device)
-        with self._computing():
+        with self._computing(self.backend):
             inputs = [job.inputs(batch, self.backend) for job, batch in parts]
             needs = self.network.requires.union(*(x.needs for x in inputs))
-            backend = serving(self.backend, needs)
+        backend = serving(self.backend, needs)
+        with self._computing(backend):
             encoding = encoded(backend, backbones)
         for (job, batch), x in zip(parts, inputs, strict=True):
-            with self._computing():
+            with self._computing(backend):
                 outputs = job.compute(backend, batch, encoding, x)
             yield job, batch, self._kept(outputs, job.fetched)
 
@@ -141,7 +143,7 @@ class Executor:
             _Step(job.compute, batch, type(x).of, len(x.tensors()), job.fetched)
             for (job, batch), x in zip(parts, inputs, strict=True)
         ]
-        with self._computing():
+        with self._computing(self.backend):
             outputs = iter(self.backend.replays(
                 tuple((job.compute.__name__, *batch.key) for job, batch in parts),
                 _whole(self.backend, steps),
@@ -167,8 +169,8 @@ class Executor:
         return outputs
 
     @contextmanager
-    def _computing(self) -> Iterator[None]:
-        with torch.inference_mode():
+    def _computing(self, backend: Backend) -> Iterator[None]:
+        with torch.inference_mode(), in_float32(self.device), backend.computing():
             if self.device.type != "cuda":
                 yield
             else:  # Triton launches on the current device

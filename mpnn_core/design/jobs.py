@@ -29,6 +29,7 @@ from mpnn_core.design.batches import Batch
 from mpnn_core.network.graph import upload
 from mpnn_core.sampling.noise import ORDER, RESIDUE, half_normal
 from mpnn_core.sampling.orders import FIXED_WEIGHT, visit_groups
+from mpnn_core.sampling.possible import is_distribution
 from mpnn_core.sampling.sampler import Distribution, Profile
 from mpnn_core.structures.structure import Structure
 
@@ -121,8 +122,9 @@ class Sampled(NamedTuple):
     Attributes
     ----------
     letters : (M,) uint8, ASCII
-    sums : (sequences, 3) float64, over the rows: negative log-probabilities where designed,
-        and everywhere; the number of designed residues that are the native ones
+    sums : (sequences, 4) float64, over the rows: negative log-probabilities where designed,
+        and everywhere; the number of designed residues that are the native ones; and of those that
+        nothing could be drawn for
     log_probs, probabilities : (M, 21) float32
     order : (P,) int64, the positions of every sequence as decoded
     """
@@ -279,7 +281,8 @@ def sampled(
     )
     log_probs = samples.logits.log_softmax(-1)
     nll = nll_of(log_probs, samples.tokens)
-    totals = [nll * designed, nll, designed & (samples.tokens == native)]
+    impossible = designed & ~is_distribution(samples.probabilities)
+    totals = [nll * designed, nll, designed & (samples.tokens == native), impossible]
     return Sampled(
         letters[samples.tokens],
         batch.sums(torch.stack(totals, 1)),

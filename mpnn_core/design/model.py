@@ -41,6 +41,7 @@ from mpnn_core.network.families import PACKAGED
 from mpnn_core.network.mpnn import MPNN
 from mpnn_core.network.variants import Variant, find_variant
 from mpnn_core.sampling.constraints import Constraints
+from mpnn_core.sampling.possible import require_possible
 from mpnn_core.structures.structure import Structure
 
 
@@ -158,8 +159,11 @@ class Model:
         designs = [arguments]
         for temperature in others:
             checked = checked_temperature(temperature)
-            for structure in arguments.structures:
-                temperatures_of(structure, checked, num_sequences)
+            for structure, resolved in zip(
+                arguments.structures, arguments.constraints, strict=True
+            ):
+                of_positions = temperatures_of(structure, checked, num_sequences)
+                require_possible(structure, resolved, of_positions)
             designs.append(arguments._replace(temperature=checked))
         native = score_arguments(
             arguments.structures, [None] * len(arguments.structures),

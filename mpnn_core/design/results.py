@@ -17,6 +17,8 @@ from mpnn_core.constants import LETTERS
 from mpnn_core.design.arguments import DesignArguments, ScoreArguments, Temperature
 from mpnn_core.design.batches import Batch
 from mpnn_core.design.jobs import ASCII, Decoding, Sampled
+from mpnn_core.sampling.constraints import Resolved
+from mpnn_core.sampling.possible import NothingLeftError, is_distribution
 from mpnn_core.structures.fasta import chain_sequences, title_line
 from mpnn_core.structures.files import output_name
 from mpnn_core.structures.structure import Structure
@@ -160,8 +162,11 @@ def design_results(
     designs = []
     for s in letters:
         structure = structures[s]
-        nll, global_nll, recovered = np.concatenate(sums[s]).T
+        nll, global_nll, recovered, impossible = np.concatenate(sums[s]).T
         constraints = arguments.constraints[s]
+        details = OnDevice(parts[s], blank)
+        if impossible.any():
+            raise _nothing_left(structure, constraints, int(impossible.argmax()), details)
         count = constraints.designed.sum()
         designs.append(Designs(
             structure=structure,
@@ -174,9 +179,27 @@ def design_results(
             global_scores=(global_nll / structure.mask.sum()).astype(np.float32),
             recovery=(recovered / count).astype(np.float32),
             designed=constraints.designed,
-            on_device=OnDevice(parts[s], blank),
+            on_device=details,
         ))  # fmt: skip
     return designs
+
+
+def _nothing_left(
+    structure: Structure, constraints: Resolved, sequence: int, details: OnDevice
+) -> NothingLeftError:
+    """What to raise for a sequence: where it began to be no distribution, and why."""
+    drawn_from = torch.from_numpy(details.probabilities(structure)[sequence])  # (L, 21)
+    impossible = ~is_distribution(drawn_from).numpy() & constraints.designed
+    order = details.decoding_order(structure)[sequence]
+    position = int(order[impossible[order]][0])
+    tied = next((group for group in constraints.groups if position in group), None)
+    why = (
+        "its logits are beyond float32"
+        if tied is None
+        else "the weights of the positions tied there, up to "
+        f"{max(map(abs, tied.values())):g}, make logits that are beyond float32; give smaller ones"
+    )
+    return NothingLeftError(structure, position, why, sequence)
 
 
 def log_prob_results(

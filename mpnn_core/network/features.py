@@ -21,6 +21,7 @@ from mpnn_core.constants import (
     N,
 )
 from mpnn_core.network.graph import Backbones, Graph
+from mpnn_core.network.layers import LayerNorm, Linear
 
 
 class OffsetEmbedding(nn.Module):
@@ -28,7 +29,7 @@ class OffsetEmbedding(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.linear = nn.Linear(OTHER_CHAIN + 1, OFFSET_WIDTH)
+        self.linear = Linear(OTHER_CHAIN + 1, OFFSET_WIDTH)
 
     def table(self) -> Tensor:
         """The embedding of every class: (66, 16)."""
@@ -40,8 +41,8 @@ class EdgeFeatures(nn.Module):
         super().__init__()
         self.embeddings = OffsetEmbedding()
         width = OFFSET_WIDTH + GAUSSIANS * len(ATOM_PAIRS)
-        self.edge_embedding = nn.Linear(width, hidden, bias=False)
-        self.norm_edges = nn.LayerNorm(hidden)
+        self.edge_embedding = Linear(width, hidden, bias=False)
+        self.norm_edges = LayerNorm(hidden)
 
     def forward(self, backbones: Backbones, graph: Graph, nodes: slice) -> Tensor:
         """Embedded, normalised features of the edges of `nodes`: (n, K, H)."""

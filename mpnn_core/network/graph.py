@@ -105,7 +105,7 @@ class Graph:
         """How many neighbours each node really has: (N, 1) int64."""
         N, K = self.neighbours.shape
         if self.valid is None:
-            return torch.full((N, 1), K, device=self.neighbours.device)
+            return torch.full((N, 1), K, dtype=torch.int64, device=self.neighbours.device)
         return self.valid.sum(1, keepdim=True)
 
     @cached_property
@@ -114,7 +114,7 @@ class Graph:
         (N, K), device = self.neighbours.shape, self.neighbours.device
         if self.valid is None:
             valid = torch.ones(N, K, dtype=torch.uint8, device=device)
-            return valid, torch.full((N,), float(K), device=device)
+            return valid, torch.full((N,), float(K), dtype=torch.float32, device=device)
         return self.valid.to(torch.uint8), self.degree[:, 0].float()
 
     def valid_of(self, nodes: Tensor | slice) -> Tensor | None:

@@ -29,6 +29,7 @@ from mpnn_core.constants import LETTERS, MESSAGE_SCALE
 from mpnn_core.network.encoding import Copies, Encoding
 from mpnn_core.network.features import EdgeFeatures
 from mpnn_core.network.graph import Backbones, Graph, nearest_neighbours
+from mpnn_core.network.layers import Embedding, LayerNorm, Linear
 
 # Edges that plain torch computes at a time, so that they stay in a processor's cache: those of 48
 # nodes with 48 neighbours, 1.2 MB at H = 128 in float32.
@@ -47,8 +48,8 @@ def tiles(nodes: int, neighbours: int) -> Iterator[slice]:
 class FeedForward(nn.Module):
     def __init__(self, hidden: int) -> None:
         super().__init__()
-        self.W_in = nn.Linear(hidden, 4 * hidden)
-        self.W_out = nn.Linear(4 * hidden, hidden)
+        self.W_in = Linear(hidden, 4 * hidden)
+        self.W_out = Linear(4 * hidden, hidden)
 
     def forward(self, h_V: Tensor) -> Tensor:
         return self.W_out(F.gelu(self.W_in(h_V)))
@@ -59,11 +60,11 @@ class MessageLayer(nn.Module):
 
     def __init__(self, hidden: int, inputs: int) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(hidden)
-        self.norm2 = nn.LayerNorm(hidden)
-        self.W1 = nn.Linear(inputs * hidden, hidden)
-        self.W2 = nn.Linear(hidden, hidden)
-        self.W3 = nn.Linear(hidden, hidden)
+        self.norm1 = LayerNorm(hidden)
+        self.norm2 = LayerNorm(hidden)
+        self.W1 = Linear(inputs * hidden, hidden)
+        self.W2 = Linear(hidden, hidden)
+        self.W3 = Linear(hidden, hidden)
         self.dense = FeedForward(hidden)
 
     def aggregate(self, edge_input: Tensor, valid: Tensor | None) -> Tensor:
@@ -83,10 +84,10 @@ class MessageLayer(nn.Module):
 class EncoderLayer(MessageLayer):
     def __init__(self, hidden: int) -> None:
         super().__init__(hidden, inputs=3)  # h_i, h_E, h_j
-        self.norm3 = nn.LayerNorm(hidden)
-        self.W11 = nn.Linear(3 * hidden, hidden)
-        self.W12 = nn.Linear(hidden, hidden)
-        self.W13 = nn.Linear(hidden, hidden)
+        self.norm3 = LayerNorm(hidden)
+        self.W11 = Linear(3 * hidden, hidden)
+        self.W12 = Linear(hidden, hidden)
+        self.W13 = Linear(hidden, hidden)
 
     def forward(self, h_V: Tensor, h_E: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
         """(N, H), (N, K, H) -> the same, one layer on."""
@@ -191,11 +192,11 @@ class MPNN(nn.Module):
         super().__init__()
         self.neighbours = neighbours
         self.features = EdgeFeatures(hidden)
-        self.W_e = nn.Linear(hidden, hidden)
-        self.W_s = nn.Embedding(LETTERS, hidden)
+        self.W_e = Linear(hidden, hidden)
+        self.W_s = Embedding(LETTERS, hidden)
         self.encoder_layers = nn.ModuleList(EncoderLayer(hidden) for _ in range(encoder_layers))
         self.decoder_layers = nn.ModuleList(DecoderLayer(hidden) for _ in range(decoder_layers))
-        self.W_out = nn.Linear(hidden, LETTERS)
+        self.W_out = Linear(hidden, LETTERS)
 
     @property
     def decoders(self) -> list[DecoderLayer]:

@@ -115,7 +115,7 @@ class Distribution:
         single = self.group.max() + 1 + rows
         keys = torch.where(self.group[rows] >= 0, self.group[rows], single)
         residue, counts = keys.unique(return_inverse=True, return_counts=True)[1:]
-        share = 1 / counts[residue]
+        share = counts[residue].to(self.bias.dtype).reciprocal()
 
         def mean(values: Tensor) -> Tensor:
             scaled = values * share.view(-1, *[1] * (values.ndim - 1))

@@ -22,6 +22,8 @@ from mpnn_core.constants import ALPHABET, BACKBONE, CHAIN_GAP
 if TYPE_CHECKING:  # a structure takes tensors, and needs no torch
     from torch import Tensor
 
+# The network sees differences of residue indices alone; those of larger ones are not in 64 bits.
+MOST_RESIDUE_INDEX = 2**61
 _TOKENS = np.zeros(128, np.int64)  # by the code of a letter
 _TOKENS[np.frombuffer(ALPHABET.encode("ascii"), np.uint8)] = np.arange(len(ALPHABET))
 
@@ -112,7 +114,7 @@ class Structure:
         arrays = {
             "coords": coords,
             "chain_ids": np.array(self.chain_ids, dtype=np.str_),
-            "residue_index": np.array(self.residue_index, dtype=np.int64),
+            "residue_index": _residue_index(self.residue_index),
             "residue_numbers": np.array(self.residue_numbers, dtype=np.str_),
             "mask": np.isfinite(coords).all((1, 2)),
         }
@@ -227,3 +229,17 @@ class Structure:
         tokens = _TOKENS[np.frombuffer(self.sequence.encode("ascii"), np.uint8)]
         tokens.flags.writeable = False
         return tokens
+
+
+def _residue_index(values: ArrayLike) -> NDArray[np.int64]:
+    """Residue indices as int64, of a size that can be subtracted."""
+    try:
+        index = np.array(values, dtype=np.int64)
+    except OverflowError:
+        index = np.array([-MOST_RESIDUE_INDEX - 1])
+    if (index < -MOST_RESIDUE_INDEX).any() or (index > MOST_RESIDUE_INDEX).any():
+        raise StructureError(
+            "a residue_index is beyond 2**61; the network sees differences between residues of a "
+            "chain alone, so subtract the first one from all"
+        )
+    return index

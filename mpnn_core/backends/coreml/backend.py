@@ -264,7 +264,7 @@ class CoreMLLevels:
         edge_inputs = self.tables[:, self.rows[rows]] + self.encoding.edges[:, nodes]
         n, K = graph.neighbours[nodes].shape
         valid = graph.valid_of(nodes)
-        valid = torch.ones(n, K) if valid is None else valid.float()
+        valid = valid.float() if valid is not None else edge_inputs.new_ones(n, K)
         padding = (0, 0, 0, slots - K, 0, spare)
         outputs = self.backend.run(
             "level",

@@ -48,7 +48,9 @@ class Gather(nn.Module):
     def __init__(self, slots: int, length: int) -> None:
         super().__init__()
         self.slots, self.length = slots, length
-        self.register_buffer("rows", torch.arange(length, dtype=torch.float32)[:, None])
+        self.register_buffer(
+            "rows", torch.arange(length, dtype=torch.float32, device="cpu")[:, None]
+        )
 
     def one_hot(self, neighbours: Tensor) -> Tensor:
         """(1, 1, K, B) indices -> (B, K * B); exact in float16 up to 2,048 rows."""

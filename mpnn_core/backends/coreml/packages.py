@@ -173,7 +173,8 @@ def convert(network: MPNN, export: Export, path: Path, name: str = "ProteinMPNN"
         # coremltools and torch deprecate things in each other.
         warnings.simplefilter("ignore")
         program = torch.export.export(
-            export.module(network), tuple(torch.zeros(port.shape) for port in inputs)
+            export.module(network),
+            tuple(torch.zeros(p.shape, dtype=torch.float32, device="cpu") for p in inputs),
         ).run_decompositions({})
         model = ct.convert(
             program,

@@ -113,7 +113,7 @@ class CudaBackend(Backend):
         graph = graph or nearest_neighbours(backbones, self.network.neighbours)
         (N, _), H = graph.neighbours.shape, self.network.W_out.in_features
         if h_V is None:
-            h_V = torch.zeros(N, H, device=graph.neighbours.device)
+            h_V = torch.zeros(N, H, dtype=torch.float32, device=graph.neighbours.device)
         h_V = h_V.float().contiguous()
         if not self.triton:
             return self.unfused.encode(backbones, graph, h_V)
@@ -136,7 +136,7 @@ class CudaBackend(Backend):
         neighbours, (valid, degree) = graph.neighbours, graph.for_kernels
         shape: dict[str, Any] = {"H": H, "K": K, "EXACT": exact, "num_warps": 8 if exact else 4}
         tiles = (-(-N * K // ENCODER_EDGES),)
-        atoms = torch.empty(5, 3, N, device=neighbours.device)
+        atoms = torch.empty(5, 3, N, dtype=torch.float32, device=neighbours.device)
         kernels.five_atoms[(-(-N // POSITIONS),)](atoms, backbones.coords, N, BLOCK=POSITIONS)
         h_E = torch.empty(N, K, H, dtype=dtype, device=atoms.device)
         kernels.edge_features[tiles](
@@ -227,7 +227,7 @@ class CudaBackend(Backend):
         table = encoding.undecoded.new_empty(layers, N + M, H)
         table[:, :N] = encoding.undecoded
         tokens = tokens.clone()
-        logits = torch.empty(M, LETTERS, device=tokens.device)
+        logits = torch.empty(M, LETTERS, dtype=torch.float32, device=tokens.device)
         probabilities = torch.zeros_like(logits)
         valid, degree = encoding.graph.for_kernels
         messages = self.first_messages(encoding, M)

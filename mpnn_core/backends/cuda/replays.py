@@ -85,7 +85,7 @@ class _Recording:
         for x in inputs:
             size += -(-x.nbytes // ALIGNMENT) * ALIGNMENT
             ends.append(size)
-        self.host = torch.empty(size, dtype=torch.uint8, pin_memory=True)
+        self.host = torch.empty(size, dtype=torch.uint8, device="cpu", pin_memory=True)
         self.on_device = torch.empty(size, dtype=torch.uint8, device=device)
 
         def views(memory: Tensor) -> list[Tensor]:

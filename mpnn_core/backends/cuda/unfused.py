@@ -101,7 +101,9 @@ class UnfusedFeatures:
         W_offset, W_rbf = split_embedding(network)
         device = W_rbf.device
         self.first, self.second = torch.tensor(ATOM_PAIRS, device=device).T.contiguous()
-        self.centres = torch.linspace(FIRST_CENTRE, LAST_CENTRE, GAUSSIANS, device=device)
+        self.centres = torch.linspace(
+            FIRST_CENTRE, LAST_CENTRE, GAUSSIANS, dtype=torch.float32, device=device
+        )
         self.offset_table = F.linear(network.features.embeddings.table().detach(), W_offset)
         self.W_rbf = in_dtype(W_rbf, dtype)
         self.W_e, self.b_e = (in_dtype(x, dtype) for x in (network.W_e.weight, network.W_e.bias))

@@ -258,7 +258,9 @@ class FeatureWeights:
         return cls(
             first,
             second,
-            centres=torch.linspace(FIRST_CENTRE, LAST_CENTRE, GAUSSIANS, device=device),
+            centres=torch.linspace(
+                FIRST_CENTRE, LAST_CENTRE, GAUSSIANS, dtype=torch.float32, device=device
+            ),
             offset_table=F.linear(features.embeddings.table().detach(), W_offset),
             W_rbf=Matrix.of(W_rbf.float().contiguous(), exact),
             W_e=Matrix.of(network.W_e.weight.detach().float().contiguous(), exact),

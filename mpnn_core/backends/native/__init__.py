@@ -9,9 +9,11 @@ from __future__ import annotations
 import ctypes
 import importlib
 import os
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
+from threading import local
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mpnn_core.backends.contract import Backend, UnavailableError, require_known
+from mpnn_core.backends.native.cores import available_cores
 from mpnn_core.backends.native.missing import why_missing
 from mpnn_core.constants import LETTERS
 from mpnn_core.network.encoding import CHANGED_STATES, INITIAL_STATES, Copies, Encoding
@@ -27,14 +30,14 @@ from mpnn_core.network.graph import Backbones, Graph, nearest_neighbours
 from mpnn_core.network.mpnn import MPNN
 from mpnn_core.sampling.sampler import Distribution, Samples
 
-# A forked process has none of the threads of the one that it came from, and must not end them.
-_IMPORTED_IN = os.getpid()
 INSTRUCTION_SETS = ("avx512", "avx2", "generic")
 # The kernels work on whole blocks of columns, 64 of them on the widest processors.
 WIDTH = 64
 # Of the encodings computed together, per thread: those of some 270 residues. TS50 x 8 takes
 # 1.6 s with 8 to 32 MiB on two threads, 1.8 with 64, 2.1 all at once.
 CACHED_BYTES = 32 << 20
+# To search for the neighbours of so many residues torch may take all threads.
+SEARCHED_TOGETHER = 512
 
 
 def instruction_sets() -> list[str]:
@@ -85,31 +88,40 @@ class NativeBackend(Backend):
     @property
     def best_encoded_bytes(self) -> int:
         """What stays in the processor's caches, and is not new memory at every call."""
-        return CACHED_BYTES * torch.get_num_threads()
+        return CACHED_BYTES * _threads()
+
+    def computing(self) -> AbstractContextManager[None]:
+        """Torch has the calling thread alone: beside the network its work is small.
+
+        Each of its operations on several threads waits for all of them, scheduled or not.
+        """
+        return _torch_on(1)
 
     def encode(
         self, backbones: Backbones, graph: Graph | None = None, h_V: Tensor | None = None
     ) -> Encoding:
         """Features and encoder; `graph` and `h_V` as in `MPNN.encode`."""
-        graph = graph or nearest_neighbours(backbones, self.neighbours)
+        if graph is None:
+            with _torch_on(_threads() if len(backbones) >= SEARCHED_TOGETHER else 1):
+                graph = nearest_neighbours(backbones, self.neighbours)
         (N, K), H = graph.neighbours.shape, self.hidden
         initial = _optional(h_V, np.float32)
-        h_V = torch.empty(N, H)
         # numpy asks for huge pages; these 74 MB per thousand residues are new at every call.
-        edges = torch.from_numpy(np.empty((self.layers, N, K, H), np.float32))
-        undecoded = torch.empty(self.layers, N, H)
+        states = np.empty((N, H), np.float32)
+        edges = np.empty((self.layers, N, K, H), np.float32)
+        undecoded = np.empty((self.layers, N, H), np.float32)
         self._engine.encode(
             coords=_array(backbones.coords, np.float32),
             residue_index=_array(backbones.residue_index, np.int64),
             chain=_array(backbones.chain, np.int64),
             **_graph(graph),
             initial=initial,
-            h_V=h_V.numpy(),
-            edges=edges.numpy(),
-            undecoded=undecoded.numpy(),
-            threads=_threads(),
+            h_V=states,
+            edges=edges,
+            undecoded=undecoded,
+            threads=_undisturbed_threads(),
         )
-        return Encoding(graph, h_V, edges, undecoded)
+        return Encoding(graph, *map(torch.from_numpy, (states, edges, undecoded)))
 
     def decode(self, encoding: Encoding, copies: Copies, tokens: Tensor, rank: Tensor) -> Tensor:
         """Logits (M, 21) of given residues; see `MPNN.decode`."""
@@ -119,7 +131,7 @@ class NativeBackend(Backend):
             **_rows(copies, rank),
             tokens=_array(tokens, np.int64),
             logits=logits,
-            threads=_threads(),
+            threads=_undisturbed_threads(),
         )
         return torch.from_numpy(logits)
 
@@ -158,34 +170,92 @@ class NativeBackend(Backend):
             tokens=drawn,
             logits=logits,
             probabilities=probabilities,
-            threads=_threads(),
+            threads=_undisturbed_threads(),
         )
         return Samples(*map(torch.from_numpy, (drawn, logits, probabilities)))
 
 
+# Of the calling thread: how many threads torch has when it has not just this one.
+_torch = local()
+# A forked process has none of the threads of the one that it came from, and must not end them.
+_process = os.getpid()
+
+
 @cache
-def _openmp() -> Callable[[int], int] | None:
-    """`omp_pause_resource_all` of the OpenMP runtime that torch uses; None where not found."""
+def _loaded(name: str, *functions: str) -> Any:
+    """The library of torch with `name` in its file name and these functions of an int; or None."""
     try:
-        loaded = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
-        path = next(p for p in sorted(loaded) if "gomp" in p and "torch" in p)
-        pause: Callable[[int], int] = ctypes.CDLL(path).omp_pause_resource_all
+        files = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
+        library = ctypes.CDLL(next(f for f in sorted(files) if name in f and "torch" in f))
+        for function in functions:
+            getattr(library, function).argtypes = [ctypes.c_int]
     except (OSError, StopIteration, AttributeError):
         return None
-    return pause
+    return library
+
+
+def _openmp() -> Any:
+    """The OpenMP runtime that torch uses; None where not found."""
+    return _loaded("gomp", "omp_pause_resource_all", "omp_set_num_threads")
+
+
+def _mkl() -> Any:
+    """The MKL that is part of torch, with threads of its own number; None where not found."""
+    return _loaded("libtorch_cpu", "MKL_Set_Num_Threads_Local")
 
 
 def _threads() -> int:
-    """Threads to compute with, once those of torch are off the processors.
+    """Threads to compute with: as many as torch, but no more than there are cores."""
+    wanted: int = getattr(_torch, "threads", None) or torch.get_num_threads()
+    return min(wanted, available_cores())
+
+
+def _undisturbed_threads() -> int:
+    """`_threads`, once those of torch are off the processors.
 
     After an operation torch's threads wait for the next one by spinning, for some 5 ms: as long as
-    our threads take to encode a small protein. A soft pause (OpenMP 5.0, section 3.2.43) ends them;
-    torch's next operation starts them again, in well under 0.1 ms.
+    our threads take to encode a small protein. Torch's next operation on several threads starts
+    them again, in well under 0.1 ms.
     """
-    threads = torch.get_num_threads()
-    if threads > 1 and os.getpid() == _IMPORTED_IN and (pause := _openmp()) is not None:
-        pause(1)
-    return threads
+    _end_threads_of_torch()
+    return _threads()
+
+
+def _end_threads_of_torch() -> None:
+    """Those of the calling thread, by a soft pause (OpenMP 5.0, section 3.2.43)."""
+    if os.getpid() == _process and (runtime := _openmp()) is not None:
+        runtime.omp_pause_resource_all(1)
+
+
+@contextmanager
+def _torch_on(threads: int) -> Iterator[None]:
+    """Let torch compute on so many threads where the calling thread asks it to; no other thread's
+    setting changes, as by `torch.set_num_threads`."""
+    openmp, mkl = _openmp(), _mkl()
+    if openmp is None:
+        yield
+        return
+    before, outside = torch.get_num_threads(), getattr(_torch, "threads", None)
+    _torch.threads = outside or before
+    openmp.omp_set_num_threads(threads)
+    mkl_before = mkl and mkl.MKL_Set_Num_Threads_Local(threads)
+    try:
+        yield
+    finally:
+        if mkl:
+            mkl.MKL_Set_Num_Threads_Local(mkl_before)  # 0: the setting of all threads
+        openmp.omp_set_num_threads(before)
+        _torch.threads = outside
+
+
+def _now_in_child() -> None:
+    global _process
+    _process = os.getpid()
+
+
+if hasattr(os, "register_at_fork"):
+    # Torch in the child would wait for threads that are not there.
+    os.register_at_fork(before=_end_threads_of_torch, after_in_child=_now_in_child)
 
 
 def _array(tensor: Tensor, dtype: Any) -> NDArray[Any]:

@@ -82,9 +82,18 @@ class Engine {
                          const Samples&) = 0;
 };
 
-// Runs body(index) for every index in [0, count), on as many threads as set_threads said.
+// Lives as long as one computation, which has the threads to itself: others wait, and so does a fork.
+class Computation {
+ public:
+  explicit Computation(int threads);
+  ~Computation();
+  Computation(const Computation&) = delete;
+  Computation& operator=(const Computation&) = delete;
+};
+
+// Runs body(index) for every index in [0, count), on as many threads as the computation asked for.
+// What a body throws is thrown here, once all others are done.
 void parallel_for(int64_t count, const std::function<void(int64_t)>& body);
-void set_threads(int threads);
 int thread_count();
 
 std::unique_ptr<Engine> make_engine(const Parameters&);

@@ -531,10 +531,19 @@ constexpr float kReach = 5.507f, kWidth = 1.25f, kFirst = 2.0f, kStep = 20.0f / 
 static_assert(kReach * kReach > 28 * 0.693147f * kWidth * kWidth,
               "a Gaussian is left out where it is under 2^-28 of its height, no earlier");
 
+// Class of the offset of one residue from another; their difference may be beyond 64 bits.
+inline int64_t offset_class(int64_t index, int64_t other) {
+  const bool ahead = index >= other;
+  const uint64_t apart = ahead ? uint64_t(index) - uint64_t(other) : uint64_t(other) - uint64_t(index);
+  const int64_t clipped = std::min<uint64_t>(apart, kMaxOffset);
+  return ahead ? kMaxOffset + clipped : kMaxOffset - clipped;
+}
+
 void Network::edge_features(const Backbones& backbones, const float* atoms, const Graph& graph,
                             int64_t node, float* h_E) const {
   const int K = graph.slots;
   const int64_t* neighbours = graph.neighbours + node * K;
+  const uint8_t* valid = graph.valid ? graph.valid + node * K : nullptr;
   Scratch& s = scratch();
   s.x.resize(size_t(MR) * kPairs * kGaussians);
   s.b.resize(size_t(K) * H_);
@@ -560,10 +569,13 @@ void Network::edge_features(const Backbones& backbones, const float* atoms, cons
     int count = 0;
     for (int p = 0; p < kPairs; p++) {
       const float* d = distances + p * K + first;
-      float shortest = d[0], longest = d[0];
+      float shortest = std::numeric_limits<float>::infinity(), longest = 0;
       for (int r = 0; r < rows; r++) {
-        shortest = std::min(shortest, d[r]);
-        longest = std::max(longest, d[r]);
+        // A spare slot must change nothing for the others: there is none where a structure is alone.
+        if (!valid || valid[first + r]) {
+          shortest = std::min(shortest, d[r]);
+          longest = std::max(longest, d[r]);
+        }
         for (int g = 0; g < kGaussians / W; g++) {
           const V scaled = (splat(d[r]) - centres[g]) * (1 / kWidth);
           store(x + (r * kPairs + p) * kGaussians + g * W, exp_negative(-(scaled * scaled)));
@@ -582,8 +594,7 @@ void Network::edge_features(const Backbones& backbones, const float* atoms, cons
         const int64_t j = neighbours[first + r];
         int64_t offset = kOffsets - 1;
         if (backbones.chain[node] == backbones.chain[j])
-          offset = std::clamp<int64_t>(backbones.residue_index[node] - backbones.residue_index[j] + kMaxOffset,
-                                       0, 2 * kMaxOffset);
+          offset = offset_class(backbones.residue_index[node], backbones.residue_index[j]);
         const float* embedded = offsets_.data() + offset * H_ + block * NB;
         for (int v = 0; v < NV; v++)
           store(b + size_t(first + r) * H_ + block * NB + v * W, out[r][v] + load(embedded + v * W));
@@ -760,7 +771,14 @@ class Decoding {
   }
 
   int64_t rows() const { return M_; }
-  int64_t node(int64_t m) const { return node_[m]; }
+  // All rows by their node: those of the same node side by side share what is in the cache.
+  std::vector<int64_t> by_node() const {
+    std::vector<int64_t> next(N_ + 1, 0), order(M_);
+    for (int64_t m = 0; m < M_; m++) next[node_[m] + 1]++;
+    std::partial_sum(next.begin(), next.end(), next.begin());
+    for (int64_t m = 0; m < M_; m++) order[next[node_[m]]++] = m;
+    return order;
+  }
   float* table(int l, int64_t m) { return &tables_[(size_t(l - 1) * M_ + m) * H_]; }
 
   // States of some rows after the encoder: (rows, H).
@@ -937,11 +955,7 @@ class Decoding {
 void Network::decode(const Graph& graph, const Encoding& encoding, const Rows& rows,
                      const int64_t* tokens, float* logits) {
   Decoding decoding(*this, graph, encoding, rows, tokens, nullptr);
-  std::vector<int64_t> all(decoding.rows());
-  std::iota(all.begin(), all.end(), 0);
-  // Rows of the same node side by side share what is in the cache.
-  std::stable_sort(all.begin(), all.end(), [&](int64_t a, int64_t b) { return decoding.node(a) < decoding.node(b); });
-  decoding.teacher_forced(all, logits);
+  decoding.teacher_forced(decoding.by_node(), logits);
 }
 
 // ------------------------------------------------------------------------------- sampler
@@ -1077,18 +1091,14 @@ int64_t Network::sample(const Graph& graph, const Encoding& encoding, const Rows
     for (int64_t m = rows.starts[s]; m < rows.starts[s + 1]; m++)
       if (level[m] != kPrefix) level[m] += part[s] * depth;
 
-  // Rows by level, those of the same node side by side.
+  // Rows by level, and there by node.
   std::vector<int64_t> starts(steps + 2, 0), order(M);
   for (int64_t m = 0; m < M; m++) starts[level[m] + 2]++;
   std::partial_sum(starts.begin(), starts.end(), starts.begin());
   {
     std::vector<int64_t> next(starts.begin(), starts.end() - 1);
-    for (int64_t m = 0; m < M; m++) order[next[level[m] + 1]++] = m;
+    for (int64_t m : decoding.by_node()) order[next[level[m] + 1]++] = m;
   }
-  parallel_for(steps + 1, [&](int64_t d) {
-    std::stable_sort(order.begin() + starts[d], order.begin() + starts[d + 1],
-                     [&](int64_t a, int64_t b) { return decoding.node(a) < decoding.node(b); });
-  });
   if (starts[1] > 0)
     decoding.teacher_forced({order.begin(), order.begin() + starts[1]}, samples.logits);
 

@@ -6,8 +6,6 @@
 #include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
-#include <mutex>
-
 #include "engine.h"
 
 namespace nb = nanobind;
@@ -34,18 +32,14 @@ Rows rows_of(const Array<const int64_t>& starts, const Array<const int64_t>& fir
   return {int64_t(first_node.shape(0)), starts.data(), first_node.data(), rank.data()};
 }
 
-// One computation at a time: they share the threads.
-class Exclusive {
+// A computation that leaves Python to other threads.
+class Computing {
  public:
-  explicit Exclusive(int threads) : lock_(mutex()) { set_threads(threads); }
+  explicit Computing(int threads) : computation_(threads) {}
 
  private:
-  static std::mutex& mutex() {
-    static std::mutex instance;
-    return instance;
-  }
-  nb::gil_scoped_release release_;
-  std::lock_guard<std::mutex> lock_;
+  nb::gil_scoped_release release_;  // before the computation starts to wait for its turn
+  Computation computation_;
 };
 
 class Module {
@@ -54,7 +48,7 @@ class Module {
     std::vector<Array<const float>> arrays;
     Parameters given;
     for (auto [name, value] : parameters) {
-      arrays.push_back(nb::cast<Array<const float>>(value));
+      arrays.push_back(nb::cast<Array<const float>>(value, false));
       const auto& array = arrays.back();
       Parameter parameter{array.data(), {}};
       for (size_t i = 0; i < array.ndim(); i++) parameter.shape.push_back(array.shape(i));
@@ -67,7 +61,7 @@ class Module {
               Array<const int64_t> neighbours, Optional<const uint8_t> valid,
               Optional<const float> initial, Array<float> h_V, Array<float> edges,
               Array<float> undecoded, int threads) {
-    const Exclusive exclusive(threads);
+    const Computing computing(threads);
     engine_->encode({coords.data(), residue_index.data(), chain.data()}, graph_of(neighbours, valid),
                     pointer(initial), {h_V.data(), edges.data(), undecoded.data()});
   }
@@ -76,7 +70,7 @@ class Module {
               Array<float> edges, Array<float> undecoded, Array<const int64_t> starts,
               Array<const int64_t> first_node, Array<const int64_t> rank, Array<const int64_t> tokens,
               Array<float> logits, int threads) {
-    const Exclusive exclusive(threads);
+    const Computing computing(threads);
     engine_->decode(graph_of(neighbours, valid), {h_V.data(), edges.data(), undecoded.data()},
                     rows_of(starts, first_node, rank), tokens.data(), logits.data());
   }
@@ -90,7 +84,7 @@ class Module {
                  Optional<const float> pssm, Optional<const float> pssm_weight,
                  Optional<const float> pssm_factor, Array<int64_t> tokens, Array<float> logits,
                  Array<float> probabilities, int threads) {
-    const Exclusive exclusive(threads);
+    const Computing computing(threads);
     return engine_->sample(
         graph_of(neighbours, valid), {h_V.data(), edges.data(), undecoded.data()},
         rows_of(starts, first_node, rank),
@@ -115,22 +109,26 @@ bool supported() {
 #endif
 }
 
+// An array of another type is an error: converted, it would be a copy, and what is written there lost.
+auto array(const char* name) { return nb::arg(name).noconvert(); }
+auto optional(const char* name) { return array(name).none(); }
+
 }  // namespace
 
 NB_MODULE(MPNN_MODULE, m) {
   m.def("supported", &supported);
   nb::class_<Module>(m, "Engine")
       .def(nb::init<const nb::dict&>())
-      .def("encode", &Module::encode, nb::arg("coords"), nb::arg("residue_index"), nb::arg("chain"),
-           nb::arg("neighbours"), nb::arg("valid").none(), nb::arg("initial").none(), nb::arg("h_V"),
-           nb::arg("edges"), nb::arg("undecoded"), nb::arg("threads"))
-      .def("decode", &Module::decode, nb::arg("neighbours"), nb::arg("valid").none(), nb::arg("h_V"),
-           nb::arg("edges"), nb::arg("undecoded"), nb::arg("starts"), nb::arg("first_node"),
-           nb::arg("rank"), nb::arg("tokens"), nb::arg("logits"), nb::arg("threads"))
-      .def("sample", &Module::sample, nb::arg("neighbours"), nb::arg("valid").none(), nb::arg("h_V"),
-           nb::arg("edges"), nb::arg("undecoded"), nb::arg("starts"), nb::arg("first_node"),
-           nb::arg("rank"), nb::arg("designed"), nb::arg("uniform"), nb::arg("temperature"),
-           nb::arg("bias"), nb::arg("omit"), nb::arg("group").none(), nb::arg("weight").none(),
-           nb::arg("pssm").none(), nb::arg("pssm_weight").none(), nb::arg("pssm_factor").none(),
-           nb::arg("tokens"), nb::arg("logits"), nb::arg("probabilities"), nb::arg("threads"));
+      .def("encode", &Module::encode, array("coords"), array("residue_index"), array("chain"),
+           array("neighbours"), optional("valid"), optional("initial"), array("h_V"), array("edges"),
+           array("undecoded"), nb::arg("threads"))
+      .def("decode", &Module::decode, array("neighbours"), optional("valid"), array("h_V"),
+           array("edges"), array("undecoded"), array("starts"), array("first_node"), array("rank"),
+           array("tokens"), array("logits"), nb::arg("threads"))
+      .def("sample", &Module::sample, array("neighbours"), optional("valid"), array("h_V"),
+           array("edges"), array("undecoded"), array("starts"), array("first_node"), array("rank"),
+           array("designed"), array("uniform"), array("temperature"), array("bias"), array("omit"),
+           optional("group"), optional("weight"), optional("pssm"), optional("pssm_weight"),
+           optional("pssm_factor"), array("tokens"), array("logits"), array("probabilities"),
+           nb::arg("threads"));
 }

@@ -1,11 +1,15 @@
-// A pool of threads of our own. A level of a decoding order takes a fraction of a millisecond, so
-// between two of them a worker looks for work for a while before it sleeps.
+// A pool of threads of our own. Who calls works through the chunks of a stage; helpers join as they
+// come. One that the system has not scheduled finds no chunk left, and nobody waits for it: what is
+// waited for are chunks in progress alone.
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
+#include <exception>
 #include <mutex>
 #include <thread>
+#include <utility>
 
-#include <unistd.h>
+#include <pthread.h>
 
 #include "engine.h"
 
@@ -19,103 +23,156 @@
 namespace mpnn {
 namespace {
 
-constexpr int kSpins = 4000;  // about 0.1 ms
+using Clock = std::chrono::steady_clock;
+
+// A level of a decoding order takes a fraction of a millisecond, so between two of them a thread
+// looks for work for a while before it sleeps.
+constexpr auto kSpin = std::chrono::microseconds(100);
+// A helper that has a chunk for so much longer than its caller had one was stopped in the middle:
+// others want the processors. Then the caller works alone, for so many times what it waited.
+constexpr auto kLate = std::chrono::microseconds(500);
+constexpr int kAlone = 32;
+
+template <class Condition>
+bool spin_until(Condition condition) {
+  for (const auto start = Clock::now(); Clock::now() - start < kSpin;)
+    for (int i = 0; i < 8; i++) {
+      if (condition()) return true;
+      MPNN_PAUSE();
+    }
+  return condition();
+}
 
 class Pool {
  public:
-  ~Pool() { resize(1); }
-
   void resize(int threads) {
     {
       std::lock_guard<std::mutex> lock(mutex_);
       stopping_ = true;
-      generation_.fetch_add(1);
     }
     wake_.notify_all();
-    for (auto& worker : workers_) worker.join();
-    workers_.clear();
+    for (auto& helper : helpers_) helper.join();
+    helpers_.clear();
     stopping_ = false;
-    const uint64_t generation = generation_.load();
-    for (int i = 1; i < threads; i++) workers_.emplace_back([this, generation] { work(generation); });
+    for (int i = 1; i < threads; i++) helpers_.emplace_back([this] { help(); });
   }
 
-  int threads() const { return static_cast<int>(workers_.size()) + 1; }
+  int threads() const { return static_cast<int>(helpers_.size()) + 1; }
 
   void run(int64_t count, const std::function<void(int64_t)>& body) {
-    if (workers_.empty() || count <= 1) {
+    if (helpers_.empty() || count <= 1 || Clock::now() < alone_until_) {
       for (int64_t i = 0; i < count; i++) body(i);
       return;
     }
     body_ = &body;
     count_ = count;
-    next_.store(0);
-    busy_.store(static_cast<int>(workers_.size()));
+    unfinished_.store(count, std::memory_order_relaxed);
     {
-      std::lock_guard<std::mutex> lock(mutex_);
-      generation_.fetch_add(1);
+      std::lock_guard<std::mutex> lock(mutex_);  // a helper sees it, or is asleep when it is woken
+      unclaimed_.store(count, std::memory_order_release);
     }
     wake_.notify_all();
-    take();
-    for (int spin = 0; busy_.load(std::memory_order_acquire) > 0; spin++) {
-      if (spin < kSpins) MPNN_PAUSE(); else std::this_thread::yield();
+    const auto start = Clock::now();
+    const int64_t own = work();
+    const auto waiting = Clock::now();
+    const auto finished = [&] { return unfinished_.load(std::memory_order_acquire) == 0; };
+    if (!spin_until(finished)) {
+      std::unique_lock<std::mutex> lock(mutex_);
+      finished_.wait(lock, finished);
     }
+    const auto end = Clock::now();
+    const auto waited = end - waiting;
+    if (own > 0 && waited > kLate + (waiting - start) / own) alone_until_ = end + kAlone * waited;
+    if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
   }
 
  private:
-  void take() {
-    for (int64_t i = next_.fetch_add(1); i < count_; i = next_.fetch_add(1)) (*body_)(i);
+  // Does chunks of the stage that is there now until none is left, and counts them. A chunk that is claimed is waited
+  // for, so only then body and count are those of its stage and stay; before, they may be anyone's.
+  int64_t work() {
+    int64_t done = 0, left = unclaimed_.load(std::memory_order_relaxed);
+    while (left > 0) {
+      if (!unclaimed_.compare_exchange_weak(left, left - 1, std::memory_order_acquire,
+                                            std::memory_order_relaxed))
+        continue;
+      try {
+        (*body_)(count_ - left);
+      } catch (...) {
+        std::lock_guard<std::mutex> lock(mutex_);
+        if (!error_) error_ = std::current_exception();
+      }
+      if (unfinished_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+        std::lock_guard<std::mutex> lock(mutex_);
+        finished_.notify_one();
+      }
+      done++;
+      left = unclaimed_.load(std::memory_order_relaxed);
+    }
+    return done;
   }
 
-  void work(uint64_t seen) {
+  void help() {
+    const auto called = [&] { return unclaimed_.load(std::memory_order_relaxed) > 0 || stopping_; };
     while (true) {
-      for (int spin = 0; spin < kSpins && generation_.load(std::memory_order_acquire) == seen; spin++)
-        MPNN_PAUSE();
-      if (generation_.load(std::memory_order_acquire) == seen) {
+      if (!spin_until(called)) {
         std::unique_lock<std::mutex> lock(mutex_);
-        wake_.wait(lock, [&] { return generation_.load() != seen; });
+        wake_.wait(lock, called);
       }
-      seen++;
       if (stopping_) return;
-      take();
-      busy_.fetch_sub(1, std::memory_order_release);
+      work();
     }
   }
 
-  std::vector<std::thread> workers_;
+  std::vector<std::thread> helpers_;
   std::mutex mutex_;
-  std::condition_variable wake_;
-  std::atomic<uint64_t> generation_{0};
+  std::condition_variable wake_, finished_;
   std::atomic<bool> stopping_{false};
-  std::atomic<int64_t> next_{0};
-  std::atomic<int> busy_{0};
-  int64_t count_ = 0;
+  std::atomic<int64_t> unclaimed_{0}, unfinished_{0};
+  // Of the stage.
   const std::function<void(int64_t)>* body_ = nullptr;
+  int64_t count_ = 0;
+  std::exception_ptr error_;
+  Clock::time_point alone_until_;
 };
 
-Pool& pool() {
-  // Never destroyed: threads may not be joined at exit. A forked process has none of its parent's
-  // threads, and starts its own.
-  static Pool* instance = new Pool;
-  static pid_t owner = getpid();
-  if (owner != getpid()) {
-    const int threads = instance->threads();
-    instance = new Pool;
-    owner = getpid();
-    instance->resize(threads);
-  }
+// One computation at a time has the threads. Never destroyed: they may not be joined at exit.
+struct Shared {
+  std::mutex mutex;
+  Pool* pool = new Pool;
+};
+
+Shared& shared() {
+  static Shared* instance = [] {
+    // A process forks between computations, so that the child finds whole what one of them writes.
+    // It has none of its parent's threads, and starts its own.
+    pthread_atfork([] { shared().mutex.lock(); }, [] { shared().mutex.unlock(); },
+                   [] {
+                     shared().pool = new Pool;
+                     shared().mutex.unlock();
+                   });
+    return new Shared;
+  }();
   return *instance;
 }
 
 }  // namespace
 
+Computation::Computation(int threads) {
+  shared().mutex.lock();
+  try {
+    if (threads != thread_count()) shared().pool->resize(threads);
+  } catch (...) {
+    shared().mutex.unlock();
+    throw;
+  }
+}
+
+Computation::~Computation() { shared().mutex.unlock(); }
+
 void parallel_for(int64_t count, const std::function<void(int64_t)>& body) {
-  pool().run(count, body);
+  shared().pool->run(count, body);
 }
 
-void set_threads(int threads) {
-  if (threads != pool().threads()) pool().resize(threads);
-}
-
-int thread_count() { return pool().threads(); }
+int thread_count() { return shared().pool->threads(); }
 
 }  // namespace mpnn
