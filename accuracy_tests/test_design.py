@@ -525,6 +525,7 @@ def test_the_memory_is_that_of_the_container(cgroup, mount, files, tmp_path, mon
         file = tmp_path / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(f"{text}\n")
+    memory.memory_bytes.cache_clear()  # a container's limits do not change under a process
     assert memory.memory_bytes(tmp_path) == LIMIT
 
 
