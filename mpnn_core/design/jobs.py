@@ -281,8 +281,9 @@ def sampled(
     )
     log_probs = samples.logits.log_softmax(-1)
     nll = nll_of(log_probs, samples.tokens)
-    impossible = designed & ~is_distribution(samples.probabilities)
-    totals = [nll * designed, nll, designed & (samples.tokens == native), impossible]
+    # The sums of a sequence in which nothing was left to draw are no number, and show it.
+    nll = torch.where(designed & ~is_distribution(samples.probabilities), torch.nan, nll)
+    totals = [nll * designed, nll, designed & (samples.tokens == native)]
     return Sampled(
         letters[samples.tokens],
         batch.sums(torch.stack(totals, 1)),

@@ -162,11 +162,11 @@ def design_results(
     designs = []
     for s in letters:
         structure = structures[s]
-        nll, global_nll, recovered, impossible = np.concatenate(sums[s]).T
+        nll, global_nll, recovered = np.concatenate(sums[s]).T
         constraints = arguments.constraints[s]
         details = OnDevice(parts[s], blank)
-        if impossible.any():
-            raise _nothing_left(structure, constraints, int(impossible.argmax()), details)
+        if np.isnan(nll).any():
+            raise _nothing_left(structure, constraints, int(np.isnan(nll).argmax()), details)
         count = constraints.designed.sum()
         designs.append(Designs(
             structure=structure,

@@ -47,6 +47,9 @@ def require_possible(
 
     `temperatures` are (n, L), of the positions of n sequences.
     """
+    plain = resolved.pssm is None and not resolved.groups and not resolved.biases.any()
+    if plain and not resolved.omitted.all(1).any():
+        return
     coldest = temperatures.min(0)
     bias, omitted = resolved.biases.copy(), resolved.omitted.copy()
     pssm = None if resolved.pssm is None else [values.copy() for values in resolved.pssm]
