@@ -1,6 +1,7 @@
 // A pool of threads of our own. Who calls works through the chunks of a stage; helpers join as they
 // come. One that the system has not scheduled finds no chunk left, and nobody waits for it: what is
 // waited for are chunks in progress alone.
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -28,10 +29,11 @@ using Clock = std::chrono::steady_clock;
 // A level of a decoding order takes a fraction of a millisecond, so between two of them a thread
 // looks for work for a while before it sleeps.
 constexpr auto kSpin = std::chrono::microseconds(100);
-// A helper that has a chunk for so much longer than its caller had one was stopped in the middle:
-// others want the processors. Then the caller works alone, for so many times what it waited.
-constexpr auto kLate = std::chrono::microseconds(500);
-constexpr int kAlone = 32;
+// Where others want the processors, a helper is stopped in the middle of a chunk, and waited for. An
+// account is kept of the work that helpers save and of the waiting that they cost. When they owe so
+// much, the caller works alone, for so many times that debt; saved work counts up to so much.
+constexpr auto kDebt = std::chrono::milliseconds(5), kCredit = std::chrono::milliseconds(10);
+constexpr int kAlone = 8;
 
 template <class Condition>
 bool spin_until(Condition condition) {
@@ -81,14 +83,20 @@ class Pool {
       finished_.wait(lock, finished);
     }
     const auto end = Clock::now();
-    const auto waited = end - waiting;
-    if (own > 0 && waited > kLate + (waiting - start) / own) alone_until_ = end + kAlone * waited;
+    if (own > 0) balance((waiting - start) * (count - own) / own - (end - waiting), end);
     if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
   }
 
  private:
-  // Does chunks of the stage that is there now until none is left, and counts them. A chunk that is claimed is waited
-  // for, so only then body and count are those of its stage and stay; before, they may be anyone's.
+  void balance(Clock::duration gain, Clock::time_point now) {
+    account_ = std::min<Clock::duration>(account_ + gain, kCredit);
+    if (account_ > -kDebt) return;
+    alone_until_ = now - kAlone * account_;
+    account_ = Clock::duration::zero();
+  }
+
+  // Does chunks of the stage that is there now until none is left, and counts them. A chunk that is
+  // claimed is waited for, so only then are body and count those of its stage, and stay.
   int64_t work() {
     int64_t done = 0, left = unclaimed_.load(std::memory_order_relaxed);
     while (left > 0) {
@@ -132,6 +140,7 @@ class Pool {
   const std::function<void(int64_t)>* body_ = nullptr;
   int64_t count_ = 0;
   std::exception_ptr error_;
+  Clock::duration account_{0};
   Clock::time_point alone_until_;
 };
 
