@@ -93,7 +93,7 @@ def _is_mmcif(text: str) -> bool:
     """Whether the first line that is no comment opens a data block, or a line is a tag of atoms."""
     first = _FIRST_WORD.match(text)
     opens = first is not None and first[1].lower().startswith("data_")
-    return opens or "\n_atom_site." in text[: 1 << 24].lower()
+    return opens or "\n_atom_site." in text
 
 
 _FIRST_WORD = re.compile(r"(?:\s+|#[^\n]*\n)*+(\S{0,6})")
@@ -394,10 +394,10 @@ _THREE = {
 def _mmcif_atoms(text: str, say: Say) -> Atoms:
     import gemmi
 
-    text = text.rstrip("\x1a\0 \n") + "\n"
+    if not text.isascii():  # its names are; what its remarks are written in does not matter
+        text = text.encode("ascii", "replace").decode()
     try:
-        # Its names are ASCII; what its remarks are written in does not matter.
-        document = gemmi.cif.read_string(text.encode("ascii", "replace").decode())
+        document = gemmi.cif.read_string(text)
         blocks = [block for block in document if block.find_values("_atom_site.Cartn_x")]
         categories = [block.get_mmcif_category("_atom_site") for block in blocks[:1]]
     except (ValueError, RuntimeError) as error:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mpnn_core.constants import CA, C, N
 from mpnn_core.structures.atoms import Atoms, Say
@@ -153,7 +154,7 @@ class _Bonds:
         self.attachments: list[Attachment] = []
         if not loose:
             return
-        carbons, nitrogens = (self._cells(residues, atom) for atom in (C, N))
+        carbons, nitrogens = (_cells(residues, atom) for atom in (C, N))
         for residue in loose:
             for other in self._around(residue, N, carbons):
                 if other is not residue and bonded(other, residue):
@@ -189,28 +190,25 @@ class _Bonds:
         return attached, free
 
     @staticmethod
-    def _cells(residues: Sequence[Residue], atom: int) -> dict[tuple[int, int, int], list[Residue]]:
-        """Residues by the cubes of a grid that an atom of theirs lies in."""
-        cells: dict[tuple[int, int, int], list[Residue]] = {}
-        for residue in residues:
-            for cell in _cells_of(residue, atom):
-                cells.setdefault(cell, []).append(residue)
-        return cells
-
-    @staticmethod
-    def _around(
-        residue: Residue, atom: int, cells: dict[tuple[int, int, int], list[Residue]]
-    ) -> Iterator[Residue]:
-        for x, y, z in _cells_of(residue, atom):
+    def _around(residue: Residue, atom: int, cells: Cells) -> Iterator[Residue]:
+        for x, y, z in _cells([residue], atom):
             for dx, dy, dz in product((-1, 0, 1), repeat=3):
                 yield from cells.get((x + dx, y + dy, z + dz), ())
 
 
-def _cells_of(residue: Residue, atom: int) -> set[tuple[int, int, int]]:
-    """Cubes as wide as a peptide bond can be."""
-    xyz = residue.positions(atom)
-    x, y, z = np.floor(xyz[np.isfinite(xyz).all(1)] / PEPTIDE_BOND).astype(np.int64).T.tolist()
-    return set(zip(x, y, z, strict=True))
+Cells = dict[tuple[int, int, int], list[Residue]]
+"""Residues by the cubes of a grid that an atom of theirs lies in; as wide as a bond can be."""
+
+
+def _cells(residues: Sequence[Residue], atom: int) -> Cells:
+    owners = [residue for residue in residues for _ in residue.conformers]
+    xyz = np.array([c.xyz[atom] for residue in residues for c in residue.conformers])
+    known = np.isfinite(xyz).all(1)
+    cubes = np.floor(xyz[known] / PEPTIDE_BOND).astype(np.int64)
+    cells: Cells = {}
+    for n, (x, y, z) in zip(np.flatnonzero(known).tolist(), cubes.tolist(), strict=True):
+        cells.setdefault((x, y, z), []).append(owners[n])
+    return cells
 
 
 class _Polymers:
@@ -222,7 +220,8 @@ class _Polymers:
         self._bridges = {(id(before), id(after)) for _, before, after in attachments}
         self._polymer_of: dict[int, list[Residue]] = {}  # by the id of a residue
         # Polymers by what they consist of and where they are, to find copies.
-        self._places: dict[tuple[object, ...], list[list[Residue]]] = {}
+        self._places: dict[object, list[list[Residue]]] = {}
+        self._unplaced: list[list[Residue]] = []
         self._goes_on: list[str] = []
         self._copies: list[str] = []
 
@@ -231,12 +230,13 @@ class _Polymers:
         if self.found and self._continues(self.found[-1][-1], residues[0]):
             polymer = self.found[-1]
             polymer.extend(residues)
-        elif self._is_copy(residues):
+        elif self.found and self._is_copy(residues):
             self._copies.append(self._atoms.where(residues[0].row))
             return
         else:
             polymer = residues
             self.found.append(polymer)
+            self._unplaced.append(list(residues))
         self._polymer_of.update(dict.fromkeys(map(id, residues), polymer))
 
     def _continues(self, last: Residue, first: Residue) -> bool:
@@ -257,21 +257,18 @@ class _Polymers:
 
     def _is_copy(self, residues: list[Residue]) -> bool:
         """Whether a molecule is there already: in one place, or moved a little after an END."""
-        xyz = np.array([residue.best().xyz[CA] for residue in residues])
+        for molecule in self._unplaced:
+            self._places.setdefault(_consists_of(molecule), []).append(molecule)
+        self._unplaced = []
+        (parts, cell), xyz = _consists_of(residues), _trace(residues)
         known = np.isfinite(xyz).all(1)
-        if not known.any():
-            return False
-        parts = tuple((r.number, r.icode, r.name) for r in residues)
-        cell = tuple(np.floor(xyz[known].mean(0) / SAME_FRAME).astype(int).tolist())
         for shift in product((-1, 0, 1), repeat=3):
-            place = (parts, *(a + b for a, b in zip(cell, shift, strict=True)))
+            place = (parts, (cell[0] + shift[0], cell[1] + shift[1], cell[2] + shift[2]))
             for other in self._places.get(place, ()):
                 blocks = {self._atoms.molecules[r[0].molecule].block for r in (residues, other)}
                 limit = SAME_FRAME if len(blocks) > 1 else SAME_PLACE
-                theirs = np.array([residue.best().xyz[CA] for residue in other[: len(xyz)]])
-                if np.linalg.norm(xyz - theirs, axis=1)[known].mean() < limit:
+                if np.linalg.norm(xyz - _trace(other), axis=1)[known].mean() < limit:
                     return True
-        self._places.setdefault((parts, *cell), []).append(residues)
         return False
 
     def insert(
@@ -298,3 +295,18 @@ class _Polymers:
                 f"chain {shown_chain(self._chain)} comes again in the same place, from "
                 f"{shown_items(self._copies)} on: it is read once"
             )
+
+
+def _trace(residues: Sequence[Residue]) -> NDArray[np.float64]:
+    """(n, 3) Å: the CA atoms."""
+    return np.array([residue.best().xyz[CA] for residue in residues])
+
+
+def _consists_of(residues: Sequence[Residue]) -> tuple[object, tuple[int, int, int]]:
+    """What a molecule consists of, and the cell of a grid that its centre lies in."""
+    xyz = _trace(residues)
+    known = xyz[np.isfinite(xyz).all(1)]
+    centre = known.mean(0) if len(known) else np.zeros(3)
+    parts = tuple((r.number, r.icode, r.name) for r in residues)
+    x, y, z = np.floor(centre / SAME_FRAME).astype(int).tolist()
+    return parts, (x, y, z)

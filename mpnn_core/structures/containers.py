@@ -146,15 +146,16 @@ def _decoded(data: bytes) -> str:
     head = data[: 1 << 16]
     if head[257:262] == b"ustar":
         raise StructureError("not read: it is a tar archive; unpack it, and name the files")
-    if b"encoder" in head and b"dataBlocks" in head:
-        raise StructureError("not read: it is BinaryCIF; fetch or save it as mmCIF text")
-    if b"mmtfVersion" in head:
-        raise StructureError("not read: it is MMTF; fetch or save it as mmCIF text")
-    for own, other in ((head[::2], head[1::2]), (head[1::2], head[::2])):
-        if other and not other.strip(b"\0") and own.isascii() and b"\0" not in own:
-            raise StructureError(
-                "not read: it is UTF-16 without a byte order mark; save it as UTF-8 text"
-            )
+    if b"\0" in head:
+        if b"encoder" in head and b"dataBlocks" in head:
+            raise StructureError("not read: it is BinaryCIF; fetch or save it as mmCIF text")
+        if b"mmtfVersion" in head:
+            raise StructureError("not read: it is MMTF; fetch or save it as mmCIF text")
+        for own, other in ((head[::2], head[1::2]), (head[1::2], head[::2])):
+            if other and not other.strip(b"\0") and own.isascii() and b"\0" not in own:
+                raise StructureError(
+                    "not read: it is UTF-16 without a byte order mark; save it as UTF-8 text"
+                )
     data = data.rstrip(b"\0\x1a")
     if b"\0" in data:
         raise StructureError("not a structure: binary data, expected PDB or mmCIF text")

@@ -228,9 +228,11 @@ def _lengths(xyz: NDArray[np.float64]) -> list[NDArray[np.float64]]:
 def _impossible(xyz: NDArray[np.float64]) -> NDArray[np.bool_]:
     """(L,) bool: backbones with a bond that is none, or in one place with another."""
     bad = np.any([(d < SHORTEST_BOND) | (d > LONGEST_BOND) for d in _lengths(xyz)], axis=0)
-    known = np.flatnonzero(np.isfinite(xyz[:, CA]).all(1))
-    _, place, counts = np.unique(xyz[known, CA], axis=0, return_inverse=True, return_counts=True)
-    bad[known] |= counts[place.reshape(-1)] > 1
+    order = np.argsort(xyz[:, CA, 0], kind="stable")  # what is in one place has one x
+    alike = np.flatnonzero(np.diff(xyz[order, CA, 0]) == 0)
+    twice = order[np.unique([alike, alike + 1])]
+    _, place, counts = np.unique(xyz[twice, CA], axis=0, return_inverse=True, return_counts=True)
+    bad[twice] |= counts[place.reshape(-1)] > 1
     return bad
 
 

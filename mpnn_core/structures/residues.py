@@ -123,8 +123,8 @@ def amino_acids(atoms: Atoms, say: Say) -> dict[str, dict[int, list[Residue]]]:
         return True
 
     late: list[tuple[str, Residue]] = []
-    for chain, piece in runs.residues():
-        if not np.isfinite([c.xyz[:O] for c in piece.conformers]).any():
+    for chain, piece, anchored in runs.residues():
+        if not anchored:
             late.append((chain, piece))
             continue
         residues = found.setdefault(chain, {}).setdefault(piece.molecule, [])
@@ -207,6 +207,7 @@ class _Runs:
             chain_of_serine = (atoms.atom == b"OG") | (atoms.atom == b"OD")
             serine = np.logical_or.reduceat(chain_of_serine, self._starts)
             known[(self._names == "HSE") & ~serine] = "H"
+        self._anchored = has["N"] | has["CA"] | has["C"]
         self._backbone_alone = (known == "") & has["N"] & has["CA"] & has["C"]
         self._letters = np.where(self._backbone_alone, "X", known)
         self._amino = self._letters != ""
@@ -272,8 +273,9 @@ class _Runs:
             return True
         return same_place(earlier, piece)
 
-    def residues(self) -> Iterator[tuple[str, Residue]]:
-        """Every run of an amino acid and its chain; one with an atom twice comes in pieces."""
+    def residues(self) -> Iterator[tuple[str, Residue, bool]]:
+        """Every run of an amino acid, its chain, and whether it has any of N, CA and C; a run with
+        an atom twice comes in pieces."""
         atoms, starts = self._atoms, self._starts
         amino = np.flatnonzero(self._amino)
         first = starts[amino]
@@ -289,6 +291,7 @@ class _Runs:
         )
         places = zip(first.tolist(), atoms.molecule[first].tolist(), strict=True)
         chains = atoms.chain[first].astype(np.str_).tolist()
+        anchored = self._anchored[amino].tolist()
         letters, occupancies = self._letters[amino].tolist(), self._occupancies[amino].tolist()
         for n, (run, label, (row, molecule)) in enumerate(
             zip(amino.tolist(), labels, places, strict=True)
@@ -296,11 +299,12 @@ class _Runs:
             rows = backbone[bounds[run] : bounds[run + 1]]
             if self._simple[run]:
                 conformer = Conformer(letters[n], self._coords[run], occupancies[n])
-                yield chains[n], Residue(*label, row, molecule, rows, [conformer])
+                yield chains[n], Residue(*label, row, molecule, rows, [conformer]), anchored[n]
                 continue
             for piece in self._pieces(rows):
                 conformers = list(self._conformers(piece))
-                yield chains[n], Residue(*label, int(piece[0]), molecule, piece, conformers)
+                residue = Residue(*label, int(piece[0]), molecule, piece, conformers)
+                yield chains[n], residue, bool((self._slot[piece] < O).any())
 
     def _pieces(self, rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
         """The backbone rows of a run; where atoms come again with the same label, the first of
