@@ -159,7 +159,9 @@ class Minibatch:
     def varied(self, lessons: Lessons, corpus: ResidentCorpus) -> Minibatch:
         """The same with noise on every backbone, all of them bent, some divided, some cropped."""
         device = self.rows.device
-        uniform = torch.rand(corpus.structures, 7, device=device)[self.structure]  # (N, 7)
+        uniform = torch.rand(corpus.structures, 7, dtype=torch.float32, device=device)[
+            self.structure
+        ]  # (N, 7)
         noise, divided, crop, first, second, three, depth = uniform.unbind(1)
         backbones = self.backbones
         scale = (lessons.noise * noise)[:, None, None]
@@ -172,7 +174,9 @@ class Minibatch:
         chain = 3 * backbones.chain + torch.where(divided < lessons.divide, piece, 0)
 
         # A plane across a random axis, from the centre to twice the spread: half to all is kept.
-        axis = F.normalize(torch.randn(corpus.structures, 3, device=device), dim=1)[self.structure]
+        axis = F.normalize(
+            torch.randn(corpus.structures, 3, dtype=torch.float32, device=device), dim=1
+        )[self.structure]
         height = (backbones.coords[:, CA] * axis).sum(1)  # (N,)
         kept = (height <= 2 * depth * corpus.spread[self.rows]) | (crop >= lessons.crop)
         return replace(
@@ -189,11 +193,17 @@ def _waves(coords: Tensor, structure: Tensor, structures: int, strain: float) ->
     cent, so bonds and angles stay nearly as they are, and atoms far from each other shift.
     """
     device = coords.device
-    along, towards = F.normalize(torch.randn(2, structures, 4, 3, device=device), dim=-1)
-    wavenumber = 2 * math.pi / (20 + 60 * torch.rand(structures, 4, 1, device=device))  # per Å
-    phase = 2 * math.pi * torch.rand(structures, 4, device=device)
-    strains = strain * torch.rand(structures, 1, 1, device=device)
-    amplitude = strains * torch.randn(structures, 4, 1, device=device) / wavenumber  # Å
+    along, towards = F.normalize(
+        torch.randn(2, structures, 4, 3, dtype=torch.float32, device=device), dim=-1
+    )
+    wavenumber = (
+        2 * math.pi / (20 + 60 * torch.rand(structures, 4, 1, dtype=torch.float32, device=device))
+    )  # per Å
+    phase = 2 * math.pi * torch.rand(structures, 4, dtype=torch.float32, device=device)
+    strains = strain * torch.rand(structures, 1, 1, dtype=torch.float32, device=device)
+    amplitude = (
+        strains * torch.randn(structures, 4, 1, dtype=torch.float32, device=device) / wavenumber
+    )  # Å
     angle = torch.einsum("nax,nwx->naw", coords, (wavenumber * along)[structure])
     angle = angle + phase[structure, None]  # (N, 4 atoms, 4 waves)
     return torch.einsum("naw,nwx->nax", angle.sin(), (amplitude * towards)[structure])

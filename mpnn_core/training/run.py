@@ -196,13 +196,16 @@ class Run:
         corpus = self.validation
         sizes = torch.from_numpy(corpus.sizes)
         generator = torch.Generator().manual_seed(0)
-        order = torch.rand(int(sizes.sum()) + 1, generator=generator).to(self.device)
+        order = torch.rand(int(sizes.sum()) + 1, generator=generator, dtype=torch.float32).to(
+            self.device
+        )
         networks = [("teacher", self.teacher)] + [(s.name, s.network) for s in self.students]
         trained = [s.weights.clone() for s in self.students]
         for student in self.students:
             student.weights.copy_(student.averaged)
         by_residue = {  # whether the likeliest letter is the native one; divergence
-            name: torch.zeros(len(order), 2, device=self.device) for name, _ in networks
+            name: torch.zeros(len(order), 2, dtype=torch.float32, device=self.device)
+            for name, _ in networks
         }
         for rows in whole_structures(corpus, self.lessons.nodes):
             minibatch = Minibatch.of(corpus, torch.from_numpy(rows).to(self.device))

@@ -44,8 +44,9 @@ class TrainingStep:
         self.block = B = 200 if compiled else 10
         S = len(students)
         self.rows = torch.zeros(B, lessons.nodes, dtype=torch.int32, device=device)
-        self.rates = torch.zeros(S, B, device=device)
-        self.losses = torch.zeros(S, B, device=device)  # divergences from the teacher
+        self.rates = torch.zeros(S, B, dtype=torch.float32, device=device)
+        # Divergences from the teacher.
+        self.losses = torch.zeros(S, B, dtype=torch.float32, device=device)
         self.cursor = torch.zeros(1, dtype=torch.int64, device=device)  # the step in its block
         self.count = torch.zeros((), dtype=torch.int64, device=device)  # the step in its run
         self.graph: torch.cuda.CUDAGraph | None = None
@@ -59,7 +60,7 @@ class TrainingStep:
             [learning_rate(s.recipe, step + i, lessons.steps) for i in range(self.block)]
             for s in self.students
         ]
-        self.rates.copy_(torch.tensor(rates))
+        self.rates.copy_(torch.tensor(rates, dtype=torch.float32))
         self.cursor.zero_()
         self.count.fill_(step)
 
@@ -106,7 +107,8 @@ class TrainingStep:
 
     def _lesson(self, minibatch: Minibatch, graph: Graph) -> Lesson:
         """A random context and order, and the teacher's predictions; keeps what it draws."""
-        uniform = torch.rand(self.corpus.structures, 2, device=self.device)  # per structure
+        # Per structure.
+        uniform = torch.rand(self.corpus.structures, 2, dtype=torch.float32, device=self.device)
         uniform = uniform[minibatch.structure]  # (N, 2)
         native = uniform[:, 0] < self.lessons.native
         redrawn = ~native & (torch.rand_like(uniform[:, 0]) < uniform[:, 1])

@@ -115,7 +115,7 @@ class Student:
         self.momentum = torch.zeros_like(self.weights[:split])
         self.rest = nn.Parameter(self.weights[split:])
         self.rest.grad = self.gradient[split:]
-        self.rate = torch.zeros((), device=device)
+        self.rate = torch.zeros((), dtype=torch.float32, device=device)
         self.adam = torch.optim.AdamW(
             [self.rest],
             lr=self.rate,
