@@ -18,8 +18,12 @@ from typing import IO, Any
 from mpnn_core.structures.files import read_bounded
 from mpnn_core.structures.structure import SHOWN, StructureError, StructureWarning, shown_items
 
-LARGEST = 2 << 30
-"""Bytes of a file, packed or not: forty million atoms."""
+LARGEST = 1 << 30
+"""Bytes of a file, packed or not: eight million atoms."""
+
+MOST_UNPACKED, ALWAYS_UNPACKED = 100, 64 << 20
+"""How many times larger than itself a file may unpack to (structures: 3 to 8), and bytes that it
+always may."""
 
 _Opener = Callable[[IO[bytes]], Any]
 
@@ -111,7 +115,8 @@ def read_text(file: Path, largest: int = LARGEST) -> str:
         raise StructureError(f"cannot be read: {error.strerror or error}") from None
     for mark, (name, opener) in COMPRESSIONS.items():
         if data.startswith(mark):
-            data = _unpacked(file, name, opener, largest)
+            most = max(ALWAYS_UNPACKED, MOST_UNPACKED * len(data))
+            data = _unpacked(file, name, opener, min(largest, most))
     return _decoded(data)
 
 
