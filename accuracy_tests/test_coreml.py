@@ -23,6 +23,7 @@ import mpnn_core as mpnn
 from mpnn_core import Constraints, Model
 from mpnn_core.backends.contract import UnavailableError
 from mpnn_core.backends.coreml.buckets import BUCKETS, Padded, pad
+from mpnn_core.backends.registry import find_backend
 from mpnn_core.network.graph import Backbones
 from mpnn_core.sampling.orders import ranks
 
@@ -353,7 +354,7 @@ def test_a_structure_without_a_bucket_fails_alone(tmp_path, capsys, monkeypatch,
     monkeypatch.setattr(options.mpnn, "load_model", lambda *arguments: small)
     assert main(["design", str(path_of("5L33")), "--out", str(tmp_path)]) == 1
     error = capsys.readouterr().err
-    assert "5L33: 106 residues do not fit into the largest bucket, 64; run it unpadded" in error
+    assert "5L33.pdb: 106 residues do not fit into the largest bucket, 64; run it unpadded" in error
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="Core ML runs here")
@@ -365,5 +366,6 @@ def test_elsewhere_than_on_macos_it_says_so(tmp_path) -> None:
 
 
 def test_another_device_is_refused() -> None:
+    plain = plain_model("minimal")
     with pytest.raises(ValueError, match="finds its device itself; leave device='cpu'"):
-        mpnn.load_model(device="meta", backend="coreml")
+        find_backend("coreml", plain.network, torch.device("meta"))

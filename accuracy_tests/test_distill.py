@@ -646,12 +646,14 @@ def test_a_setting_out_of_bounds_is_refused_before_anything_is_written(
 def test_a_device_that_is_not_here_is_a_sentence(
     command: str, device: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "1mr1D.pdb.gz").symlink_to(path_of("1mr1D"))
+    structures = tmp_path / "structures"
+    structures.mkdir()
+    (structures / "1mr1D.pdb.gz").symlink_to(path_of("1mr1D"))
     call = {
-        "design": [str(tmp_path), "--out", str(tmp_path / "out")],
-        "score": [str(tmp_path)],
-        "eval": [str(tmp_path)],
-        "distill": [str(tmp_path), "--student", "minimal", "--out", str(tmp_path / "run")],
+        "design": [str(structures), "--out", str(tmp_path / "out")],
+        "score": [str(structures)],
+        "eval": [str(structures)],
+        "distill": [str(structures), "--student", "minimal", "--out", str(tmp_path / "run")],
     }[command]
     assert main([command, *call, "--device", device]) == 2
     error = capsys.readouterr().err

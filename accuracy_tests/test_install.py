@@ -8,6 +8,7 @@ installed, in processes of their own.
 from __future__ import annotations
 
 import copy
+import importlib
 import os
 import pickle
 import re
@@ -438,6 +439,9 @@ def test_a_module_that_does_not_load_is_named_with_the_loaders_words(
 @pytest.mark.skipif(not instruction_sets(), reason="not exercised: no native code was built here")
 def test_a_processor_that_the_modules_are_not_for_is_named(tmp_path, dependencies) -> None:
     site = installation(tmp_path)
+    for name in instruction_sets():  # in an editable installation they are not in the source
+        module = importlib.import_module(f"mpnn_core.backends.native._{name}")
+        shutil.copy(module.__file__, site / "mpnn_core" / "backends" / "native")
     before = "".join(
         f"from mpnn_core.backends.native import _{name}; _{name}.supported = lambda: False\n"
         for name in instruction_sets()

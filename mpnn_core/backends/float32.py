@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from threading import Lock
 
 import torch
@@ -27,7 +27,10 @@ def in_float32(device: torch.device) -> Iterator[None]:
                 torch.set_float32_matmul_precision("highest")
         _inside += 1
     try:
-        with torch.autocast("cpu", enabled=False), torch.autocast(device.type, enabled=False):
+        with ExitStack() as without:
+            for kind in {"cpu", device.type}:
+                if torch.amp.is_autocast_available(kind):
+                    without.enter_context(torch.autocast(kind, enabled=False))
             yield
     finally:
         with _lock:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from mpnn_core.constants import ALPHABET, AMINO_ACIDS
 from mpnn_core.design.model import Model
 from mpnn_core.gate.intervals import ERROR, Interval, paired_mean
-from mpnn_core.sampling.noise import digest
+from mpnn_core.sampling.noise import COMMON, digest
 from mpnn_core.sampling.orders import drawn_orders
 from mpnn_core.structures.structure import Structure
 from mpnn_core.training.corpus import Corpus, CorpusError, batched, read_corpus
@@ -72,6 +72,7 @@ def teacher_forced(
     num_orders: int = 1,
     seed: int = 0,
     advance: Progress = lambda count: None,
+    common_random_numbers: bool = False,
 ) -> list[NDArray[np.float32]]:
     """Log-probabilities of native sequences: (num_orders, L, 21) each.
 
@@ -79,7 +80,10 @@ def teacher_forced(
     """
     log_probs: list[NDArray[np.float32]] = []
     for batch in batched(structures, num_orders):
-        orders = [drawn_orders(seed, num_orders, s.mask, digest(s)) for s in batch]
+        keys = [COMMON if common_random_numbers else digest(s) for s in batch]
+        orders = [
+            drawn_orders(seed, num_orders, s.mask, key) for s, key in zip(batch, keys, strict=True)
+        ]
         log_probs += model.log_probs(batch, decoding_order=orders)
         advance(len(batch))
     return log_probs
