@@ -429,12 +429,12 @@ def without_native_code(monkeypatch, sets: Sequence[str] = INSTRUCTION_SETS) -> 
 def test_without_native_code_torch_serves_and_says_so(monkeypatch, plain) -> None:
     without_native_code(monkeypatch)
     assert instruction_sets() == []
-    with pytest.warns(UserWarning, match="plain torch, which is slower: (the|no) native code"):
+    with pytest.warns(UserWarning, match=r"plain torch, which is slower: (the|no) native code"):
         model = mpnn.load_model()
     assert isinstance(model.backend, TorchBackend)
     structure = protein("6MRR")
     assert farthest(model.log_probs(structure), plain.log_probs(structure)) == 0
-    with pytest.raises(ValueError, match="'native' cannot be used here: (the|no) native code"):
+    with pytest.raises(ValueError, match=r"'native' cannot be used here: (the|no) native code"):
         mpnn.load_model(backend="native")
 
 

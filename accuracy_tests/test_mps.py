@@ -24,12 +24,13 @@ OPERATIONS = {
     f"aten::{name}"
     for name in """
     _local_scalar_dense _log_softmax _softmax _to_copy _unique2 _unsafe_view add add_ addmm alias
-    amax arange bincount bitwise_and cat clamp clone cumsum detach div empty empty_like eq equal exp
-    expand full gather ge gelu gt index index_add_ index_put_ index_select le linalg_cross linspace
-    lt masked_fill max minimum mm mul native_layer_norm neg new_empty new_zeros permute pow pow_
-    reciprocal repeat_interleave rsub scalar_tensor scatter_reduce_ select slice sort split
-    split_with_sizes sqrt sqrt_ stack sub sum t topk unbind unsqueeze view where zeros zeros_like
-    """.split()  # noqa: SIM905  a list of 75 strings is no easier to read
+    abs amax arange bincount bitwise_and bitwise_not cat clamp clone cumsum detach div
+    empty_like eq equal exp expand full gather ge gelu gt index index_add_ index_put_
+    index_select le linalg_cross linspace lt masked_fill max minimum mm mul native_layer_norm
+    neg new_empty new_zeros permute pow pow_ reciprocal repeat_interleave rsub scalar_tensor
+    scatter_reduce_ select slice sort split split_with_sizes sqrt sqrt_ stack sub sum t topk
+    unbind unsqueeze view where zeros zeros_like
+""".split()  # noqa: SIM905  a list of 75 strings is no easier to read
 }
 
 
