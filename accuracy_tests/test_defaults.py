@@ -89,7 +89,13 @@ def answers(model: Model, whole: bool) -> list[np.ndarray]:
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered in exp:RuntimeWarning")
-@pytest.mark.parametrize("name", ["torch", "native", "mlx", "coreml", "cuda", "cuda, unfused"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "torch", "native", "mlx", "cuda, unfused",
+        *(pytest.param(name, marks=pytest.mark.proof) for name in ("coreml", "cuda")),  # 20 s each
+    ],
+)  # fmt: skip
 def test_answers_do_not_depend_on_what_torch_was_told(name, tmp_path) -> None:
     whole = name != "cuda"
     expected = answers(loaded(name, tmp_path), whole)

@@ -494,6 +494,7 @@ for at in range(6):  # the state, weights and a record for each of two students,
 """
 
 
+@pytest.mark.proof
 def test_a_run_that_is_killed_while_it_is_saved_goes_on(tmp_path: Path) -> None:
     """At every file that is put into its place: all students are at one step, and weights and
     records are those of it once the run goes on."""
