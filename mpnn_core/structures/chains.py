@@ -11,6 +11,7 @@ The rules (docs/explanation/exactness.md lists where they differ from the origin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import product
 
@@ -191,7 +192,10 @@ class _Bonds:
 
     @staticmethod
     def _around(residue: Residue, atom: int, cells: Cells) -> Iterator[Residue]:
-        for x, y, z in _cells([residue], atom):
+        for position in residue.positions(atom).tolist():
+            if not all(map(math.isfinite, position)):
+                continue
+            x, y, z = (math.floor(value / PEPTIDE_BOND) for value in position)
             for dx, dy, dz in product((-1, 0, 1), repeat=3):
                 yield from cells.get((x + dx, y + dy, z + dz), ())
 

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -309,10 +310,12 @@ class _Runs:
     def _pieces(self, rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
         """The backbone rows of a run; where atoms come again with the same label, the first of
         each, then the second of each, and so on."""
+        labels = zip(
+            self._atoms.atom[rows].tolist(), self._atoms.altloc[rows].tolist(), strict=True
+        )
         pieces: list[list[int]] = []
         seen: Counter[tuple[bytes, bytes]] = Counter()
-        for row in rows.tolist():
-            label = self._atoms.atom[row], self._atoms.altloc[row]
+        for row, label in zip(rows.tolist(), labels, strict=True):
             if seen[label] == len(pieces):
                 pieces.append([])
             pieces[seen[label]].append(row)
@@ -339,19 +342,17 @@ class _Runs:
         """A conformer is the atoms of one label with those that have none, so that a backbone
         never mixes two."""
         atoms = self._atoms
-        labels = atoms.altloc[rows].tolist()
         letter = str(self._letters[self._run[rows[0]]])
+        labels, names = atoms.altloc[rows].tolist(), atoms.atom[rows].tolist()
+        slots, xyz = self._slot[rows].tolist(), atoms.xyz[rows].tolist()
+        occupancies = atoms.occupancy[rows].tolist()
+        # Labelled atoms come before unlabelled ones of the same name, and the best oxygen before
+        # the others; of equals the first.
+        order = sorted(range(len(rows)), key=lambda k: (labels[k] == b"", _RANKS.get(names[k], 0)))
         for label in dict.fromkeys(labels):
-            xyz, occupancy = np.full((4, 3), np.nan), 0.0
-            # Labelled atoms come before unlabelled ones of the same name, and the best oxygen
-            # before the others; of equals the first.
-            own = sorted(
-                (row for row, a in zip(rows.tolist(), labels, strict=True) if a in (label, b"")),
-                key=lambda row: (atoms.altloc[row] == b"", _RANKS.get(bytes(atoms.atom[row]), 0)),
-            )
-            for row in own:
-                slot = int(self._slot[row])
-                if np.isnan(xyz[slot]).all():
-                    xyz[slot] = atoms.xyz[row]
-                    occupancy += float(atoms.occupancy[row])
-            yield Conformer(letter, xyz, occupancy)
+            positions, occupancy = [[math.nan] * 3 for _ in BACKBONE], 0.0
+            for k in order:
+                if labels[k] in (label, b"") and math.isnan(positions[slots[k]][0]):
+                    positions[slots[k]] = xyz[k]
+                    occupancy += occupancies[k]
+            yield Conformer(letter, np.array(positions), occupancy)
