@@ -309,7 +309,8 @@ class _Records:
         table = self._table[rows]
         fields = ((_XYZ, 8, float), (_OCCUPANCY, 6, float), (_NUMBER, 4, int))
         try:
-            if (table[:, _BLANK] != ord(" ")).any() or (table == ord("_")).any():
+            numeric = table[:, _NUMBER.start : _OCCUPANCY.stop]
+            if (table[:, _BLANK] != ord(" ")).any() or (numeric == ord("_")).any():
                 raise ValueError
             for field, width, kind in fields:
                 np.ascontiguousarray(table[:, field]).view(f"S{width}").astype(kind)
@@ -480,7 +481,7 @@ class _Sites:
             self._check,
         )
 
-    def _values(self, *names: str) -> Iterable[Any]:
+    def _values(self, *names: str) -> list[Any]:
         """In each row, the value of the first of the columns that has one."""
         present = [self._columns[name] for name in names if name in self._columns]
         if not present:
@@ -491,8 +492,13 @@ class _Sites:
         return [next((v for v in row if v), None) for row in zip(*present, strict=True)]
 
     def _strings(self, *names: str, default: str = "") -> NDArray[np.bytes_]:
-        values = [value or default for value in self._values(*names)]
+        values = self._values(*names)
+        kinds = set(values)
+        if not all(kinds):
+            values = [value or default for value in values]
         try:
+            if len(kinds) == 1:  # as in most files whole columns are
+                return np.full(self._rows, (kinds.pop() or default).encode("ascii"))
             return np.array(values, dtype=np.bytes_)
         except UnicodeEncodeError as error:
             raise StructureError(
@@ -502,12 +508,17 @@ class _Sites:
     def _floats(self, name: str, default: float) -> NDArray[np.float64]:
         if name not in self._columns:
             return np.full(self._rows, default)
-        values = [value or None for value in self._columns[name]]
+        values = self._columns[name]
+        unknown = not all(values)
+        if unknown:
+            values = [value or None for value in values]
         try:
             numbers = np.array(values, dtype=np.float64)
         except ValueError:
             numbers = np.array([self._float(v, name, r) for r, v in enumerate(values)])
-        return np.where([value is None for value in values], default, numbers)
+        if unknown:
+            numbers[[value is None for value in values]] = default
+        return numbers
 
     def _float(self, value: str | None, name: str, row: int) -> float:
         if value is None:
