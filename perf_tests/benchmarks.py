@@ -19,7 +19,6 @@ import numpy as np
 from proteins import FIXTURES, TS50, path_of, protein
 
 import mpnn_core as mpnn
-from mpnn_core.commands.main import main
 
 model = cache(mpnn.load_model)
 
@@ -56,6 +55,8 @@ def log_probs() -> Callable[[], Any]:
 
 def design_command() -> Callable[[], Any]:
     """Eight sequences of each of ten chains of TS50 by the command, from files to files."""
+    from mpnn_core.commands.main import main  # an older revision may lack it, and runs the others
+
     files = [str(path_of(name)) for name in TS50[::5]]
     folder = Path(tempfile.mkdtemp(prefix="mpnn_core"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
