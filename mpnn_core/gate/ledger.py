@@ -43,8 +43,8 @@ def _no_ledger(source: str, reason: str) -> LedgerError:
 class Entry:
     """One figure of one claim on one workload and device, measured or not.
 
-    value, low, high and control are None where nothing was measured; pairs is 0 where nothing was
-    timed. Built-in numbers and texts only: an entry travels through JSON.
+    value, low, high and control are None where nothing was measured; processes and pairs are 0
+    where nothing was timed. Built-in numbers and texts only: an entry travels through JSON.
     """
 
     claim: str
@@ -60,11 +60,15 @@ class Entry:
     low: float | None = None
     high: float | None = None
     control: tuple[float, float] | None = None
-    pairs: int = 0
+    processes: int = 0  # fresh processes, whose values the interval is made of
+    pairs: int = 0  # of runs, in all processes together
     agrees: bool | None = None  # whether the interval holds the reported figure itself
     test: str = ""
     note: str = ""
     headline: str = ""  # the figure's words in the short ledger
+    machine: str = ""  # its class, such as "cpu-avx512"; "" where none is known
+    processor: str = ""
+    date: str = ""  # when it was measured, as `now` gives it
 
     @classmethod
     def unmeasured(
