@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from proteins import protein, rows_of
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import mpnn_core as mpnn
 from mpnn_core import PSSM, Constraints, Model
-from mpnn_core.backends.float32 import in_float32
+from mpnn_core.backends.float32 import VECTOR_FUNCTIONS, choose_kernels, in_float32
 from mpnn_core.backends.native import instruction_sets
 
 if not torch.cuda.is_available():
@@ -112,3 +115,36 @@ def test_what_the_caller_told_torch_is_told_again_afterwards() -> None:
         mpnn.load_model(backend="torch").log_probs(STRUCTURE)
         assert torch.get_float32_matmul_precision() == "medium"
         assert torch.is_autocast_enabled("cpu")
+
+
+def test_the_list_of_vector_functions_is_that_of_torch():
+    header = Path(torch.__file__).parent / "include" / "ATen" / "cpu" / "vml.h"
+    named = re.findall(r"^IMPLEMENT_VML_MKL\((\w+),", header.read_text("utf-8"), re.MULTILINE)
+    assert len(named) >= 16 and set(VECTOR_FUNCTIONS) == set(named)
+
+
+class FirstSizes(TorchDispatchMode):
+    """How many elements each of MKL's vector functions was first called with, by its name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: dict[str, int] = {}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__.removesuffix("_")
+        if name in VECTOR_FUNCTIONS:
+            self.sizes.setdefault(name, args[0].numel())
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_vector_function_chooses_its_kernel_before_threads_call_it():
+    """Threads that call one for the first time together may get a kernel of low accuracy."""
+    structure = protein("5L33")
+    choose_kernels.cache_clear()
+    with FirstSizes() as first:
+        model = mpnn.load_model(backend="torch")
+        model.design(structure, 2, seed=1)
+        model.log_probs(structure)
+        model.score(structure)
+    assert {"exp", "sqrt", "log"} <= first.sizes.keys(), "the model calls none of them any more"
+    assert set(first.sizes.values()) == {1}, first.sizes

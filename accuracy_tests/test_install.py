@@ -180,11 +180,8 @@ def test_without_a_compiler_the_package_installs_designs_and_warns(
     file, model, sequence = done.stdout.splitlines()
     assert Path(file).is_relative_to(tmp_path)
     assert "torch" in model
-    structure = mpnn.read_structure(path_of("5L33"))
-    ours = mpnn.load_model(backend="torch").design(structure, 1, seed=37)
-    # Torch rounds otherwise on another number of threads, which changes a letter now and then.
-    letters = zip(sequence, ours.sequences[0], strict=True)
-    assert sum(a == b for a, b in letters) > 0.9 * len(structure)
+    ours = mpnn.load_model(backend="torch").design(mpnn.read_structure(path_of("5L33")), 1, seed=37)
+    assert sequence == ours.sequences[0]
     assert done.stderr.count("UserWarning") == 1, done.stderr
     assert "computing with plain torch, which is slower: no native code was built" in done.stderr
 

