@@ -320,29 +320,36 @@ def drawn_order(backend: Backend, batch: Batch, keys: Tensor, designed: Tensor) 
 
 
 class DecodeInputs(NamedTuple):
-    """Residues of every row, and when each is decoded within its sequence: (M,) int64 each."""
+    """What decoding given sequences needs.
+
+    Attributes
+    ----------
+    tokens, rank : (M,) int64, the residue of every row, and when it is decoded in its sequence
+    designed : (N,) bool, over the nodes, what a score counts; None where nothing is scored
+    """
 
     tokens: Tensor
     rank: Tensor
+    designed: Tensor | None = None
 
     @property
     def needs(self) -> frozenset[str]:
         return frozenset()
 
     def tensors(self) -> tuple[Tensor, ...]:
-        return tuple(self)
+        return tuple(tensor for tensor in self if tensor is not None)
 
     @classmethod
-    def of(cls, tokens: Tensor, rank: Tensor) -> DecodeInputs:
+    def of(cls, *tensors: Tensor) -> DecodeInputs:
         """The inputs that `tensors` gave."""
-        return cls(tokens, rank)
+        return cls(*tensors)
 
 
 @dataclass(frozen=True, eq=False)
-class Decoding:
-    """Log-probabilities of given sequences, every position seeing those decoded before it."""
+class GivenSequences:
+    """What the jobs on given sequences share: one output, which is wanted at once."""
 
-    arguments: DecodeArguments
+    arguments: DecodeArguments | ScoreArguments
     recordable: ClassVar[bool] = True
     outputs: ClassVar[int] = 1
     fetched: ClassVar[int] = 1
@@ -356,21 +363,24 @@ class Decoding:
         tokens, ranks = self.arguments.tokens, self.arguments.ranks
         return [max(len(t), len(r)) for t, r in zip(tokens, ranks, strict=True)]
 
+    def inputs(self, batch: Batch, backend: Backend) -> DecodeInputs:
+        """One sequence or a few orders of a structure are taken in turn."""
+
+        def of_rows(values: list[NDArray[np.int64]]) -> Tensor:
+            return batch.of_rows(values[s][i % len(values[s])] for s, i in batch.sequences)
+
+        return DecodeInputs(of_rows(self.arguments.tokens), of_rows(self.arguments.ranks))
+
+
+@dataclass(frozen=True, eq=False)
+class Decoding(GivenSequences):
+    """Log-probabilities of given sequences, every position seeing those decoded before it."""
+
+    arguments: DecodeArguments
+
     @property
     def compute(self) -> Compute:
         return decoded
-
-    def inputs(self, batch: Batch, backend: Backend) -> DecodeInputs:
-        return decode_inputs(self.arguments, batch)
-
-
-def decode_inputs(arguments: DecodeArguments | ScoreArguments, batch: Batch) -> DecodeInputs:
-    """What a batch decodes; one sequence or a few orders of a structure are taken in turn."""
-
-    def of_rows(values: list[NDArray[np.int64]]) -> Tensor:
-        return batch.of_rows(values[s][i % len(values[s])] for s, i in batch.sequences)
-
-    return DecodeInputs(of_rows(arguments.tokens), of_rows(arguments.ranks))
 
 
 def decoded(
@@ -382,54 +392,24 @@ def decoded(
     return (logits.log_softmax(-1),)
 
 
-class ScoreInputs(NamedTuple):
-    """As `DecodeInputs`, and `designed` (N,) bool, over the nodes: what a score counts."""
-
-    tokens: Tensor
-    rank: Tensor
-    designed: Tensor
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset()
-
-    def tensors(self) -> tuple[Tensor, ...]:
-        return tuple(self)
-
-    @classmethod
-    def of(cls, tokens: Tensor, rank: Tensor, designed: Tensor) -> ScoreInputs:
-        """The inputs that `tensors` gave."""
-        return cls(tokens, rank, designed)
-
-
 @dataclass(frozen=True, eq=False)
-class Scoring:
+class Scoring(GivenSequences):
     """Negative log-probabilities of given sequences, added up where they are computed."""
 
     arguments: ScoreArguments
-    recordable: ClassVar[bool] = True
-    outputs: ClassVar[int] = 1
-    fetched: ClassVar[int] = 1
-
-    @property
-    def structures(self) -> list[Structure]:
-        return self.arguments.structures
-
-    @property
-    def counts(self) -> list[int]:
-        return list(map(len, self.arguments.tokens))
 
     @property
     def compute(self) -> Compute:
         return scored
 
-    def inputs(self, batch: Batch, backend: Backend) -> ScoreInputs:
-        designed = batch.of_nodes(self.arguments.designed)
-        return ScoreInputs(*decode_inputs(self.arguments, batch), designed)
+    def inputs(self, batch: Batch, backend: Backend) -> DecodeInputs:
+        given = super().inputs(batch, backend)
+        return given._replace(designed=batch.of_nodes(self.arguments.designed))
 
 
-def scored(backend: Backend, batch: Batch, encoding: Any, inputs: ScoreInputs) -> tuple[Tensor]:
+def scored(backend: Backend, batch: Batch, encoding: Any, inputs: DecodeInputs) -> tuple[Tensor]:
     """Negative log-probabilities of a batch, of the designed rows and of all: (sequences, 2)."""
+    assert inputs.designed is not None
     copies = batch.copies(encoding.graph)
     logits = backend.decode(encoding, copies, inputs.tokens, inputs.rank)
     nll = nll_of(logits.log_softmax(-1), inputs.tokens)

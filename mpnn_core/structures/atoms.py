@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mpnn_core.constants import ALPHABET, THREE_LETTER_NAMES
 from mpnn_core.structures.names import letter_of_four, residue_letters
 from mpnn_core.structures.structure import StructureError
 
@@ -382,11 +383,7 @@ def _check_columns(text: str) -> None:
 
 _NO_COLUMN = re.compile(r"^(?:ATOM|HETA)[^\n]{0,49}?[^\x00-\x08\x0a-\x7f]", re.MULTILINE)
 _HYBRID_36 = re.compile(r" *-?\d+ *|[A-Z][0-9A-Z]{3}")
-_THREE = {
-    "A": "ALA", "C": "CYS", "D": "ASP", "E": "GLU", "F": "PHE", "G": "GLY", "H": "HIS", "I": "ILE",
-    "K": "LYS", "L": "LEU", "M": "MET", "N": "ASN", "P": "PRO", "Q": "GLN", "R": "ARG", "S": "SER",
-    "T": "THR", "V": "VAL", "W": "TRP", "Y": "TYR", "X": "UNK",
-}  # fmt: skip
+_THREE = dict(zip(ALPHABET, (*THREE_LETTER_NAMES, "UNK"), strict=True))
 
 
 # -------------------------------------------------------------------------------------- mmCIF

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from importlib.resources import files
 
-from mpnn_core.constants import AMINO_ACIDS
+from mpnn_core.constants import AMINO_ACIDS, THREE_LETTER_NAMES
 
 # Residue names of force fields, which the wwPDB does not define, or defines as another residue (its
 # GLH is a modified glutamine); and the wwPDB's names of residues that have no letter of their own.
@@ -19,9 +19,8 @@ _FURTHER_NAMES = {
 }  # fmt: skip
 
 _AMBER = (
-    "ALA", "ARG", "ASN", "ASP", "CYS", "GLN", "GLU", "GLY", "HIS", "ILE", "LEU", "LYS", "MET",
-    "PHE", "PRO", "SER", "THR", "TRP", "TYR", "VAL", "ASH", "GLH", "CYX", "CYM", "LYN", "HID",
-    "HIE", "HIP", "HYP", "ARN", "MSE", "SEP", "TPO", "PTR",
+    *THREE_LETTER_NAMES, "ASH", "GLH", "CYX", "CYM", "LYN", "HID", "HIE", "HIP", "HYP", "ARN",
+    "MSE", "SEP", "TPO", "PTR",
 )  # fmt: skip
 """The residues to which Amber's force fields give an N or a C in front at an end of a chain."""
 
