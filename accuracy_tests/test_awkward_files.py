@@ -173,6 +173,14 @@ def test_one_author_chain_of_two_label_chains_is_two_chains(reading):
     assert (len(s), len(s.chains)) == (40, 2) and "2 molecules" in said
 
 
+def test_what_is_far_away_after_missing_residues_or_in_another_chain_needs_no_word(reading):
+    far = as_chain(residues(31, 40), away=40)
+    s, said = reading([*as_chain(residues(1, 20)), *far, *as_chain(far, "B", away=40)])
+    assert (len(s), s.chains, said) == (40, ("A", "B"), "")
+    s, said = reading([*as_chain(residues(1, 20)), *as_chain(far, start=21)])
+    assert len(s) == 30 and "residues 20 and 21 are" in said
+
+
 def test_frames_that_only_end_divides_are_one_molecule(reading):
     lines = as_chain(residues(1, 20))
     s, said = reading([*lines, "END", *as_chain(lines, away=0.7), "END"])

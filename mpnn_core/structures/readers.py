@@ -169,7 +169,7 @@ def _say_what_is_apart(structure: Structure, impossible: NDArray[np.bool_], say:
     """Residues far from each other whose numbers say that no residue is between them."""
     numbers, ids, index = structure.residue_numbers, structure.chain_ids, structure.residue_index
     distances = np.linalg.norm(structure.coords[1:, N] - structure.coords[:-1, C], axis=1)
-    apart = (ids[1:] == ids[:-1]) & (np.diff(index) == 1) & (distances > NO_NEIGHBOUR)
+    apart = (np.diff(index) == 1) & (distances > NO_NEIGHBOUR)
     apart &= ~(impossible[1:] | impossible[:-1])
     for chain in structure.chains:
         pairs = [
