@@ -216,7 +216,20 @@ def _sessions(request: pytest.FixtureRequest) -> Sessions:
     if SESSIONS not in config.stash:
         items = [item for item in request.session.items if _is_timed(item) and _is_here(item)]
         budget, all_items = config.stash[BUDGET], request.session.items
-        arguments = child_arguments(config, list(dict.fromkeys(item.path for item in items)))
+        arguments = child_arguments(
+            list(dict.fromkeys(item.path for item in items)),
+            config.rootpath,
+            config.inipath,
+            config.getoption("importmode"),
+            *(x for name in config.getoption("plugins") for x in ("-p", name)),
+            *(x for device in config.getoption("--device") or () for x in ("--device", device)),
+            *(
+                x
+                for claims in [config.getoption("--claims")]
+                if claims
+                for x in ("--claims", claims)
+            ),
+        )
         environment = environment_of_child()
         config.stash[SESSIONS] = measure(
             [Test(item.nodeid, _cost(item), _is_headline(item)) for item in items],

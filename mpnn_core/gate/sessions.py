@@ -19,15 +19,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mpnn_core.gate.intervals import FEWEST_PROCESSES, Interval, fresh_process
 from mpnn_core.gate.stored import typed
-
-if TYPE_CHECKING:
-    import pytest
 
 PROCESSES = 8
 # For the rounds of a test: in the first process, which knows no costs, and the least in the others.
@@ -299,22 +295,22 @@ def _note(ended: Ended, number: int, processes: int, found: Sessions) -> None:
             found.records[test].append(record)
 
 
-def child_arguments(config: pytest.Config, files: Sequence[Path]) -> list[str]:
-    """How pytest is called in a fresh process: the same project and devices, nothing written."""
-    option = config.option
-    arguments = [
-        *map(str, files), "--quiet", "--tb=short", "--rootdir", str(config.rootpath),
-        "-o", "addopts=", "-p", "no:cacheprovider", f"--import-mode={option.importmode}",
+def child_arguments(
+    files: Sequence[Path],
+    root: Path,
+    settings: Path | None,
+    import_mode: str,
+    *options: str,
+) -> list[str]:
+    """How pytest is called in a fresh process: these files, the same project, nothing written.
+
+    What the project's settings add to the command line is left out, as it may name a file to write.
+    """
+    return [
+        *map(str, files), "--quiet", "--tb=short", "--rootdir", str(root),
+        *(("-c", str(settings)) if settings else ()), "-o", "addopts=",
+        f"--import-mode={import_mode}", *options, "-p", "no:cacheprovider",
     ]  # fmt: skip
-    if config.inipath is not None:
-        arguments += ["-c", str(config.inipath)]
-    for name in option.plugins:
-        arguments += ["-p", name] if name != "no:cacheprovider" else []
-    for device in option.device or ():
-        arguments += ["--device", device]
-    if option.claims:
-        arguments += ["--claims", option.claims]
-    return arguments
 
 
 def environment_of_child() -> dict[str, str]:
