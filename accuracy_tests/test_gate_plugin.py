@@ -340,6 +340,13 @@ def test_what_is_costly_comes_last_and_only_if_the_budget_pays(suite, cost, ran)
         result.assert_outcomes(errors=1)
 
 
+def test_a_part_of_the_budget_is_kept_for_what_is_costly_and_not_timed(suite) -> None:
+    for cost, share in ((4, 16 / 8), (6, 20 / 8)):  # a quarter of 20 s, at the most
+        processes = Recorded(0.02, 0.01)
+        suite(f"@pytest.mark.costly({cost})" + LOSS.format("0.5") + SPEED, recorded=processes)
+        assert processes.plans[0].until_s == pytest.approx(share)
+
+
 def test_what_is_timed_and_costly_is_left_out_if_the_budget_does_not_pay(suite) -> None:
     class Short(Recorded):
         def record(self, test: str) -> Record:
