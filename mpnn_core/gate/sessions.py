@@ -231,28 +231,33 @@ def measure(
     start_up = 0.0
     for number in range(1, processes + 1):
         share = (budget_s - found.seconds) / (processes - number + 1)
-        known = {t: r[-1] for t, r in found.records.items() if r and r[-1].log_seconds}
+        known = {
+            t: r[-1] for t, r in found.records.items()
+            if r and r[-1].log_seconds and t not in found.left_out
+        }  # fmt: skip
         unknown = [t for t, r in found.records.items() if not r and t not in found.left_out]
-        wanted = [t for t in by_id if (t in known or t in unknown) and t not in found.left_out]
-        if unknown:
-            rounds_s = dict.fromkeys(wanted, LEAST_ROUNDS_S)
-            costs = {t.id: t.cost for t in tests if t.cost} | {t: known[t].seconds for t in known}
-            until_s: float | None = share
-        else:
-            wanted = _affordable([by_id[t] for t in wanted], known, share - start_up, found, number)
-            spare = max(0.0, share - start_up - sum(known[t].least_s for t in wanted))
-            shuffle.shuffle(wanted)
-            rounds_s = {
-                t: max(LEAST_ROUNDS_S, known[t].round_s + spare / len(wanted)) for t in wanted
-            }
-            costs, until_s = {}, None
-        if not wanted:
+        wanted = _affordable([by_id[t] for t in known], known, share - start_up, found, number)
+        spare = 0.0
+        if wanted and not unknown:
+            needed = start_up + sum(known[t].least_s for t in wanted)
+            spare = max(0.0, share - needed) / len(wanted)
+        shuffle.shuffle(wanted)
+        rounds_s = {t: max(LEAST_ROUNDS_S, known[t].round_s + spare) for t in wanted}
+        rounds_s |= dict.fromkeys(unknown, LEAST_ROUNDS_S)
+        if not rounds_s:
             break
-        always = [t for t in wanted if by_id[t].always]
-        ended = run(Plan(rounds_s, costs, always, until_s, seed + number, time.time()))
+        plan = Plan(
+            rounds_s,
+            {t: by_id[t].cost for t in unknown},
+            [t for t in rounds_s if t in known or by_id[t].always],
+            share,
+            seed + number,
+            time.time(),
+        )
+        ended = run(plan)
         found.seconds += ended.seconds
         start_up = max(0.0, ended.seconds - sum(r.seconds for r in ended.records.values()))
-        _note(ended, number, processes, found)
+        _note(ended, number, processes, by_id, found)
         timed = sum(bool(r.log_seconds) for r in ended.records.values())
         progress(
             f"process {number} of {processes}: {timed} tests timed in {ended.seconds:.0f} s"
@@ -271,24 +276,29 @@ def _affordable(
     number: int,
 ) -> list[str]:
     """The tests that fit into a share; what does not is left out from here on."""
-    kept, needed = [], sum(known[test.id].least_s for test in tests if test.always)
-    for test in tests:
-        if not test.always:
-            needed += known[test.id].least_s
-        if test.always or needed <= share:
+    kept = [test.id for test in tests if test.always]
+    left = share - sum(known[test].least_s for test in kept)
+    for test in (test for test in tests if not test.always):
+        if known[test.id].least_s <= left:
             kept.append(test.id)
+            left -= known[test.id].least_s
         else:
-            found.left_out[test.id] = f"the budget paid for {number - 1} fresh processes"
+            times = "one fresh process" if number == 2 else f"{number - 1} fresh processes"
+            found.left_out[test.id] = f"the budget paid for {times}"
     return kept
 
 
-def _note(ended: Ended, number: int, processes: int, found: Sessions) -> None:
+def _note(
+    ended: Ended, number: int, processes: int, tests: Mapping[str, Test], found: Sessions
+) -> None:
     """Put what a process wrote where it belongs."""
     if ended.died:
         found.deaths.append(f"fresh process {number} of {processes} died: {ended.died}")
     for test, record in ended.records.items():
         if record.too_late:
-            found.left_out[test] = "the budget did not pay for it"
+            # A second chance: what proved dear in the first process has been left out by then.
+            if number > 1 or tests[test].cost:
+                found.left_out[test] = "the budget did not pay for it"
         elif record.seconds == 0:  # begun, and not over
             found.fatal[test] = found.left_out[test] = found.deaths[-1]
         else:
