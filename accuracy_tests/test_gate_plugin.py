@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
+from itertools import count
 from pathlib import Path
+from statistics import median
 
 import pytest
 
-from mpnn_core.gate.budget import Budget, seconds
+from mpnn_core.gate.budget import seconds
 from mpnn_core.gate.history import load_runs, series
-from mpnn_core.gate.ledger import Entry, Ledger, LedgerError
+from mpnn_core.gate.intervals import fresh_process
+from mpnn_core.gate.ledger import Ledger, LedgerError
 from mpnn_core.gate.printing import SHORT_COLUMNS, WHOLE_COLUMNS
+from mpnn_core.gate.sessions import PROCESSES, Ended, Plan, Record
 from mpnn_core.gate.verdicts import Verdict
 
 CLAIMS = """
@@ -67,22 +72,16 @@ mlx = "MLX"
 coreml = "Core ML (coremltools)"
 """
 
-# A loop of n steps, about 20 ns each: a cost that is known exactly, whatever the machine.
 SUITE = """
 import pytest
 from mpnn_core.gate.verdicts import Interval
-
-def loop(n):
-    def run():
-        for _ in range(n):
-            pass
-    return run
 """
 
-FAST = """
+# What it times takes no time: fresh processes are played, and say what `suite` is told to.
+SPEED = """
 @pytest.mark.claim("T1", "speed")
 def test_speed(paired):
-    paired(loop(200_000), loop({candidate}))
+    paired(lambda: 0, lambda: 1)
 """
 
 LOSS = """
@@ -100,13 +99,44 @@ def test_others(judge, key):
 """
 
 
+class Recorded:
+    """Fresh processes whose records are known: seconds of each side, a little apart by process."""
+
+    def __init__(self, baseline: float, candidate: float, spread: float = 0.01):
+        self.seconds = {"baseline": baseline, "candidate": candidate, "control": baseline}
+        self.spread, self.numbers = spread, count()
+        self.plans: list[Plan] = []
+        self.arguments: list[str] = []
+
+    def run_pytest(self, arguments, folder, plan, environment) -> Ended:
+        self.plans.append(plan)
+        self.arguments = list(arguments)
+        return Ended({test: self.record(test) for test in plan.tests}, 0.5)
+
+    def record(self, test: str) -> Record:
+        number = next(self.numbers)
+        sides = {
+            side: [math.log(s) + self.spread * math.sin(number + i)] * 3
+            for i, (side, s) in enumerate(self.seconds.items())
+        }
+        return Record(test, 0.1, 0.03, sides)
+
+
 @pytest.fixture
-def suite(pytester: pytest.Pytester):
+def suite(pytester: pytest.Pytester, monkeypatch):
     """Run a small suite with these tests: the outcome, and the ledger's entries by figure."""
     pytester.makefile(".toml", claims=CLAIMS, pyproject=PROJECT)
     pytester.makeconftest('pytest_plugins = ["mpnn_core.gate.plugin"]')
 
-    def run(tests: str, *options: str, every: bool = False):
+    def run(
+        tests: str,
+        *options: str,
+        ratio: float = 2.0,
+        recorded: Recorded | None = None,
+        every: bool = False,
+    ):
+        processes = recorded or Recorded(0.02, 0.02 / ratio)
+        monkeypatch.setattr("mpnn_core.gate.plugin.run_pytest", processes.run_pytest)
         pytester.makepyfile(SUITE + tests)
         result = pytester.runpytest("-p", "no:cacheprovider", "--budget", "20s", *options)
         path = pytester.path / ".mpnn_core" / "ledger.json"
@@ -117,65 +147,149 @@ def suite(pytester: pytest.Pytester):
 
 
 def test_a_candidate_that_is_twice_as_fast_is_green(suite) -> None:
-    result, entries = suite(FAST.format(candidate="100_000"))
+    result, entries = suite(SPEED)
     result.assert_outcomes(passed=1)
     speed = entries["speed"]
-    assert 1.5 < speed.value < 2.7, speed.measured
-    if overloaded(speed):
-        assert speed.verdict == "inconclusive" and speed.gate in ("inconclusive", "passed")
-        return
-    assert speed.verdict in ("confirmed", "direction only")
-    assert speed.gate == "passed"
-
-
-def overloaded(entry: Entry) -> bool:
-    """Whether the baseline cannot be told from itself to within the square root of the claim.
-
-    With several processes for each processor a loop is stopped at any time: nothing is settled.
-    """
-    low, high = entry.control
-    return low < 2**-0.5 or high > 2**0.5 or not low <= 1 <= high
+    assert speed.value == pytest.approx(2.0, rel=0.02)
+    assert (speed.gate, speed.processes, speed.pairs) == ("passed", PROCESSES, 3 * PROCESSES)
 
 
 def test_a_slowed_down_candidate_is_red_and_says_why(suite) -> None:
-    result, entries = suite(FAST.format(candidate="190_000"))
-    if overloaded(entries["speed"]):
-        assert entries["speed"].verdict == "inconclusive" and entries["speed"].gate != "passed"
-        return
+    result, entries = suite(SPEED, ratio=1.05)
     result.assert_outcomes(failed=1)
     assert entries["speed"].gate == "failed"
-    assert entries["speed"].verdict == "refuted"
     text = result.stdout.str()
     assert "claim T1, speed, on cpu (a loop): the gate is >= 1.5, measured" in text
     assert " pairs, control [" in text
 
 
 def test_a_thing_against_itself_is_no_change(suite) -> None:
-    result, entries = suite(
-        '@pytest.mark.claim("T1", "same")\ndef test_same(paired):\n'
-        "    paired(loop(200_000), loop(200_000))\n"
-    )
+    result, entries = suite(SPEED.replace('"speed"', '"same"'), ratio=1.0)
     result.assert_outcomes(passed=1)
-    assert entries["same"].verdict in ("confirmed", "inconclusive")
-    assert entries["same"].low <= 1.02 and entries["same"].high >= 0.98, entries["same"].measured
+    assert entries["same"].low < 1 < entries["same"].high, entries["same"].measured
 
 
-def test_what_pytest_benchmark_stores_are_the_rounds(suite, pytester) -> None:
-    suite(FAST.format(candidate="100_000"), "--benchmark-json=b.json")
+def test_processes_that_differ_much_settle_nothing(suite) -> None:
+    """What is between processes is in the interval, however alike the rounds of each are."""
+    result, entries = suite(SPEED, recorded=Recorded(0.02, 0.01, spread=0.5))
+    result.assert_outcomes(passed=1)
+    speed = entries["speed"]
+    assert speed.gate == "inconclusive" and speed.low < 1 < 3 < speed.high, speed.measured
+
+
+def test_what_pytest_benchmark_stores_are_our_times(suite, pytester) -> None:
+    processes = Recorded(0.02, 0.01)
+    suite(SPEED, "--benchmark-json=b.json", recorded=processes)
     stored = json.loads((pytester.path / "b.json").read_text())["benchmarks"][0]
-    assert stored["stats"]["rounds"] == 10
+    assert stored["stats"]["rounds"] == PROCESSES
     info = stored["extra_info"]
+    assert stored["stats"]["median"] == pytest.approx(median(info["candidate_s"]))
+    assert median(info["candidate_s"]) == pytest.approx(0.01, rel=0.02)
+    assert median(info["baseline_s"]) == pytest.approx(0.02, rel=0.02)
+    assert len(info["control_s"]) == info["processes"] == PROCESSES
     assert (info["claim"], info["figure"], info["gate"]) == (["T1"], ["speed"], ["passed"])
     assert info["workload"] == "a loop"
     assert info["control_ci"][0] <= 1 <= info["control_ci"][1]
-    assert info["ci"][0] <= info["ratio"] <= info["ci"][1]
-    assert info["pairs"] >= 10 and info["device"] == "cpu" and int(info["threads"]) >= 1
+    found = fresh_process([math.log(ratio) for ratio in info["ratios"]])
+    assert [found.low, found.high] == pytest.approx(info["ci"])
+    assert found.value == pytest.approx(info["ratio"])
+    assert info["pairs"] == 3 * PROCESSES
+    assert info["device"] == "cpu" and int(info["threads"]) >= 1
     assert info["verdict"] and "UNSERIALIZABLE" not in json.dumps(info)
+
+
+COMPARED = ("--benchmark-compare", "--benchmark-compare-fail=median:10%", "--benchmark-autosave")
+
+
+@pytest.mark.parametrize(
+    ("slower", "fails"), [("candidate", True), ("baseline", False), ("nothing", False)]
+)
+def test_pytest_benchmark_compares_our_times_alone(suite, slower, fails) -> None:
+    """A candidate that became twice as slow fails; a baseline that did is none of our doing."""
+    suite(SPEED, "--benchmark-autosave", recorded=Recorded(0.08, 0.01))
+    seconds_of = {"baseline": 0.08, "candidate": 0.01}
+    if slower in seconds_of:
+        seconds_of[slower] *= 2
+    result, entries = suite(SPEED, *COMPARED, recorded=Recorded(**seconds_of))
+    assert entries["speed"].gate == "passed"  # 4 times as fast at the least: our own gate holds
+    assert (result.ret != 0) is fails, result.stdout.str()[-2000:]
+    if fails:
+        said = result.stdout.str() + result.stderr.str()
+        assert "Performance has regressed" in said and "test_speed" in said
+
+
+def test_a_test_that_fails_in_a_fresh_process_is_red_with_its_error(suite) -> None:
+    class Failing(Recorded):
+        def record(self, test: str) -> Record:
+            return Record(test, 0.1, error="E   RuntimeError: out of memory")
+
+    result, entries = suite(SPEED, recorded=Failing(0.02, 0.01))
+    result.assert_outcomes(failed=1)
+    assert entries["speed"].gate == "failed"
+    said = result.stdout.str()
+    assert "test_speed, in a fresh process: E   RuntimeError: out of memory" in said
+
+
+def test_a_process_that_dies_is_said_and_the_others_are_enough(suite) -> None:
+    class Dying(Recorded):
+        def run_pytest(self, arguments, folder, plan, environment) -> Ended:
+            ended = super().run_pytest(arguments, folder, plan, environment)
+            return Ended({}, 0.5, "exit status -9: killed") if len(self.plans) == 3 else ended
+
+    tests = SPEED + SPEED.replace("test_speed", "test_again")
+    result, entries = suite(tests, recorded=Dying(0.02, 0.01), every=True)
+    speeds = [entry for entry in entries if entry.figure == "speed"]
+    assert "process 3 of 8: 0 tests timed in 0 s; exit status -9: killed" in result.stdout.str()
+    assert [entry.processes for entry in speeds] == [7, 7]
+    result.assert_outcomes(passed=2)
+
+
+def test_a_fresh_process_is_told_what_this_run_is_of(suite) -> None:
+    processes = Recorded(0.02, 0.01)
+    (test,) = ("test_a_fresh_process_is_told_what_this_run_is_of.py",)
+    suite(SPEED, "--device", "cpu", "-k", "speed", "--benchmark-autosave", recorded=processes)
+    arguments = " ".join(processes.arguments)
+    assert f"{test} " in arguments and "--device cpu" in arguments
+    assert "-o addopts=" in arguments and "-p no:cacheprovider" in arguments
+    assert not [name for name in ("autosave", "ledger", "junit", " -k") if name in arguments]
+    assert list(processes.plans[0].tests) == [f"{test}::test_speed"]
+
+
+def test_what_is_timed_elsewhere_is_not_given_to_fresh_processes(suite, monkeypatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    processes = Recorded(0.02, 0.01)
+    test = """
+@pytest.mark.times_on("cuda")
+@pytest.mark.claim("T1", "same")
+def test_same(paired, not_exercised):
+    not_exercised("an NVIDIA GPU")
+"""
+    suite(SPEED + test, recorded=processes)
+    assert [t.split("::")[1] for t in processes.plans[0].tests] == ["test_speed"]
+
+
+def test_xdist_s_workers_do_not_time_beside_each_other(suite, pytester) -> None:
+    pytester.makeconftest(
+        'pytest_plugins = ["mpnn_core.gate.plugin"]\n'
+        "def pytest_addoption(parser):\n"
+        "    parser.addoption('--numprocesses', type=int)\n"
+    )
+    result, _ = suite(SPEED, "--numprocesses=2")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    said = result.stdout.str() + result.stderr.str()
+    assert "test_speed is timed, and pytest-xdist's workers would disturb each other" in said
+    suite(LOSS.format("0.5"), "--numprocesses=2")[0].assert_outcomes(passed=1)
+
+
+def test_a_number_of_processes_that_is_none_is_refused(suite) -> None:
+    result, _ = suite(SPEED, "--processes=0")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "--processes 0: expected 1 or more" in result.stdout.str() + result.stderr.str()
 
 
 def test_a_stored_run_carries_its_whole_ledger(suite, pytester) -> None:
     """What was judged and not timed, and what was not run, as well: the history is of figures."""
-    tests = FAST.format(candidate="100_000") + LOSS.format("0.5")
+    tests = SPEED + LOSS.format("0.5")
     _, entries = suite(tests, "--benchmark-autosave")
     (run,) = load_runs(pytester.path / ".benchmarks")
     stored = {entry.figure: entry for entry in run.ledger.entries}
@@ -203,7 +317,7 @@ def test_a_proof_runs_when_it_is_asked_for(suite) -> None:
 
 @pytest.mark.parametrize("option", ["--benchmark-disable", "--budget=0s"])
 def test_without_time_nothing_is_settled(suite, option) -> None:
-    result, entries = suite(FAST.format(candidate="100_000"), option)
+    result, entries = suite(SPEED, option)
     result.assert_outcomes(passed=1)
     speed = entries["speed"]
     assert (speed.verdict, speed.gate, speed.pairs) == ("inconclusive", "inconclusive", 1)
@@ -213,8 +327,8 @@ def test_without_time_nothing_is_settled(suite, option) -> None:
 @pytest.mark.parametrize(("cost", "ran"), [(10, True), (3600, False)])
 def test_what_is_costly_comes_last_and_only_if_the_budget_pays(suite, cost, ran) -> None:
     costly = f"@pytest.mark.costly({cost})" + LOSS.format("0.5")
-    result, entries = suite(costly + FAST.format(candidate="100_000"), "-v")
-    lines = [line for line in result.outlines if "::test_" in line]
+    result, entries = suite(costly + SPEED, "-v")
+    lines = [line for line in result.outlines if "::test_" in line and "[" in line]
     assert "test_speed" in lines[0] and "test_loss" in lines[1]
     loss = entries["loss"]
     if ran:
@@ -226,8 +340,28 @@ def test_what_is_costly_comes_last_and_only_if_the_budget_pays(suite, cost, ran)
         result.assert_outcomes(errors=1)
 
 
+def test_a_part_of_the_budget_is_kept_for_what_is_costly_and_not_timed(suite) -> None:
+    for cost, share in ((4, 16 / 8), (6, 20 / 8)):  # a quarter of 20 s, at the most
+        processes = Recorded(0.02, 0.01)
+        suite(f"@pytest.mark.costly({cost})" + LOSS.format("0.5") + SPEED, recorded=processes)
+        assert processes.plans[0].until_s == pytest.approx(share)
+
+
+def test_what_is_timed_and_costly_is_left_out_if_the_budget_does_not_pay(suite) -> None:
+    class Short(Recorded):
+        def record(self, test: str) -> Record:
+            return Record(test, 0.1, too_late=True)
+
+    costly = SPEED.replace("@pytest.mark.claim", "@pytest.mark.costly(50)\n@pytest.mark.claim")
+    result, entries = suite(costly, recorded=Short(0.02, 0.01))
+    result.assert_outcomes(skipped=1)
+    speed = entries["speed"]
+    assert (speed.value, speed.verdict, speed.gate) == (None, "inconclusive", "inconclusive")
+    assert speed.note == "takes about 400 s, the budget did not pay for it"
+
+
 def test_accuracy_is_asserted_where_benchmarks_are_disabled(suite) -> None:
-    wrong = FAST.format(candidate="100_000").replace("    paired", "    assert 1 > 2\n    paired")
+    wrong = SPEED.replace("    paired(", "    assert 1 > 2\n    paired(")
     suite(wrong, "--benchmark-disable")[0].assert_outcomes(failed=1)
 
 
@@ -236,7 +370,7 @@ def test_accuracy_is_asserted_where_benchmarks_are_disabled(suite) -> None:
     [("--benchmark-only", "loss", "speed"), ("--benchmark-skip", "speed", "loss")],
 )
 def test_what_benchmark_options_skip_is_not_run(suite, option, skipped, run) -> None:
-    tests = FAST.format(candidate="100_000") + LOSS.format("0.1")
+    tests = SPEED + LOSS.format("0.1")
     result, entries = suite(tests, option)
     result.assert_outcomes(passed=1, skipped=1)
     assert entries[skipped].verdict == "not run", entries[skipped]
@@ -244,7 +378,7 @@ def test_what_benchmark_options_skip_is_not_run(suite, option, skipped, run) -> 
 
 
 def test_acceptance_mode_fails_what_stays_inconclusive(suite) -> None:
-    tests = FAST.format(candidate="100_000")
+    tests = SPEED
     suite(tests, "--benchmark-disable")[0].assert_outcomes(passed=1)
     result, _ = suite(tests, "--benchmark-disable", "--acceptance")
     result.assert_outcomes(failed=1)
@@ -278,7 +412,7 @@ def test_not_a_number_is_red(suite) -> None:
 
 def test_a_failure_before_the_measurement_is_a_failed_gate(suite) -> None:
     """A fast wrong answer has no speed."""
-    wrong = FAST.format(candidate="10").replace("    paired", "    assert 1 > 2\n    paired")
+    wrong = SPEED.replace("    paired(", "    assert 1 > 2\n    paired(")
     result, entries = suite(wrong)
     result.assert_outcomes(failed=1)
     assert (entries["speed"].verdict, entries["speed"].gate) == ("not run", "failed")
@@ -356,7 +490,7 @@ def test_a_framework_that_is_not_here_is_not_exercised(
 
 
 def test_bindings_name_the_test_of_each_figure(suite) -> None:
-    result, _ = suite(FAST.format(candidate="100_000") + ALL_BUT_SPEED, "--bindings")
+    result, _ = suite(SPEED + ALL_BUT_SPEED, "--bindings")
     assert result.ret == pytest.ExitCode.OK
     bound = {line.split()[2] for line in result.outlines if line.startswith("binding T1")}
     assert bound == {"speed", "same", "loss", "mac"}
@@ -404,7 +538,7 @@ def test_measuring_without_a_claim_is_an_error(suite) -> None:
 
 
 def test_the_ledger_survives_its_file(suite, pytester) -> None:
-    _, entries = suite(FAST.format(candidate="100_000"))
+    _, entries = suite(SPEED)
     ledger = Ledger.load(pytester.path / ".mpnn_core" / "ledger.json")
     assert [e.figure for e in ledger.entries] == ["speed", "same", "loss", "mac"]
     assert ledger.machine["torch"] and ledger.mode == "default"
@@ -418,7 +552,7 @@ def test_the_ledger_survives_its_file(suite, pytester) -> None:
 def test_the_printed_ledger_fits_a_page_and_has_no_colour_in_a_file(
     suite, options, columns
 ) -> None:
-    result, entries = suite(FAST.format(candidate="100_000"), *options)
+    result, entries = suite(SPEED, *options)
     text = result.stdout.str()
     printed = text[text.index("Claims ledger") : text.index("the whole ledger is in")]
     assert entries["speed"].measured.removesuffix(" x") in printed and "\x1b[" not in printed
@@ -454,13 +588,6 @@ def test_a_run_without_measurements_leaves_the_last_ledger(suite) -> None:
     result, entries = suite("def test_nothing():\n    pass\n")
     assert entries["loss"].value == 0.5
     assert "Claims ledger" not in result.stdout.str()
-
-
-def test_time_that_a_test_did_not_need_goes_to_the_others() -> None:
-    budget = Budget(left=90.0, tests=3)
-    assert budget.share() == 30
-    budget.left, budget.tests = budget.left - 10, budget.tests - 1
-    assert budget.share() == 40
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from mpnn_core.gate.intervals import (
     order_index,
     paired_mean,
 )
-from mpnn_core.gate.pairing import LOOKS
+from mpnn_core.gate.revisions.race import LOOKS
 from mpnn_core.gate.verdicts import GateResult, Verdict, judge_claim, judge_gate
 
 QUIET = Interval(1.0, 0.99, 1.01)

@@ -6,7 +6,7 @@ a measured figure outside of a block. Run from the repository's root, after a me
 option of the command line:  python docs/make_pages.py
 
 The stored measurements: fixtures/ledgers/*.json, fixtures/cuda-h100.json, docs/pareto.json,
-docs/guard-runs.jsonl and mpnn_core/weights/*.json.
+fixtures/coverage/*.json, docs/guard-runs.jsonl and mpnn_core/weights/*.json.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from typing import Any
 import mpnn_core as mpnn
 from mpnn_core.commands.main import parser
 from mpnn_core.gate.claims import load_claims
+from mpnn_core.gate.coverage import Study
 from mpnn_core.gate.ledger import Entry, Ledger
 from mpnn_core.gate.pages import markdown
 from mpnn_core.gate.verdicts import Verdict
@@ -324,6 +325,18 @@ def guard() -> str:
     return table(headings, rows, numbers=6)
 
 
+def coverage() -> str:
+    """How often a published interval held what later processes found."""
+    parts = []
+    for path in sorted((ROOT / "fixtures" / "coverage").glob("*.json")):
+        study = Study.load_from(path)
+        condition = "idle" if study.condition == "idle" else "one core busy"
+        source = f"{study.machine_class}, {condition}: {machine(study.machine)}; {study.date[:10]}."
+        headings = ("figure", "published interval", "later processes inside", "rate")
+        parts.append(f"{source}\n\n{table(headings, study.rows(), numbers=2)}")
+    return "\n\n".join(parts) or "Not measured yet."
+
+
 def whole_ledger() -> str:
     """Every figure of every claim in the stored run."""
     return markdown(CPU.completed(CLAIMS), CLAIMS).strip()
@@ -398,6 +411,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "orders": orders,
     "study": study,
     "guard": guard,
+    "coverage": coverage,
     "ledger": whole_ledger,
     "gate-table": gate_table,
     "command-line": command_line,

@@ -25,7 +25,7 @@ import mpnn_core as mpnn
 from mpnn_core.backends.registry import LOSSES
 from mpnn_core.gate.intervals import ERROR, Interval, median_ratio
 from mpnn_core.gate.ledger import now, this_machine
-from mpnn_core.gate.pairing import interleaved
+from mpnn_core.gate.pairing import Rounds
 from mpnn_core.gate.project import load_project
 from mpnn_core.gate.report import front
 from mpnn_core.peers import original
@@ -86,7 +86,10 @@ def measure(device: str) -> dict[str, Any]:
             sides[model.variant.name, backend] = lambda model=model: (
                 model.design(structure, copies, TEMPERATURE, seed=0).sequences
             )
-    logs = interleaved({"original": baseline, "control": baseline} | sides, ROUNDS)
+    rounds = Rounds({"original": baseline, "control": baseline} | sides)
+    for _ in range(ROUNDS):
+        rounds.round()
+    logs = rounds.log_seconds
     seconds = {side: np.array(found) for side, found in logs.items()}
 
     def ratio(side: Any) -> dict[str, float]:

@@ -22,6 +22,7 @@ from mpnn_core.commands.main import main
 from mpnn_core.network.graph import Backbones
 from mpnn_core.sampling.orders import ranks
 
+pytestmark = pytest.mark.times_on("mps")
 BUCKETS = (64, 128, 256)  # the study's
 ON_MAC = sys.platform == "darwin"
 ANE = "Apple silicon (Neural Engine)"

@@ -13,6 +13,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from mpnn_core.peers import original
 
+pytestmark = pytest.mark.times_on("cuda")
 K = 48
 
 
@@ -134,7 +135,7 @@ def test_cuda_graph(paired) -> None:
     paired(run, graph.replay, device="cuda", workload=workload, only_record=True)
 
 
-@pytest.mark.costly(120)
+@pytest.mark.costly(90)
 @pytest.mark.claim("S11", "speed")
 def test_compile_on_cuda(paired) -> None:
     network = original.load()

@@ -11,12 +11,9 @@ from proteins import chain, same_sets
 from scipy.spatial import KDTree
 from sklearn.neighbors import NearestNeighbors
 
-from mpnn_core.gate.intervals import ERROR, median_ratio
-from mpnn_core.gate.pairing import interleaved
 from mpnn_core.peers import original
 
 K = 48
-ROUNDS = 8
 
 
 def scikit_learn(ca: np.ndarray) -> np.ndarray:
@@ -59,22 +56,32 @@ def test_tree_alone(original_knn, study_protein, paired, tree, length) -> None:
     )
 
 
-@pytest.mark.costly(50)
+@pytest.mark.costly(12)
 @pytest.mark.claim("S9", "component-10000")
-def test_trees_of_a_large_assembly(original_knn, judge) -> None:
+def test_trees_of_a_large_assembly(original_knn, timed, judge) -> None:
     """All pairs take seconds here, so both trees are held against the same runs of it."""
     ca = chain(10_000)
     trees = {tree.__name__: partial(tree, ca) for tree in (scikit_learn, scipy)}
     exact = original_knn(ca)
     for tree in trees.values():
         assert same_sets(exact, tree()) > 0.999
-    logs = interleaved({"all pairs": lambda: original_knn(ca), **trees}, ROUNDS)
+
+    def all_pairs() -> object:
+        return original_knn(ca)
+
+    times = timed(
+        {"all pairs": all_pairs, "control": all_pairs, **trees},
+        ours="scipy",
+        warm_up=lambda: None,  # all three have run
+    )
     for name in trees:
-        ratios = np.array(logs["all pairs"]) - np.array(logs[name])
         judge(
-            median_ratio(ratios, ERROR),
-            pairs=ROUNDS,
+            times.ratio("all pairs", name),
+            control=times.ratio("all pairs", "control"),
+            processes=len(times.processes),
+            pairs=times.pairs,
             workload=f"k-NN of 10000 residues, {name} against all pairs",
+            note=times.noted(),
         )
 
 

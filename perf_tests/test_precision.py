@@ -52,7 +52,7 @@ def test_autocast(study_protein, original_forward, paired, device, dtype) -> Non
 
 
 @devices
-@pytest.mark.costly(80)
+@pytest.mark.costly(60)
 @pytest.mark.claim("S11", "speed")
 def test_compile(study_protein, paired, not_exercised, device) -> None:
     if shutil.which("g++") is None and shutil.which("clang++") is None:

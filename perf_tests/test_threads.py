@@ -5,19 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import numpy as np
 import pytest
 import torch
 from proteins import protein
 
 import mpnn_core as mpnn
-from mpnn_core.gate.intervals import ERROR, median_ratio
 
-ROUNDS, REPEATS = 12, 2
+REPEATS = 3
 
 
 @contextmanager
@@ -35,32 +32,33 @@ def two_busy_cores() -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-@pytest.mark.costly(60)
+@pytest.mark.costly(8)
 @pytest.mark.claim("E11", "loaded")
-def test_threads_do_no_harm_on_a_busy_machine(judge) -> None:
+def test_threads_do_no_harm_on_a_busy_machine(timed, judge) -> None:
     if not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2:
         pytest.skip("not exercised: needs two cores of a Linux machine")
     model, structure = mpnn.load_model(), protein("5L33")
 
-    def seconds(threads: int) -> float:
-        torch.set_num_threads(threads)
-        model.design(structure, 8, seed=37)  # the threads exist from here on
-        start = time.perf_counter()
-        for _ in range(REPEATS):
-            model.design(structure, 8, seed=37)
-        return time.perf_counter() - start
+    def design_with(threads: int) -> Callable[[], None]:
+        def run() -> None:
+            torch.set_num_threads(threads)
+            for _ in range(REPEATS):
+                model.design(structure, 8, seed=37)
 
-    threads, rng, log_ratios = torch.get_num_threads(), np.random.default_rng(0), []
+        return run
+
+    threads, one = torch.get_num_threads(), design_with(1)
     try:
         with two_busy_cores():
-            for _ in range(ROUNDS):
-                taken = {int(n): seconds(int(n)) for n in rng.permutation([1, 2])}
-                log_ratios.append(np.log(taken[2] / taken[1]))
+            times = timed({"one": one, "two": design_with(2), "control": one}, ours="two")
     finally:
         torch.set_num_threads(threads)
+    how = f"{model.backend.name} {getattr(model.backend, 'instruction_set', '')}".strip()
     judge(
-        median_ratio(np.array(log_ratios), ERROR),
-        pairs=ROUNDS,
-        note=f"{model.backend.name} {getattr(model.backend, 'instruction_set', '')}".strip(),
+        times.ratio("two", "one"),
+        control=times.ratio("one", "control"),
+        processes=len(times.processes),
+        pairs=times.pairs,
+        note=times.noted(how),
         only_record=model.backend.name != "native",
     )

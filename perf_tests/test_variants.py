@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import math
-
-import numpy as np
 import pytest
 from proteins import path_of
 
 import mpnn_core as mpnn
-from mpnn_core.gate.intervals import ERROR, Interval, median_ratio
-from mpnn_core.gate.pairing import interleaved
 from mpnn_core.peers import original
-
-ROUNDS = 8  # the fewest for an interval: the smallest to the largest ratio, 99.2 %
 
 
 @pytest.mark.claim("S1", "time")
-def test_time_of_the_baseline(original_forward, benchmark, judge) -> None:
+def test_time_of_the_baseline(original_forward, timed, judge) -> None:
     """Kept beside the study's milliseconds, which are of other hardware; nothing is judged."""
     forward = original_forward()
-    benchmark.pedantic(forward, rounds=ROUNDS, warmup_rounds=1)
-    milliseconds = 1e3 * benchmark.stats.stats.median if benchmark.enabled else None
-    judge(milliseconds, note="the original on this machine")
+    times = timed({"original": forward, "control": forward}, ours="original")
+    judge(
+        times.product({"original": 1}, 1e3),
+        control=times.ratio("original", "control"),
+        processes=len(times.processes),
+        pairs=times.pairs,
+        note=times.noted("milliseconds of the original on this machine"),
+    )
 
 
 @pytest.mark.parametrize(
@@ -44,71 +42,75 @@ def test_extreme_batch_is_faster(original_forward, paired) -> None:
     paired(original_forward(), original_forward("extreme-v2", copies=8), work=8)
 
 
-@pytest.fixture(scope="module")
-def batches(original_forward) -> dict[tuple[str, int], np.ndarray]:
-    """Log seconds per protein of (variant, copies of 5L33): (ROUNDS,) each, all in each round."""
-    sizes = [("baseline", 1), ("baseline", 2), ("baseline", 4), ("baseline", 8)]
-    sides = {side: original_forward(*side) for side in [*sizes, ("minimal", 1), ("minimal", 8)]}
-    logs = interleaved({**sides, ("control", 1): sides["baseline", 1]}, ROUNDS)
-    return {side: np.array(logs[side]) - math.log(side[1]) for side in logs}
-
-
-def gain(batches, side: tuple[str, int]) -> Interval | None:
-    return median_ratio(batches["baseline", 1] - batches[side], ERROR)
-
-
-@pytest.mark.parametrize("copies", [2, 4, 8])
+@pytest.mark.costly(10)
 @pytest.mark.claim("S6", "speed")
-def test_batching_copies(batches, judge, copies) -> None:
-    # The study reports batches of 8; the smaller ones are kept beside it.
-    judge(
-        gain(batches, ("baseline", copies)),
-        control=gain(batches, ("control", 1)),
-        pairs=ROUNDS,
-        workload=f"forward() of {copies} copies of 5L33, per protein",
-        only_record=copies != 8,
-    )
-
-
 @pytest.mark.claim("S6", "minimal")
 @pytest.mark.claim("S18", "whole")
-def test_minimal_batched_is_faster(batches, judge) -> None:
-    judge(gain(batches, ("minimal", 8)), control=gain(batches, ("control", 1)), pairs=ROUNDS)
-
-
 @pytest.mark.claim("S18", "product-over-whole")
-def test_gains_multiply(batches, judge) -> None:
-    """(pruning alone x batching alone) / both together."""
-    product = 2 * batches["baseline", 1] - batches["minimal", 1] - batches["baseline", 8]
-    whole = batches["baseline", 1] - batches["minimal", 8]
-    judge(median_ratio(product - whole, ERROR), control=gain(batches, ("control", 1)), pairs=ROUNDS)
+def test_batching_and_pruning(original_forward, timed, judge) -> None:
+    """Copies of 5L33 in a batch, the smaller network, and both: all against the same runs."""
+    baseline = original_forward()
+    batches = {f"{n} copies": original_forward(copies=n) for n in (2, 4, 8)}
+    small = {"minimal": original_forward("minimal"), "both": original_forward("minimal", 8)}
+    times = timed(
+        {"alone": baseline, "control": baseline, **batches, **small},
+        ours="both",
+        warm_up=lambda: (baseline(), small["minimal"]()),
+    )
+    shared = {
+        "control": times.ratio("alone", "control"),
+        "processes": len(times.processes),
+        "pairs": times.pairs,
+        "note": times.noted(),
+    }
+    for n in (2, 4, 8):  # the study reports batches of 8; the smaller ones are kept beside it
+        judge(
+            times.ratio("alone", f"{n} copies", n), claim="S6", key="speed", only_record=n != 8,
+            workload=f"forward() of {n} copies of 5L33, per protein", **shared,
+        )  # fmt: skip
+    for claim, key in (("S6", "minimal"), ("S18", "whole")):
+        judge(times.ratio("alone", "both", 8), claim=claim, key=key, **shared)
+    # (pruning alone x batching alone) / both together
+    product = {"alone": 1, "minimal": -1, "8 copies": -1, "both": 1}
+    judge(times.product(product), claim="S18", key="product-over-whole", **shared)
 
 
-@pytest.mark.costly(150)
+@pytest.mark.costly(30)
 @pytest.mark.claim("S6", "speed")
-def test_batching_different_lengths(examples, judge) -> None:
+def test_batching_different_lengths(examples, timed, judge) -> None:
     """What the study never tried: the original pads a batch to its longest structure."""
     network, model = original.load(), mpnn.load_model()
     singles = [original.featurize(path_of(s.name)) for s in examples]
     together = original.featurize_together([path_of(s.name) for s in examples])
-    logs = interleaved(
+
+    def alone() -> None:
+        for single in singles:
+            original.log_probs(network, single)
+
+    def ours_alone() -> None:
+        for structure in examples:
+            model.log_probs(structure)
+
+    times = timed(
         {
-            "alone": lambda: [original.log_probs(network, single) for single in singles],
+            "alone": alone,
             "together": lambda: original.log_probs(network, together),
-            "ours alone": lambda: [model.log_probs(s) for s in examples],
+            "control": alone,
+            "ours alone": ours_alone,
             "ours together": lambda: model.log_probs(examples),
+            "ours control": ours_alone,
         },
-        ROUNDS,
+        ours="ours together",
+        warm_up=lambda: (original.log_probs(network, singles[0]), ours_alone()),
     )
-    log_seconds = {side: np.array(values) for side, values in logs.items()}
-    for engine, before, after in (
-        ("the original", "alone", "together"),
-        ("ours", "ours alone", "ours together"),
-    ):
+    for engine, prefix in (("the original", ""), ("ours", "ours ")):
         judge(
-            median_ratio(log_seconds[before] - log_seconds[after], ERROR),
-            pairs=ROUNDS,
+            times.ratio(f"{prefix}alone", f"{prefix}together"),
+            control=times.ratio(f"{prefix}alone", f"{prefix}control"),
+            processes=len(times.processes),
+            pairs=times.pairs,
             workload=f"the six example proteins together, {engine}",
+            note=times.noted(),
             only_record=True,
         )
 

@@ -23,10 +23,6 @@ def seconds(text: str) -> float:
 
 @dataclass
 class Budget:
-    """Seconds left for paired measurements, and the tests still to come that share them."""
+    """Seconds left for measuring in this run."""
 
     left: float
-    tests: int
-
-    def share(self) -> float:
-        return max(0.0, self.left) / max(1, self.tests)

@@ -71,6 +71,30 @@ def median_ratio(log_ratios: Sequence[float], error: float) -> Interval | None:
     )
 
 
+# The fewest fresh processes that have an interval: with fewer, t is too wide to say anything.
+FEWEST_PROCESSES = 6
+# How often the interval of a fresh process holds what the next one gives.
+FRESH_CONFIDENCE = 0.95
+
+
+def fresh_process(log_values: Sequence[float]) -> Interval | None:
+    """Where another fresh process will be: a prediction interval, from one value of each process.
+
+    The values are logarithms, and the interval is of what they are logarithms of: mean +- t s
+    sqrt(1 + 1/n), with Student's t of n - 1 degrees of freedom, at FRESH_CONFIDENCE. It holds the
+    value of a process that is yet to come, so it grows no narrower than processes differ. None from
+    fewer than FEWEST_PROCESSES.
+    """
+    from scipy import stats
+
+    n = len(log_values)
+    if n < FEWEST_PROCESSES:
+        return None
+    mean, deviation = float(np.mean(log_values)), float(np.std(log_values, ddof=1))
+    half = float(stats.t.ppf((1 + FRESH_CONFIDENCE) / 2, n - 1)) * deviation * math.sqrt(1 + 1 / n)
+    return Interval(math.exp(mean), math.exp(mean - half), math.exp(mean + half))
+
+
 def paired_mean(differences: ArrayLike, error: float = ERROR, seed: int = 0) -> Interval:
     """The mean over chains of paired differences, with a bootstrap interval over chains (BCa).
 

@@ -55,6 +55,7 @@ class Judge:
         workload: str = "",
         device: Any = "cpu",
         control: Interval | None = None,
+        processes: int = 0,
         pairs: int = 0,
         note: str = "",
         only_record: bool = False,
@@ -69,7 +70,8 @@ class Judge:
         workload : what was measured; the claim's own if ""
         device : its class, or a framework's own object for it
         control : the baseline against itself, where something was timed
-        pairs : how many pairs of runs were timed
+        processes : how many fresh processes timed it
+        pairs : how many pairs of runs they timed, all together
         note : anything that a reader of the ledger should know
         only_record : the workload is not the claim's; written down beside it and not judged
         gate : what must hold, where the test brings the bounds; the figure's own gate if None
@@ -103,6 +105,7 @@ class Judge:
                 low=None if measured is None else float(measured.low),
                 high=None if measured is None else float(measured.high),
                 control=None if control is None else (float(control.low), float(control.high)),
+                processes=processes,
                 pairs=pairs,
                 agrees=None if measured is None else agrees(figure, measured),
                 test=self.request.node.nodeid,
@@ -116,14 +119,6 @@ class Judge:
         if reds:
             pytest.fail("\n".join(e.sentence for e in reds), pytrace=False)
         return entries
-
-    def settled(self, interval: Interval | None, control: Interval | None, device: str) -> bool:
-        """Whether more measuring could change no verdict and no gate's result."""
-        return all(
-            judge_claim(f, interval, control) is not Verdict.INCONCLUSIVE
-            and judge_gate(f.gates.get(device), interval, control) is not GateResult.INCONCLUSIVE
-            for f in self.figures
-        )
 
 
 def record(item: pytest.Item, entry: Entry) -> None:

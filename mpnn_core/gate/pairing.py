@@ -1,8 +1,7 @@
-"""Two things timed against each other, on a machine that others use too.
+"""Things timed against each other in one process, on a machine that others use too.
 
-One round is one run of each, in random order, and a second run of the baseline as the control. The
-estimate is the median of the rounds' ratios: a machine that is slow for a while slows both sides of
-a round, and a disturbed round is one value among many.
+A round is one run of each side, in random order. A machine that is slow for a while slows all sides
+of a round, and the median of the rounds' ratios does not follow a round that was disturbed.
 """
 
 from __future__ import annotations
@@ -10,89 +9,73 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
-from mpnn_core.gate.intervals import ERROR, Interval, median_ratio
-
-Side = TypeVar("Side", bound=Hashable)
-
-# Pairs after which the interval is looked at; the error is shared among the looks.
-LOOKS = (10, 31, 61, 183)
 # A side that takes longer than this to warm up is warm after one run.
-LONGEST_WARM_UP_S = 1.0
+LONGEST_WARM_UP_S = 0.2
 # A side that is shorter is repeated until it is not: clocks and calls have a cost of their own.
 SHORTEST_SIDE_S = 1e-3
+# More rounds of one process say nothing more of how processes differ.
+MOST_ROUNDS = 20
 
 
 @dataclass
-class Pairing:
-    """Rounds of baseline, candidate and control.
+class Rounds:
+    """Rounds of several sides in this process.
 
     Attributes
     ----------
-    baseline, candidate : called without arguments; their results are dropped
+    sides : called without arguments; their results are dropped. A call that is a side twice, under
+        two names, is its own control, and is warmed up once
     synchronise : returns when the device has finished all work that it was given
-    work : how many times the baseline's work one call of the candidate does, as a batch of 8 does
+    warm_up : run instead of the sides before the first round, where a piece of them suffices
     clock : seconds, from any start
+    log_seconds : side -> logarithm of the seconds of one call, one for each round
     """
 
-    baseline: Callable[[], Any]
-    candidate: Callable[[], Any]
+    sides: Mapping[str, Callable[[], Any]]
     synchronise: Callable[[], None] = lambda: None
-    work: int = 1
+    warm_up: Callable[[], Any] | None = None
     seed: int = 0
     clock: Callable[[], float] = time.perf_counter
-    log_ratios: list[float] = field(default_factory=list, init=False)
-    log_controls: list[float] = field(default_factory=list, init=False)
-    seconds: float = field(default=0.0, init=False)  # spent so far, warm-up and all
-    seconds_per_round: float = field(default=0.0, init=False)
+    log_seconds: dict[str, list[float]] = field(init=False)
+    seconds: float = field(default=0.0, init=False)  # of the rounds alone
 
     def __post_init__(self) -> None:
-        """Warm up both sides, and fix how often each is repeated within a round."""
         self._random = random.Random(self.seed)
-        self._sides = {}
-        started = self.clock()
-        for name, call in (("baseline", self.baseline), ("candidate", self.candidate)):
-            seconds = self._time(call, 1)
-            if seconds < LONGEST_WARM_UP_S:
+        self.log_seconds = {side: [] for side in self.sides}
+        self._repeats = dict.fromkeys(self.sides, 1)
+        if self.warm_up is not None:
+            self._time(self.warm_up, 1)
+            return
+        warm: dict[Callable[[], Any], int] = {}
+        for side, call in self.sides.items():
+            if call not in warm:
                 seconds = self._time(call, 1)
-            repeats = max(1, math.ceil(SHORTEST_SIDE_S / max(seconds, 1e-9)))
-            self._sides[name] = call, repeats
-            self.seconds_per_round += seconds * repeats * (2 if name == "baseline" else 1)
-        self._sides["control"] = self._sides["baseline"]
-        self.seconds += self.clock() - started
+                if seconds < LONGEST_WARM_UP_S:
+                    seconds = self._time(call, 1)
+                warm[call] = max(1, math.ceil(SHORTEST_SIDE_S / max(seconds, 1e-9)))
+            self._repeats[side] = warm[call]
+
+    @property
+    def count(self) -> int:
+        return len(next(iter(self.log_seconds.values())))
 
     def round(self) -> None:
-        """Time baseline, candidate and baseline again, in random order."""
+        """Time every side once, in random order."""
         started = self.clock()
-        order = self._random.sample(list(self._sides), len(self._sides))
-        seconds = {side: self._time(*self._sides[side]) for side in order}
-        self.log_ratios.append(math.log(self.work * seconds["baseline"] / seconds["candidate"]))
-        self.log_controls.append(math.log(seconds["baseline"] / seconds["control"]))
-        this_round = self.clock() - started
-        self.seconds += this_round
-        self.seconds_per_round += (this_round - self.seconds_per_round) / len(self.log_ratios)
+        for side in self._random.sample(list(self.sides), len(self.sides)):
+            seconds = self._time(self.sides[side], self._repeats[side])
+            self.log_seconds[side].append(math.log(max(seconds, 1e-12)))
+        self.seconds += self.clock() - started
 
-    def ratio(self) -> Interval | None:
-        """How many times faster the candidate is; None while there are too few pairs."""
-        return median_ratio(self.log_ratios, ERROR / len(LOOKS))
-
-    def control(self) -> Interval | None:
-        """The same for the baseline against itself."""
-        return median_ratio(self.log_controls, ERROR / len(LOOKS))
-
-    def look_again(self, settled: Callable[[], bool], budget_s: float) -> None:
-        """More rounds, look by look, until `settled` or the next look would not fit the budget."""
-        for look in LOOKS:
-            missing = max(0, look - len(self.log_ratios))
-            if missing and (
-                settled() or self.seconds + missing * self.seconds_per_round > budget_s
-            ):
-                return
-            for _ in range(missing):
-                self.round()
+    def run(self, seconds: float) -> None:
+        """One round, and more while another one fits into so many seconds, MOST_ROUNDS at most."""
+        self.round()
+        while self.count < MOST_ROUNDS and self.seconds + self.seconds / self.count <= seconds:
+            self.round()
 
     def _time(self, side: Callable[[], Any], repeats: int) -> float:
         """Seconds per call."""
@@ -102,22 +85,3 @@ class Pairing:
             side()
         self.synchronise()
         return (self.clock() - started) / repeats
-
-
-def interleaved(
-    sides: Mapping[Side, Callable[[], Any]], rounds: int, seed: int = 0
-) -> dict[Side, list[float]]:
-    """Several things timed against each other: log seconds of each side, (rounds,) each.
-
-    Every side runs once to warm up, and once in each round, in random order. For figures that
-    share their baseline, or that turn on more than two sides; on the CPU.
-    """
-    for call in sides.values():
-        call()
-    order, logs = random.Random(seed), {side: list[float]() for side in sides}
-    for _ in range(rounds):
-        for side in order.sample(list(sides), len(sides)):
-            started = time.perf_counter()
-            sides[side]()
-            logs[side].append(math.log(time.perf_counter() - started))
-    return logs

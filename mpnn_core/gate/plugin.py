@@ -1,15 +1,20 @@
 """The pytest plugin: binds tests to claims, measures, judges, and prints the ledger.
 
 A test names the figures it settles, `@pytest.mark.claim("S2", "speed")`, and uses one fixture:
-`paired` for a ratio of times, `judge` for everything else, `not_exercised` where the hardware is
-missing. Entries travel with the test's report, so they arrive from pytest-xdist's workers as well.
+`paired` for a ratio of times, `timed` with `judge` where more than two sides are timed, `judge`
+alone for everything else, `not_exercised` where the hardware is missing. What is timed is timed in
+fresh processes (sessions.py). Entries travel with the test's report, so they arrive from
+pytest-xdist's workers as well.
 """
 
 from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
+from contextlib import nullcontext
+from math import exp
+from pathlib import Path
 from shutil import get_terminal_size
 from typing import Any
 
@@ -20,7 +25,7 @@ from mpnn_core.gate import GateError, devices
 from mpnn_core.gate.budget import Budget, seconds
 from mpnn_core.gate.claims import load_claims
 from mpnn_core.gate.hardware import device_class, hardware_of
-from mpnn_core.gate.intervals import Interval
+from mpnn_core.gate.intervals import FEWEST_PROCESSES, Interval
 from mpnn_core.gate.judging import (
     CLAIMS,
     PROJECT,
@@ -32,15 +37,33 @@ from mpnn_core.gate.judging import (
     unbound,
 )
 from mpnn_core.gate.ledger import STORED, Entry, Ledger, now, this_machine
-from mpnn_core.gate.pairing import LOOKS, Pairing
+from mpnn_core.gate.pairing import Rounds
 from mpnn_core.gate.printing import print_short, print_whole
 from mpnn_core.gate.project import Project, load_project
 from mpnn_core.gate.revisions.compare import compare_revisions
 from mpnn_core.gate.revisions.comparison import Comparison, print_comparison
+from mpnn_core.gate.sessions import (
+    PROCESSES,
+    WAIT_POLICY,
+    Plan,
+    Sessions,
+    Test,
+    Times,
+    child_arguments,
+    environment_of_child,
+    measure,
+    run_pytest,
+)
+from mpnn_core.gate.stored_times import Replayed
+from mpnn_core.gate.timing import TIMING, Timing
 from mpnn_core.gate.verdicts import GateResult, Verdict
 
 BUDGET = pytest.StashKey[Budget]()
+SESSIONS = pytest.StashKey[Sessions]()
+REPLAYED = pytest.StashKey[Replayed]()
 COMPARISON = pytest.StashKey[Comparison]()
+# Of the budget, for costly tests that time nothing.
+RESERVED_SHARE = 0.25
 # Of the content that pytest-benchmark stores.
 SCHEMA = 1
 
@@ -52,7 +75,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--budget", default="4m", metavar="TIME", type=seconds,
-        help="time for all paired measurements of the run, such as 90s or 4m (default: 4m)",
+        help="time for all fresh processes of the run, such as 90s or 4m (default: 4m)",
+    )  # fmt: skip
+    group.addoption(
+        "--processes", type=int, default=PROCESSES, metavar="N",
+        help=f"fresh processes that time each test (default: {PROCESSES})",
+    )  # fmt: skip
+    group.addoption(
+        "--timing", metavar="PLAN",
+        help="time the tests of a plan and judge none; a run of pytest gives it to its processes",
     )  # fmt: skip
     group.addoption(
         "--bindings", action="store_true",
@@ -85,7 +116,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     for line in (
         "claim(id, figure): the test settles this figure of a claim in claims.toml",
-        "costly(seconds): measured after all others, if so much of --budget is left by then",
+        "costly(seconds): measured after all others, if so much of --budget is left by then; "
+        "what is timed takes so many seconds in each fresh process",
+        "times_on(device): the fresh processes time the test where this device is, and only there",
         "proof: takes minutes; runs with --proof, and only then",
         "against: runs with --against REV, and only then",
     ):
@@ -103,7 +136,16 @@ def pytest_configure(config: pytest.Config) -> None:
         if device not in project.classes:
             names = ", ".join(project.classes)
             raise pytest.UsageError(f"--device {device}: expected one of {names}")
+    if config.getoption("--processes") < 1:
+        raise pytest.UsageError(
+            f"--processes {config.getoption('--processes')}: expected 1 or more; "
+            f"an interval takes {FEWEST_PROCESSES}"
+        )
     config.pluginmanager.register(devices, devices.__name__)
+    if plan := config.getoption("--timing"):
+        timing = config.stash[TIMING] = Timing(Plan.load(Path(plan)))
+        config.pluginmanager.register(timing, "mpnn_core.timing")
+        return
     if not hasattr(config, "workerinput"):  # pytest-xdist's workers only send reports
         config.pluginmanager.register(LedgerKeeper(config), "mpnn_core.ledger")
 
@@ -137,6 +179,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if deselected:
         config.hook.pytest_deselected(items=deselected)
     items[:] = sorted((i for i in items if i not in deselected), key=_cost)
+    timed_items = [item for item in items if _is_timed(item)]
+    if timed_items and (
+        getattr(config.option, "numprocesses", None) or hasattr(config, "workerinput")
+    ):
+        raise pytest.UsageError(
+            f"{timed_items[0].nodeid} is timed, and pytest-xdist's workers would disturb each "
+            "other; leave out -n, or the timed tests"
+        )
+    for item in timed_items:
+        replayed = item.stash[REPLAYED] = Replayed()
+        own = item.get_closest_marker("benchmark")
+        options = {**(own.kwargs if own else {}), "timer": replayed}
+        item.add_marker(pytest.mark.benchmark(**options), append=False)
+        # A test without a value of a fresh process has nothing to store.
+        item.add_marker(pytest.mark.filterwarnings("ignore:Benchmark fixture was not used at all"))
 
 
 def _cost(item: pytest.Item) -> float:
@@ -144,10 +201,79 @@ def _cost(item: pytest.Item) -> float:
     return float(mark.args[0]) if mark else 0.0
 
 
+def _is_timed(item: pytest.Item) -> bool:
+    return "timed" in getattr(item, "fixturenames", ())
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
-    paired_tests = sum("paired" in getattr(i, "fixturenames", ()) for i in session.items)
-    session.config.stash[BUDGET] = Budget(session.config.getoption("--budget"), paired_tests)
+    session.config.stash[BUDGET] = Budget(session.config.getoption("--budget"))
+
+
+def _sessions(request: pytest.FixtureRequest) -> Sessions:
+    """The fresh processes of this run, which the first test that is timed starts."""
+    config = request.config
+    if SESSIONS not in config.stash:
+        items = [item for item in request.session.items if _is_timed(item) and _is_here(item)]
+        budget, all_items = config.stash[BUDGET], request.session.items
+        arguments = child_arguments(
+            list(dict.fromkeys(item.path for item in items)),
+            config.rootpath,
+            config.inipath,
+            config.getoption("importmode"),
+            *(x for name in config.getoption("plugins") for x in ("-p", name)),
+            *(x for device in config.getoption("--device") or () for x in ("--device", device)),
+            *(
+                x
+                for claims in [config.getoption("--claims")]
+                if claims
+                for x in ("--claims", claims)
+            ),
+        )
+        environment = environment_of_child()
+        config.stash[SESSIONS] = measure(
+            [Test(item.nodeid, _cost(item), _is_headline(item)) for item in items],
+            budget.left - _reserved(all_items, budget.left),
+            config.getoption("--processes"),
+            lambda plan: run_pytest(arguments, config.invocation_params.dir, plan, environment),
+            lambda line: _say(config, line),
+        )
+        budget.left -= config.stash[SESSIONS].seconds
+    return config.stash[SESSIONS]
+
+
+def _is_here(item: pytest.Item) -> bool:
+    """Whether the hardware is that the test is timed on."""
+    mark = item.get_closest_marker("times_on")
+    return mark is None or hardware_of(item.config.stash[PROJECT]).find(mark.args[0]) is not None
+
+
+def _is_headline(item: pytest.Item) -> bool:
+    """Whether the test is timed however short the budget is: a headline that is not costly."""
+    claims = item.config.stash[CLAIMS]
+    return not _cost(item) and any(
+        claims[claim].figures[figure].headline for claim, figure in bindings(item)
+    )
+
+
+def _reserved(items: list[pytest.Item], budget_s: float) -> float:
+    """Seconds for the costly tests that run in this process, up to a share of the budget."""
+    costs = sorted(_cost(item) for item in items if _cost(item) and not _is_timed(item))
+    reserved = 0.0
+    for cost in costs:
+        if reserved + cost <= RESERVED_SHARE * budget_s:
+            reserved += cost
+    return reserved
+
+
+def _say(config: pytest.Config, line: str) -> None:
+    """Print a line while a test runs, whose own output is captured."""
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    capture = config.pluginmanager.get_plugin("capturemanager")
+    if terminal is not None:
+        with capture.global_and_fixture_disabled() if capture else nullcontext():
+            terminal.ensure_newline()
+            terminal.write_line(line)
 
 
 def pytest_runtestloop(session: pytest.Session) -> bool | None:
@@ -173,8 +299,6 @@ def pytest_runtest_makereport(
     """Every figure that a test names gets an entry, also where the test fails or is skipped."""
     report = yield
     if call.when == "teardown":
-        if "paired" in getattr(item, "fixturenames", ()):
-            item.config.stash[BUDGET].tests -= 1
         return report
     judged = {(e["claim"], e["figure"]) for e in recorded(item)}
     silent = [pair for pair in bindings(item) if pair not in judged]
@@ -196,16 +320,25 @@ def pytest_runtest_makereport(
 def _affordable(request: pytest.FixtureRequest) -> Generator[None]:
     """Leave out a costly test that is longer than the rest of the budget."""
     cost, budget = _cost(request.node), request.config.stash[BUDGET]
-    if not cost:
+    if not cost or TIMING in request.config.stash:
         yield
         return
-    if cost > budget.left:
-        note = f"takes about {cost:.0f} s, the budget has {max(0, budget.left):.0f} s left"
+    note = ""
+    if _is_timed(request.node) and request.getfixturevalue("benchmark").enabled:
+        sessions = _sessions(request)
+        if not sessions.errors(request.node.nodeid):
+            note = sessions.left_out.get(request.node.nodeid, "")
+        cost *= request.config.getoption("--processes")
+    elif cost > budget.left:
+        note = f"the budget has {max(0, budget.left):.0f} s left"
+    if note:
+        note = f"takes about {cost:.0f} s, {note}"
         Judge(request)(None, note=note)
         pytest.skip(note)
     left, started = budget.left, time.perf_counter()
     yield
-    budget.left = left - (time.perf_counter() - started)
+    if not _is_timed(request.node):
+        budget.left = left - (time.perf_counter() - started)
 
 
 @pytest.fixture
@@ -215,19 +348,65 @@ def judge(request: pytest.FixtureRequest) -> Judge:
 
 
 @pytest.fixture
-def paired(
-    request: pytest.FixtureRequest, benchmark: Any, judge: Judge
-) -> Callable[..., list[Entry]]:
-    """Time a candidate against a baseline, and judge the ratio.
+def timed(request: pytest.FixtureRequest, benchmark: Any) -> Callable[..., Times]:
+    """Time several sides in fresh processes.
 
-    The first look's rounds run under pytest-benchmark, so its storage and its statistics are those
-    of real rounds; further looks follow until the verdict and the gate are settled, or the test's
-    share of `--budget` is spent. If the first look does not fit the rest of the budget, or if
-    benchmarks are disabled, one round is run, and the result is inconclusive.
+    A fresh process times a few rounds of the sides, and ends the test there. The run that started
+    it, and that a user sees, goes on with what all processes found. With `--benchmark-disable`, or
+    if the budget pays for no process, it times one round by itself, which has no interval.
+    """
+    config, test = request.config, request.node.nodeid
+    hardware = hardware_of(config.stash[PROJECT])
+
+    def measure_sides(
+        sides: Mapping[str, Callable[[], Any]],
+        *,
+        ours: str,
+        device: Any = "cpu",
+        synchronise: Callable[[], None] | None = None,
+        warm_up: Callable[[], Any] | None = None,
+    ) -> Times:
+        """Time the sides; see `Rounds`.
+
+        `ours` is the side whose seconds pytest-benchmark stores, and `synchronise` the device's own
+        unless given.
+        """
+        waits = synchronise or hardware.synchroniser(device_class(device))
+        if TIMING in config.stash:
+            config.stash[TIMING].time(sides, waits, warm_up)
+        times = Times(())
+        if benchmark.enabled:
+            sessions = _sessions(request)
+            if errors := sessions.errors(test):
+                pytest.fail(f"{test}, in a fresh process: {errors[0]}", pytrace=False)
+            times = sessions.times(test)
+        if not times.processes:
+            rounds = Rounds(sides, waits, warm_up)
+            rounds.round()
+            note = times.noted("" if benchmark.enabled else "benchmarks are disabled")
+            return Times([rounds.log_seconds], note)
+        replayed = request.node.stash[REPLAYED]
+        replayed.seconds = times.seconds(ours)
+        benchmark.pedantic(replayed.run, rounds=len(times.processes), iterations=1)
+        medians = {f"{side}_s": times.seconds(side) for side in sides}
+        benchmark.extra_info.update(medians, processes=len(times.processes))
+        return times
+
+    return measure_sides
+
+
+@pytest.fixture
+def paired(
+    request: pytest.FixtureRequest, benchmark: Any, judge: Judge, timed: Callable[..., Times]
+) -> Callable[..., list[Entry]]:
+    """Time a candidate against a baseline in fresh processes, and judge the ratio.
+
+    pytest-benchmark stores the candidate's seconds, one value for each process, so that its own
+    comparison is of the candidate; the baseline's and the control's are in `extra_info`.
     """
     hardware = hardware_of(request.config.stash[PROJECT])
 
-    def measure(
+    def measure_pair(
         baseline: Callable[[], Any],
         candidate: Callable[[], Any],
         *,
@@ -235,42 +414,41 @@ def paired(
         device: Any = "cpu",
         synchronise: Callable[[], None] | None = None,
         work: int = 1,
+        warm_up: Callable[[], Any] | None = None,
         note: str = "",
         only_record: bool = False,
     ) -> list[Entry]:
-        """See `Pairing` and `Judge`; `synchronise` is the device's own unless given."""
+        """See `timed` and `Judge`.
+
+        `work` says how many times the baseline's work one call of the candidate does, as a batch of
+        8 does.
+        """
         device = device_class(device)
-        budget = request.config.stash[BUDGET]
-        waits = synchronise or hardware.synchroniser(device)
-        pairing = Pairing(baseline, candidate, waits, work)
-        needed = pairing.seconds + LOOKS[0] * pairing.seconds_per_round
-        fits = needed <= budget.left
-        if benchmark.enabled and not fits:
-            cause = f"{LOOKS[0]} pairs take {needed:.0f} s, the budget has {budget.left:.0f} s left"
-            note = "; ".join(filter(None, (note, cause)))
-        benchmark.pedantic(pairing.round, rounds=LOOKS[0] if fits else 1, iterations=1)
-        if benchmark.enabled and fits:
-            pairing.look_again(
-                lambda: only_record or judge.settled(pairing.ratio(), pairing.control(), device),
-                budget.share(),
-            )
-        budget.left -= pairing.seconds
-        ratio, control, pairs = pairing.ratio(), pairing.control(), len(pairing.log_ratios)
+        sides = {"baseline": baseline, "candidate": candidate, "control": baseline}
+        times = timed(
+            sides, ours="candidate", device=device, synchronise=synchronise, warm_up=warm_up
+        )
+        ratio = times.ratio("baseline", "candidate", work)
+        control = times.ratio("baseline", "control")
         try:
             return judge(
                 ratio,
                 workload=workload,
                 device=device,
                 control=control,
-                pairs=pairs,
-                note=note,
+                processes=len(times.processes),
+                pairs=times.pairs,
+                note=times.noted(note),
                 only_record=only_record,
             )
         finally:  # a red is stored as well
             entries = [Entry.from_json(e) for e in recorded(request.node)]
-            benchmark.extra_info.update(_extra_info(entries, ratio, control), **hardware.machine())
+            ratios = [work * exp(v) for v in times.values({"baseline": 1, "candidate": -1})]
+            benchmark.extra_info.update(
+                _extra_info(entries, ratio, control), ratios=ratios, **hardware.machine()
+            )
 
-    return measure
+    return measure_pair
 
 
 def _extra_info(
@@ -285,6 +463,7 @@ def _extra_info(
         "ci": ratio and [ratio.low, ratio.high],
         "control_ci": control and [control.low, control.high],
         "pairs": entries[0].pairs,
+        "processes": entries[0].processes,
         "verdict": [str(e.verdict) for e in entries],
         "gate": [str(e.gate) for e in entries],
         "device": entries[0].device,
@@ -306,19 +485,12 @@ def comparison(request: pytest.FixtureRequest) -> Comparison:
     """The working tree against the revision of `--against`: measured once for all its tests."""
     config = request.config
     project = config.stash[PROJECT]
-    terminal = config.pluginmanager.get_plugin("terminalreporter")
-
-    def progress(line: str) -> None:
-        if terminal is not None:
-            terminal.ensure_newline()
-            terminal.write_line(line)
-
     try:
         comparison = compare_revisions(
             config.getoption("--against"),
             project,
             config.getoption("--budget"),
-            progress=progress,
+            progress=lambda line: _say(config, line),
         )
     except GateError as error:
         pytest.fail(str(error), pytrace=False)
@@ -350,6 +522,9 @@ class LedgerKeeper:
     def _completed(self) -> Ledger:
         ledger = self.ledger.completed(self.config.stash[CLAIMS])
         ledger.machine, ledger.date = this_machine(self.project), now()
+        if SESSIONS in self.config.stash:
+            policy = {name: environment_of_child()[name] for name in WAIT_POLICY}
+            ledger.machine = {**ledger.machine, **policy}
         return ledger
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
