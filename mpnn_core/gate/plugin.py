@@ -251,7 +251,10 @@ def paired(
         benchmark.pedantic(pairing.round, rounds=LOOKS[0] if fits else 1, iterations=1)
         if benchmark.enabled and fits:
             pairing.look_again(
-                lambda: only_record or judge.settled(pairing.ratio(), pairing.control(), device),
+                lambda: (
+                    only_record
+                    or judge.settled(pairing.ratio(), pairing.control(), device, workload)
+                ),
                 budget.share(),
             )
         budget.left -= pairing.seconds
