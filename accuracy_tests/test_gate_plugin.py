@@ -334,6 +334,18 @@ def test_a_timed_figure_is_gated_by_what_was_recorded_on_its_class_of_machine(
     assert main(["claims", "--record"]) == 1
     assert "recorded already" in capsys.readouterr().out
 
+    nothing = (
+        '@pytest.mark.claim("T1", "timed")\ndef test_timed(judge):\n    judge(None, note="busy")'
+    )
+    result, entries = suite(nothing)
+    result.assert_outcomes(passed=1)
+    assert (entries["timed"].gate, entries["timed"].note) == (
+        "inconclusive",
+        "busy; the gate is 0.8 x 1 recorded run on " + f"{timed.processor}: 2",
+    )
+    result, entries = suite(nothing.replace("None", "None, workload='another'"))
+    assert (entries["timed"].gate, entries["timed"].note) == ("inconclusive", "busy")
+
     result, entries = suite(TIMED.format(1.9))
     result.assert_outcomes(passed=1)
     assert (entries["timed"].gate, entries["timed"].bound) == ("passed", ">= 1.6")

@@ -103,6 +103,8 @@ class Judge:
                 bound, remark = self._bound(figure, device, what)
             if bound is not None:
                 result = judge_gate(bound, measured, control)
+            elif remark and measured is None:  # its workload may not be known, nor its record
+                result, remark = GateResult.INCONCLUSIVE, ""
             elif remark:
                 result = GateResult.UNRECORDED
             verdict = judge_claim(figure, measured, control, machine)
