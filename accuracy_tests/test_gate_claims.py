@@ -54,6 +54,30 @@ def test_a_good_claim_reads(tmp_path) -> None:
         ('"speedup"', '"about"', "sense 'about' needs margin"),
         ('"speedup"', '"count", margin = 1', "sense 'count' has no use for margin"),
         ('"speedup"', '"range", low = 1', "sense 'range' needs high"),
+        ('"speedup"', '"target"', "reported is not a key"),
+        (
+            'reported = 2.0, unit = "x", sense = "speedup"',
+            'unit = "x", sense = "target"',
+            "needs at_l",
+        ),
+        ('"speedup"', '"speedup", at_least = 2', "sense 'speedup' has no use for at_least"),
+        (
+            'reported = 2.0, unit = "x", sense = "speedup"',
+            'unit = "x", sense = "target", at_least = 3, at_most = 2',
+            "claim T1, figure speed: at_least is over at_most",
+        ),
+        ('"speedup"', '"speedup", gated = "always"', "gated is 'always'; expected 'recorded'"),
+        (
+            'unit = "x", sense = "speedup", ungated = "an example"',
+            'unit = "ms", sense = "record", gated = "recorded"',
+            "gated = 'recorded' is for a ratio of times, unit 'x'; got 'ms'",
+        ),
+        (
+            'ungated = "an example"',
+            'gated = "recorded", ungated = "an example"',
+            "found gated and ungated",
+        ),
+        ('known = "nothing"', 'known = "nothing"\nmachine = 3', "claim T1: machine must be a text"),
         ('"speedup"', '"speedup", gates.tpu = { at_least = 1, source = "s" }', "'tpu' is no devi"),
         ('"speedup"', '"speedup", gates.cpu = { at_least = 1 }', "gate cpu: source is missing"),
         ('"speedup"', '"speedup", gates.cpu = { source = "s" }', "gate cpu: it bounds nothing"),
@@ -77,6 +101,57 @@ def test_a_bad_claim_is_named(tmp_path, old, new, message) -> None:
     with pytest.raises(ClaimsError) as error:
         load(tmp_path, GOOD.replace(old, new))
     assert message in str(error.value)
+
+
+def test_a_class_of_machines_that_does_not_exist_is_named(tmp_path) -> None:
+    (tmp_path / "pyproject.toml").write_text('[tool.mpnn_core.gate.machines]\nmps = "a Mac"\n')
+    good = load(tmp_path, GOOD.replace('hardware = "some"', 'hardware = "some"\nmachine = "mps"'))
+    assert good["T1"].figures["speed"].machine == "mps"
+    own = GOOD.replace('"speedup"', '"speedup", machine = "any"')
+    assert load(tmp_path, own)["T1"].figures["speed"].machine == "any"
+    with pytest.raises(ClaimsError) as error:
+        load(tmp_path, GOOD.replace('"speedup"', '"speedup", machine = "m3"'))
+    assert str(error.value) == (
+        "claim T1, figure speed: machine 'm3' is no class of machines; there are any, mps"
+    )
+
+
+def test_a_target_is_said_with_its_direction(tmp_path) -> None:
+    goal = GOOD.replace('reported = 2.0, unit = "x", sense = "speedup"', "GOAL")
+    for toml, words in (
+        ('at_least = 8, unit = "x"', "8 x or more"),
+        ('at_most = 4, unit = "points"', "4 points or less"),
+        ('at_least = -1, at_most = 1, unit = "points"', "-1 to 1 points"),
+    ):
+        claims = load(tmp_path, goal.replace("GOAL", f'{toml}, sense = "target"'))
+        assert str(claims["T1"].figures["speed"]) == words
+
+
+# What was to be reached when each goal was fixed. A goal that is lowered is no goal.
+GOALS = {
+    "E1": [8], "E2": [40], "E3": [1e-4], "E4": [15, 60, 40, 50, 40], "E5": [8], "E6": [40],
+    "E10": [2], "E11": [1.25], "E20": [1, 1, 4, 5, 6],
+}  # fmt: skip
+
+
+def test_our_own_goals_are_what_they_were() -> None:
+    claims = load_claims(ROOT / "claims.toml")
+    for name, goals in GOALS.items():
+        figures = claims[name].figures.values()
+        assert [f.sense for f in figures] == ["target"] * len(goals), name
+        assert [f.reported for f in figures] == goals, f"{name}: a goal was moved"
+    ours = [f for c in claims.values() if c.id.startswith("E") for f in c.figures.values()]
+    judged = [f"{f.claim} {f.key}" for f in ours if f.sense not in ("target", "record")]
+    assert not judged, f"nobody else reported {judged}: our own figures are targets or records"
+
+
+def test_every_ratio_of_times_is_gated_by_its_class_of_machine() -> None:
+    """A bound that was typed in holds on one processor, or on none."""
+    for claim in load_claims(ROOT / "claims.toml").values():
+        for f in claim.figures.values():
+            bounded = [d for d in f.gates if f.unit == "x" and f.gates[d].at_least is not None]
+            levels = (f.claim, f.key) == ("E9", "levels")  # counted, not timed
+            assert levels or not bounded, f"{f.claim} {f.key} is typed in for {bounded}"
 
 
 def test_no_file_says_so(tmp_path) -> None:

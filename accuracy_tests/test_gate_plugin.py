@@ -12,6 +12,7 @@ from statistics import median
 
 import pytest
 
+from mpnn_core.commands.main import main
 from mpnn_core.gate.budget import seconds
 from mpnn_core.gate.history import load_runs, series
 from mpnn_core.gate.intervals import fresh_process
@@ -26,6 +27,7 @@ id = "T1"
 title = "twice as fast"
 source = "here"
 hardware = "any"
+machine = "any"
 workload = "a loop"
 known = "exactly what it does"
 
@@ -430,6 +432,61 @@ def test_another_workload_is_kept_and_not_judged(suite) -> None:
     result, entries = suite(LOSS.format("99, only_record=True"))
     result.assert_outcomes(passed=1)
     assert (entries["loss"].verdict, entries["loss"].gate) == ("recorded", "no gate")
+
+
+RECORD = """
+[claim.figures.timed]
+at_least = 3.0
+unit = "x"
+sense = "target"
+gated = "recorded"
+"""
+
+TIMED = """
+@pytest.mark.claim("T1", "timed")
+def test_timed(judge):
+    judge(Interval({0}, 0.95 * {0}, 1.05 * {0}), control=Interval(1, 0.99, 1.01), pairs=80)
+"""
+
+
+def test_a_timed_figure_is_gated_by_what_was_recorded_on_its_class_of_machine(
+    suite, pytester, capsys, monkeypatch
+) -> None:
+    pytester.makefile(".toml", claims=CLAIMS + RECORD)
+    monkeypatch.chdir(pytester.path)
+    result, entries = suite(TIMED.format(2.0))
+    result.assert_outcomes(passed=1)
+    timed = entries["timed"]
+    assert (timed.gate, timed.judged) == ("no gate yet", "short by 33 %")
+    assert timed.machine.startswith("cpu-") and "cores" in timed.processor and timed.date
+    line = f"no gate for this class yet ({timed.machine}): 1 timed figure; `mpnn-core claims --rec"
+    assert line in result.stdout.str() and f"no gate for {timed.machine} yet" in timed.note
+
+    assert main(["claims", "--record"]) == 0
+    assert f"recorded 1 figures of {timed.machine} in fixtures" in capsys.readouterr().out
+    assert main(["claims", "--record"]) == 1
+    assert "recorded already" in capsys.readouterr().out
+
+    nothing = (
+        '@pytest.mark.claim("T1", "timed")\ndef test_timed(judge):\n    judge(None, note="busy")'
+    )
+    result, entries = suite(nothing)
+    result.assert_outcomes(passed=1)
+    assert (entries["timed"].gate, entries["timed"].note) == (
+        "inconclusive",
+        "busy; the gate is 0.8 x 1 recorded run on " + f"{timed.processor}: 2",
+    )
+    result, entries = suite(nothing.replace("None", "None, workload='another'"))
+    assert (entries["timed"].gate, entries["timed"].note) == ("inconclusive", "busy")
+
+    result, entries = suite(TIMED.format(1.9))
+    result.assert_outcomes(passed=1)
+    assert (entries["timed"].gate, entries["timed"].bound) == ("passed", ">= 1.6")
+    result, entries = suite(TIMED.format(2.0 * 2 / 3))
+    result.assert_outcomes(failed=1)
+    assert "claim T1, timed, on cpu (a loop): the gate is >= 1.6, measured 1.33" in (
+        result.stdout.str()
+    )
 
 
 def test_a_device_that_is_not_here_is_not_exercised(suite, monkeypatch) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import platform
 import subprocess
 import sys
 from dataclasses import replace
@@ -214,6 +215,7 @@ def test_without_a_table_a_project_is_a_package_on_a_cpu(tmp_path) -> None:
     assert (plain.package, plain.distributions) == ("my_toy", ("my-toy",))
     assert plain.classes == {"cpu": ""} and isinstance(hardware_of(plain), PlainCPU)
     machine = this_machine(plain)
+    assert hardware_of(plain).machine_class("cpu") == f"cpu-{platform.machine().lower()}"
     assert machine["my-toy"] == "not installed" and "torch" not in machine
 
 
@@ -276,10 +278,53 @@ def test_a_project_s_own_module_of_hardware_is_found_in_its_folders(tmp_path, mo
         'devices = { cpu = "", tpu = "a TPU" }\n',
     )
     assert hardware_of(named).find("tpu") == "a"
+    # It says nothing of classes of machines: those of a plain CPU stand for them.
+    assert hardware_of(named).machine_class("tpu") == f"tpu-{platform.machine().lower()}"
+    assert f"{os.cpu_count()} cores" in hardware_of(named).processor("tpu")
     assert this_machine(named)["tpu"] == "version 1"
     claims = TOY_CLAIMS.replace("gates.cpu", "gates.tpu").replace("BOUND", "1")
     (tmp_path / "claims.toml").write_text(claims)
     assert load_claims(tmp_path / "claims.toml")["T1"].figures["speed"].gates.keys() == {"tpu"}
+
+
+@pytest.mark.parametrize(
+    ("gpu", "machine"),
+    [
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA H200", "h200"),
+        ("NVIDIA GH200 480GB", "cuda-other"),
+        ("NVIDIA A100-SXM4-40GB", "cuda-other"),
+    ],
+)
+def test_the_class_of_a_gpu_is_in_its_name(gpu, machine, monkeypatch) -> None:
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: gpu)
+    ours = hardware_of(load_project(ROOT))
+    assert (ours.machine_class("cuda"), ours.processor("cuda")) == (machine, gpu)
+
+
+@pytest.mark.parametrize(
+    ("system", "processor", "capability", "framework", "machine"),
+    [
+        ("Linux", "x86_64", "AVX512", "cpu", "cpu-avx512"),
+        ("Linux", "x86_64", "AVX2", "cpu", "cpu-avx2"),
+        ("Linux", "x86_64", "DEFAULT", "cpu", "cpu-generic"),
+        ("Linux", "aarch64", "DEFAULT", "cpu", "cpu-neon"),
+        ("Darwin", "arm64", "DEFAULT", "cpu", "cpu-neon"),
+        ("Darwin", "arm64", "DEFAULT", "mps", "mps"),
+        ("Darwin", "arm64", "DEFAULT", "mlx", "mps"),
+        ("Darwin", "arm64", "DEFAULT", "coreml", "ane"),
+        ("Linux", "x86_64", "AVX512", "mlx", "cpu-avx512"),  # MLX without Metal is a CPU
+    ],
+)
+def test_the_class_of_a_processor_is_its_widest_instructions(
+    system, processor, capability, framework, machine, monkeypatch
+) -> None:
+    monkeypatch.setattr("platform.system", lambda: system)
+    monkeypatch.setattr("platform.machine", lambda: processor)
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
+    ours = load_project(ROOT)
+    assert hardware_of(ours).machine_class(framework) == machine
+    assert machine in ours.machines, "the table of pyproject.toml has every class"
 
 
 @pytest.mark.parametrize(

@@ -196,7 +196,7 @@ def ledger_of(ledger: Ledger, wanted: Callable[[Entry], bool]) -> str:
             e.workload,
             e.measured,
             "" if e.control is None else f"{e.control[0]:.3g} to {e.control[1]:.3g}",
-            str(e.verdict),
+            e.judged,
         )
         for e in ledger.measured if wanted(e)
     ]  # fmt: skip
@@ -293,7 +293,7 @@ def study() -> str:
             entries = [e for e in CPU.entries if (e.claim, e.figure) == (claim.id, key)]
             done = [e for e in entries if e.value is not None]
             name = f"{claim.id} {claim.title}: {key}"
-            rows += [(name, str(figure), e.measured, str(e.verdict), e.workload) for e in done]
+            rows += [(name, str(figure), e.measured, e.judged, e.workload) for e in done]
             if not done:
                 why = f"needs {figure.needs}" if figure.needs else "inconclusive"
                 rows.append((name, str(figure), "-", why, claim.workload))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -16,7 +16,11 @@ from mpnn_core.gate.stored import read_toml
 MOST = sys.float_info.max
 # The loss of a speed that costs no accuracy.
 EXACT = "exact"
-Sense = Literal["speedup", "about", "range", "count", "record"]
+# The machine of a figure that needs no particular one: every machine is comparable.
+ANY = "any"
+# The gate of a timed figure: its bound comes from recorded runs (records.py).
+RECORDED = "recorded"
+Sense = Literal["speedup", "about", "range", "count", "record", "target"]
 
 
 class ClaimsError(GateError):
@@ -25,7 +29,7 @@ class ClaimsError(GateError):
 
 @dataclass(frozen=True)
 class Gate:
-    """A bound that must hold on one class of device, and where the bound comes from."""
+    """A bound that must hold on one class of device or machine, and where the bound comes from."""
 
     source: str
     at_least: float | None = None
@@ -45,18 +49,22 @@ class Figure:
 
     Attributes
     ----------
-    reported : the number; for a range, its middle
+    reported : the number; for a range, its middle; for a target, its bound
     sense : how a measurement is compared with it (verdicts.py)
         "speedup": a ratio of times, baseline over candidate; over 1 is faster
         "about": equal within `margin`: a factor for unit "x", else a difference
         "range": between `low` and `high`
         "count": an exact number
         "record": written down and not judged, such as a time on other hardware
+        "target": a goal of our own, fixed before it was measured: `at_least`, `at_most`, or both
+    machine : class of the machine that it was reported for, such as "mps"; "any" where the
+        hardware changes nothing; "" where no class is known
     needs : hardware without which it cannot be measured; "" where a CPU will do
     ungated : why the figure has no gate: nothing bounds it, or its test brings the bounds
     loss : what the speed costs: "exact", or the claim and figure with its loss, as "S4 loss"
     headline : a few words for the short ledger; "" for a figure that stands in the whole one alone
     gates : class of device -> Gate
+    gated : "recorded": the bound comes from runs on this class of machine (records.py)
     """
 
     claim: str
@@ -67,22 +75,38 @@ class Figure:
     margin: float | None = None
     low: float | None = None
     high: float | None = None
+    at_least: float | None = None
+    at_most: float | None = None
+    machine: str = ""
     needs: str = ""
     ungated: str = ""
     loss: str = ""
     headline: str = ""
     gates: Mapping[str, Gate] = field(default_factory=dict)
+    gated: str = ""
 
     def __str__(self) -> str:
-        """The reported figure in words: "1.84 x", "40 to 55 %"."""
-        if self.sense == "range":
-            return f"{self.low:g} to {self.high:g} {self.unit}"
-        return f"{self.reported:g} {self.unit}"
+        """The reported figure in words: "1.84 x", "40 to 55 %"; a target's: "8 x or more"."""
+        low, high = (
+            (self.at_least, self.at_most) if self.sense == "target" else (self.low, self.high)
+        )
+        if low is not None and high is not None:
+            return f"{low:g} to {high:g} {self.unit}"
+        words = {low: " or more", high: " or less"}.get(self.reported, "")
+        return f"{self.reported:g} {self.unit}{words if self.sense == 'target' else ''}"
+
+    @property
+    def less_is_better(self) -> bool:
+        """Whether a larger measurement is a worse one: a target with an upper bound alone."""
+        return self.at_most is not None and self.at_least is None
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim: its source, hardware and workload, and what is known of its figures."""
+    """One claim: its source, hardware and workload, and what is known of its figures.
+
+    `machine` is the class of its figures' machine, where they name none themselves.
+    """
 
     id: str
     title: str
@@ -91,6 +115,7 @@ class Claim:
     workload: str
     known: str
     figures: Mapping[str, Figure]
+    machine: str = ""
 
 
 def load_claims(path: Path | str, project: Project | None = None) -> dict[str, Claim]:
@@ -117,10 +142,10 @@ def load_claims(path: Path | str, project: Project | None = None) -> dict[str, C
     if content or not isinstance(tables, list):
         found = sorted(content) or type(tables).__name__
         raise ClaimsError(f"{path}: expected [[claim]] tables alone, found {found}")
-    devices = (project or load_project(path.resolve().parent)).classes
+    project = project or load_project(path.resolve().parent)
     claims: dict[str, Claim] = {}
     for table in tables:
-        claim = _claim(table, devices)
+        claim = _claim(table, project)
         if claim.id in claims:
             raise ClaimsError(f"claim {claim.id} is there twice")
         claims[claim.id] = claim
@@ -130,47 +155,78 @@ def load_claims(path: Path | str, project: Project | None = None) -> dict[str, C
     return claims
 
 
-def _claim(table: dict[str, Any], devices: Collection[str]) -> Claim:
+def _claim(table: dict[str, Any], project: Project) -> Claim:
     name = table.get("id", "(without id)") if isinstance(table, dict) else repr(table)
     where = f"claim {name}"
-    _check_keys(where, table, {f.name for f in fields(Claim)}, set())
+    _check_keys(where, table, {f.name for f in fields(Claim)} - {"machine"}, {"machine"})
     for key in table.keys() - {"figures"}:
         _check_text(where, key, table[key])
+    _check_machine(where, table, project)
     if not isinstance(table["figures"], dict) or not table["figures"]:
         raise ClaimsError(f"{where}: figures must be a table of one or more, and is not")
     figures = {
-        key: _figure(table["id"], key, values, devices) for key, values in table["figures"].items()
+        key: _figure(table["id"], key, values, table.get("machine", ""), project)
+        for key, values in table["figures"].items()
     }
     return Claim(**{**table, "figures": figures})
 
 
-def _figure(claim: str, key: str, table: dict[str, Any], devices: Collection[str]) -> Figure:
+def _figure(claim: str, key: str, table: dict[str, Any], machine: str, project: Project) -> Figure:
     where = f"claim {claim}, figure {key}"
-    optional = {"margin", "low", "high", "needs", "ungated", "loss", "headline", "gates"}
-    _check_keys(where, table, {"reported", "unit", "sense"}, optional)
-    sense = table["sense"]
+    sense = table.get("sense") if isinstance(table, dict) else None
+    # What a goal names are its bounds; nobody reported it.
+    number = set() if sense == "target" else {"reported"}
+    texts = {"machine", "needs", "ungated", "gated", "loss", "headline"}
+    optional = {"margin", "low", "high", "at_least", "at_most", "gates"} | texts
+    _check_keys(where, table, {"unit", "sense"} | number, optional)
     if sense not in get_args(Sense):
         raise ClaimsError(f"{where}: sense {sense!r} is none of {', '.join(get_args(Sense))}")
-    for name in table.keys() & {"reported", "margin", "low", "high"}:
+    for name in table.keys() & {"reported", "margin", "low", "high", "at_least", "at_most"}:
         _check_number(where, name, table[name])
-    for name in table.keys() & {"unit", "needs", "ungated", "loss", "headline"}:
+    for name in table.keys() & ({"unit"} | texts):
         _check_text(where, name, table[name])
     _check_sense(where, table)
+    _check_machine(where, table, project)
+    if table.get("gated", RECORDED) != RECORDED:
+        raise ClaimsError(f"{where}: gated is {table['gated']!r}; expected {RECORDED!r}")
+    if "gated" in table and table["unit"] != "x":
+        raise ClaimsError(
+            f"{where}: gated = {RECORDED!r} is for a ratio of times, unit 'x'; "
+            f"got {table['unit']!r}, which `gates` can bound"
+        )
     gates = {}
     if not isinstance(table.get("gates", {}), dict):
         raise ClaimsError(f"{where}: gates must be a table by device, got {table['gates']!r}")
     for device, gate in table.get("gates", {}).items():
-        if device not in devices:
-            raise ClaimsError(f"{where}: {device!r} is no device; there are {', '.join(devices)}")
+        if device not in project.classes:
+            known = ", ".join(project.classes)
+            raise ClaimsError(f"{where}: {device!r} is no device; there are {known}")
         gates[device] = _gate(f"{where}, gate {device}", gate)
     # A figure that nothing bounds cannot turn a test red: its reader is owed the reason.
-    reasons = [name for name in ("gates", "needs", "ungated") if table.get(name)]
-    if sense != "record" and (not reasons or {"gates", "ungated"} <= set(reasons)):
+    reasons = [name for name in ("gates", "gated", "needs", "ungated") if table.get(name)]
+    if sense != "record" and (not reasons or ("ungated" in reasons and _is_gated(table))):
         raise ClaimsError(
             f"{where}: expected a gate, or `needs` with the hardware, or `ungated` with the reason;"
             f" found {' and '.join(reasons) or 'none'}"
         )
-    return Figure(claim, key, **{**table, "gates": gates})
+    # Whoever counts in whole numbers needs no hardware like theirs.
+    machine = table.get("machine") or machine or (ANY if sense == "count" else "")
+    bounds = [table[name] for name in ("at_least", "at_most") if name in table]
+    reported = table["reported"] if "reported" in table else sum(bounds) / len(bounds)
+    return Figure(claim, key, **{**table, "gates": gates, "machine": machine, "reported": reported})
+
+
+def _is_gated(table: Mapping[str, Any]) -> bool:
+    return bool(table.get("gates") or table.get("gated"))
+
+
+def _check_machine(where: str, table: dict[str, Any], project: Project) -> None:
+    machine = table.get("machine", ANY)
+    if project.machines and machine not in (ANY, *project.machines):
+        known = ", ".join((ANY, *project.machines))
+        raise ClaimsError(
+            f"{where}: machine {machine!r} is no class of machines; there are {known}"
+        )
 
 
 def _check_loss(figure: Figure, claims: Mapping[str, Claim]) -> None:
@@ -186,6 +242,13 @@ def _check_loss(figure: Figure, claims: Mapping[str, Claim]) -> None:
 
 def _check_sense(where: str, table: dict[str, Any]) -> None:
     sense, given = table["sense"], table.keys() & {"margin", "low", "high"}
+    goal = table.keys() & {"reported", "at_least", "at_most"}
+    if sense == "target" and goal - {"reported"} and "reported" in goal:
+        raise ClaimsError(f"{where}: a target is at_least, at_most or both; nobody reported it")
+    if (sense == "target") is not bool(goal - {"reported"}):
+        verb = "needs" if sense == "target" else "has no use for"
+        raise ClaimsError(f"{where}: sense {sense!r} {verb} at_least or at_most")
+    _check_order(where, table)
     required = {"about": {"margin"}, "range": {"low", "high"}}.get(sense, set())
     for name in sorted(required ^ given):
         verb = "needs" if name in required else "has no use for"
@@ -202,6 +265,11 @@ def _check_sense(where: str, table: dict[str, Any]) -> None:
         raise ClaimsError(f"{where}: low, reported and high must be in this order")
 
 
+def _check_order(where: str, table: dict[str, Any]) -> None:
+    if {"at_least", "at_most"} <= table.keys() and not table["at_least"] <= table["at_most"]:
+        raise ClaimsError(f"{where}: at_least is over at_most; nothing could pass")
+
+
 def _gate(where: str, table: dict[str, Any]) -> Gate:
     _check_keys(where, table, {"source"}, {"at_least", "at_most"})
     _check_text(where, "source", table["source"])
@@ -210,8 +278,7 @@ def _gate(where: str, table: dict[str, Any]) -> Gate:
         _check_number(where, name, table[name])
     if not bounds:
         raise ClaimsError(f"{where}: it bounds nothing")
-    if len(bounds) == 2 and not table["at_least"] <= table["at_most"]:
-        raise ClaimsError(f"{where}: at_least is over at_most; nothing could pass")
+    _check_order(where, table)
     return Gate(**table)
 
 

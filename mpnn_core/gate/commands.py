@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mpnn_core.gate import GateError
 from mpnn_core.gate.budget import seconds
 from mpnn_core.gate.project import Project, find_project, load_project
+
+if TYPE_CHECKING:
+    from mpnn_core.gate.ledger import Ledger
 
 PAGE = ".mpnn_core/report.html"
 Number = Callable[..., Callable[[str], Any]]
@@ -27,6 +30,10 @@ def add_commands(commands: Any, number: Number) -> None:
     claims.add_argument(
         "--all", action="store_true",
         help="every figure, not the headline figures and the reds alone",
+    )  # fmt: skip
+    claims.add_argument(
+        "--record", action="store_true",
+        help="keep the timed figures as what this class of machine gives: bounds of later runs",
     )  # fmt: skip
     claims.set_defaults(run=run_claims)
 
@@ -100,10 +107,27 @@ def run_claims(options: argparse.Namespace) -> int:
     project = find_project(Path.cwd())
     path = options.ledger or project.root / project.ledger
     ledger = Ledger.load(path)
+    if options.record:
+        return _record(ledger, project)
     (print_whole if options.all else print_short)(ledger, Console())
     if not options.all:
         print(f"the whole ledger is in {_shown(path)}; `mpnn-core claims --all` prints it")
     return int(any(entry.gate is GateResult.FAILED for entry in ledger.entries))
+
+
+def _record(ledger: Ledger, project: Project) -> int:
+    """`mpnn-core claims --record`; 1 if there was nothing to keep."""
+    from mpnn_core.gate.claims import load_claims
+    from mpnn_core.gate.records import record
+
+    recording = record(ledger, load_claims(project.root / project.claims, project), project)
+    for line in recording.refused:
+        print(f"not recorded: {line}")
+    for path, count in recording.files.items():
+        print(f"recorded {count} figures of {path.parent.name} in {_shown(path)}")
+    if not recording.files:
+        print('nothing was recorded; a run must time a figure that has gated = "recorded"')
+    return int(not recording.files)
 
 
 def run_compare(options: argparse.Namespace) -> int:

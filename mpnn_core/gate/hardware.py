@@ -7,8 +7,12 @@ functions of `Hardware` in its pyproject.toml: `hardware = "module"`.
 from __future__ import annotations
 
 import importlib
+import os
+import platform
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Protocol, cast
 
 from mpnn_core.gate.project import CPU, Project, ProjectError
@@ -29,6 +33,12 @@ class Hardware(Protocol):
     def set_threads(self, count: int) -> None:
         """Let this process compute on so many threads."""
 
+    def machine_class(self, device: str) -> str:
+        """The class of machine that a class of device is here, such as "cpu-avx512" or "h100"."""
+
+    def processor(self, device: str) -> str:
+        """What computes on that device: the processor with its cores, or the accelerator."""
+
 
 class PlainCPU:
     """The hardware of a project that names no module: a CPU is done when a call returns."""
@@ -45,6 +55,12 @@ class PlainCPU:
     def set_threads(self, count: int) -> None:
         pass  # the environment of the process says it: OMP_NUM_THREADS
 
+    def machine_class(self, device: str) -> str:
+        return f"{device}-{platform.machine().lower() or 'unknown'}"
+
+    def processor(self, device: str) -> str:
+        return cpu_in_words()
+
 
 def hardware_of(project: Project) -> Hardware:
     """The project's own module of hardware, or a plain CPU.
@@ -52,7 +68,8 @@ def hardware_of(project: Project) -> Hardware:
     Raises
     ------
     ProjectError
-        The module cannot be imported, or lacks a function of `Hardware`.
+        The module cannot be imported, or lacks a function of `Hardware`. `machine_class` and
+        `processor` it may lack: a plain CPU's stand for them.
     """
     if not project.hardware:
         return PlainCPU()
@@ -71,7 +88,35 @@ def hardware_of(project: Project) -> Hardware:
     for name in ("find", "synchroniser", "machine", "set_threads"):
         if not callable(getattr(module, name, None)):
             raise ProjectError(f"{where} {project.hardware!r} has no function {name}")
-    return cast("Hardware", module)
+    plain = PlainCPU()
+    names = ("find", "synchroniser", "machine", "set_threads", "machine_class", "processor")
+    own = {name: getattr(module, name, getattr(plain, name)) for name in names}
+    return cast("Hardware", SimpleNamespace(**own))
+
+
+def cpu_name() -> str:
+    """The processor as the system calls it."""
+    return _cpuinfo("model name") or platform.processor() or "unknown"
+
+
+def cpu_in_words() -> str:
+    """The processor, its model's number where the system has one, and the cores.
+
+    Virtual machines give processors of different generations one name, and not one number.
+    """
+    model = _cpuinfo("model")
+    number = f" (model {model})" if model else ""
+    return f"{cpu_name()}{number}, {os.cpu_count()} cores"
+
+
+def _cpuinfo(key: str) -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text("utf-8", "replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == key:
+                return value.strip()
+    return ""
 
 
 def device_class(device: Any) -> str:

@@ -7,16 +7,25 @@ from typing import Any, cast
 
 import pytest
 
-from mpnn_core.gate.claims import Claim, Gate
-from mpnn_core.gate.hardware import device_class
+from mpnn_core.gate.claims import RECORDED, Claim, Figure, Gate
+from mpnn_core.gate.hardware import device_class, hardware_of
 from mpnn_core.gate.intervals import Interval, exactly
-from mpnn_core.gate.ledger import Entry
+from mpnn_core.gate.ledger import Entry, now
 from mpnn_core.gate.project import Project
-from mpnn_core.gate.verdicts import GateResult, Verdict, agrees, judge_claim, judge_gate
+from mpnn_core.gate.records import Records, load_records
+from mpnn_core.gate.verdicts import (
+    GateResult,
+    Verdict,
+    agrees,
+    judge_claim,
+    judge_gate,
+    shortfall,
+)
 
 # Where a run of pytest keeps what it judges, and a test its entries.
 PROJECT = pytest.StashKey[Project]()
 CLAIMS = pytest.StashKey[Mapping[str, Claim]]()
+RECORDS = pytest.StashKey[Records]()
 ENTRY = "mpnn_core.ledger.entry"
 
 
@@ -42,6 +51,7 @@ class Judge:
     def __init__(self, request: pytest.FixtureRequest) -> None:
         self.request = request
         self.claims = request.config.stash[CLAIMS]
+        self.hardware = hardware_of(request.config.stash[PROJECT])
         self.figures = [self.claims[c].figures[key] for c, key in bindings(request.node)]
         if not self.figures:
             raise pytest.UsageError(f"{request.node.nodeid} measures, but names no claim")
@@ -85,20 +95,34 @@ class Judge:
             measured = exactly(float(measured))
         figures = [f for f in self.figures if key in (None, f.key) and claim in (None, f.claim)]
         assert figures, f"{self.request.node.nodeid} names no figure {key!r} of claim {claim!r}"
+        device, date = device_class(device), now()
+        machine, processor = self.hardware.machine_class(device), self.hardware.processor(device)
         entries = []
         for figure in figures:
-            bound = gate
+            what = workload or self.claims[figure.claim].workload
+            bound, result, remark = gate, GateResult.NONE, ""
             if gate is None and not only_record:
-                bound = figure.gates.get(device_class(device))
-            verdict = Verdict.RECORDED if only_record else judge_claim(figure, measured, control)
+                bound, remark = self._bound(figure, device, what)
+            if bound is not None:
+                result = judge_gate(bound, measured, control)
+            elif remark and measured is None:  # its workload may not be known, nor its record
+                result, remark = GateResult.INCONCLUSIVE, ""
+            elif remark:
+                result = GateResult.UNRECORDED
+            verdict = judge_claim(figure, measured, control, machine)
+            if only_record:
+                verdict = Verdict.RECORDED
+            short = ""
+            if verdict is Verdict.SHORT and measured is not None:
+                short = shortfall(figure, measured)
             entry = Entry(
                 claim=figure.claim,
                 figure=figure.key,
                 reported=str(figure),
-                workload=workload or self.claims[figure.claim].workload,
-                device=device_class(device),
+                workload=what,
+                device=device,
                 verdict=verdict,
-                gate=judge_gate(bound, measured, control),
+                gate=result,
                 bound=str(bound) if bound else "",
                 unit=figure.unit,
                 value=None if measured is None else float(measured.value),
@@ -109,8 +133,12 @@ class Judge:
                 pairs=pairs,
                 agrees=None if measured is None else agrees(figure, measured),
                 test=self.request.node.nodeid,
-                note=note,
+                note="; ".join(filter(None, (note, remark))),
                 headline=figure.headline,
+                machine=machine,
+                processor=processor,
+                date=date,
+                short=short,
             )
             record(self.request.node, entry)
             entries.append(entry)
@@ -119,6 +147,24 @@ class Judge:
         if reds:
             pytest.fail("\n".join(e.sentence for e in reds), pytrace=False)
         return entries
+
+    def _bound(self, figure: Figure, device: str, workload: str) -> tuple[Gate | None, str]:
+        """The gate of a figure on a device, and what a reader of the ledger should know of it."""
+        if device in figure.gates or figure.gated != RECORDED:
+            return figure.gates.get(device), ""
+        machine, processor = self.hardware.machine_class(device), self.hardware.processor(device)
+        bound = self.records.gate(figure, workload, machine, processor)
+        if bound is None:
+            return None, f"no gate for {machine} yet: no run of it is recorded"
+        return bound, f"the gate is {bound.source}"
+
+    @property
+    def records(self) -> Records:
+        """The recorded runs of the project, read once in a run of pytest."""
+        stash = self.request.config.stash
+        if RECORDS not in stash:
+            stash[RECORDS] = load_records(stash[PROJECT])
+        return stash[RECORDS]
 
 
 def record(item: pytest.Item, entry: Entry) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from mpnn_core.gate import GateError
 from mpnn_core.gate.claims import Claim
-from mpnn_core.gate.hardware import hardware_of
+from mpnn_core.gate.hardware import cpu_name, hardware_of
 from mpnn_core.gate.intervals import Interval
 from mpnn_core.gate.project import Project
 from mpnn_core.gate.stored import read_json, typed, write_whole
@@ -69,6 +69,7 @@ class Entry:
     machine: str = ""  # its class, such as "cpu-avx512"; "" where none is known
     processor: str = ""
     date: str = ""  # when it was measured, as `now` gives it
+    short: str = ""  # how far from a target that it did not reach: "by 32 %"
 
     @classmethod
     def unmeasured(
@@ -103,6 +104,11 @@ class Entry:
         if self.value is None or self.low is None or self.high is None:
             return "-"
         return f"{Interval(self.value, self.low, self.high)} {self.unit}".strip()
+
+    @property
+    def judged(self) -> str:
+        """The verdict in words: "confirmed", "short by 32 %"."""
+        return f"{self.verdict} {self.short}".strip()
 
     def is_red(self, acceptance: bool = False) -> bool:
         """Whether the entry fails its test; at acceptance, an inconclusive gate does as well."""
@@ -210,7 +216,7 @@ class Ledger:
 def this_machine(project: Project) -> dict[str, str]:
     """Processor, system and versions, which a reader of the figures must know."""
     machine = {
-        "processor": _processor(),
+        "processor": cpu_name(),
         "cores": str(os.cpu_count()),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
@@ -226,12 +232,3 @@ def this_machine(project: Project) -> dict[str, str]:
 
 def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text("utf-8", "replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or "unknown"

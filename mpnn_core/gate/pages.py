@@ -49,9 +49,10 @@ def _section(claim: Claim, entries: list[Entry]) -> list[str]:
     ]
     for e in entries:
         where = (e.note,) if e.verdict in ABSENT else (e.device, e.workload, e.note)
-        gate = f"{e.gate}, {e.bound}" if e.bound else "-"
+        gate = ", ".join(filter(None, (e.gate, e.bound)))
+        gate = "-" if e.gate is GateResult.NONE else gate
         words = "; ".join(filter(None, where))
-        lines.append(_row([e.figure, e.reported, e.measured, e.verdict, gate, words]))
+        lines.append(_row([e.figure, e.reported, e.measured, e.judged, gate, words]))
     return [*lines, ""]
 
 

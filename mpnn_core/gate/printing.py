@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mpnn_core.gate.ledger import ABSENT, Entry, Ledger
+from mpnn_core.gate.records import unrecorded
 from mpnn_core.gate.verdicts import GateResult, Verdict
 
 # What each form needs; a narrower terminal, or a file, gets so many columns all the same.
@@ -16,6 +17,9 @@ SHORT_COLUMNS = 100
 WHOLE_COLUMNS = 150
 STYLES: Mapping[str, str] = {
     Verdict.CONFIRMED: "green",
+    Verdict.COMPATIBLE: "green",
+    Verdict.REACHED: "green",
+    Verdict.SHORT: "yellow",
     Verdict.DIRECTION_ONLY: "yellow",
     Verdict.REFUTED: "magenta",
     Verdict.INCONCLUSIVE: "yellow",
@@ -42,8 +46,8 @@ def print_short(ledger: Ledger, console: Console) -> None:
             Text(e.headline or e.figure),
             Text(e.reported),
             Text(e.measured.removesuffix(f" {e.unit}")),  # the unit stands beside it
-            Text(e.verdict, STYLES.get(e.verdict, "")),
-            Text(e.gate if e.bound or e.is_red() else "-", STYLES.get(e.gate, "")),
+            Text(e.judged, STYLES.get(e.verdict, "")),
+            Text("-" if e.gate is GateResult.NONE else e.gate, STYLES.get(e.gate, "")),
         )
     console.print(table)
     legend = "verdict: measured here against reported; gate: a bound that must hold here"
@@ -51,6 +55,8 @@ def print_short(ledger: Ledger, console: Console) -> None:
     for e in ledger.reds:
         console.print(Text(e.sentence, "bold red"))
     for line in _missing(ledger.absent):
+        console.print(Text(line))
+    for line in unrecorded(ledger.entries):
         console.print(Text(line))
     console.print(Text(_counts(ledger)))
 
@@ -99,10 +105,11 @@ def print_whole(ledger: Ledger, console: Console) -> None:
     table.add_column("workload", min_width=30)
     for e in ledger.entries:
         if e.verdict not in ABSENT:
-            gate = f"{e.gate}, {e.bound}" if e.bound else "-"
+            gate = ", ".join(filter(None, (e.gate, e.bound)))
+            gate = "-" if e.gate is GateResult.NONE else gate
             table.add_row(
                 *map(Text, (e.claim, e.figure, e.reported, e.measured)),
-                Text(e.verdict, STYLES.get(e.verdict, "")),
+                Text(e.judged, STYLES.get(e.verdict, "")),
                 Text(gate, STYLES.get(e.gate, "")),
                 Text("; ".join(filter(None, (e.device, e.note, e.workload)))),
             )
@@ -116,6 +123,8 @@ def print_whole(ledger: Ledger, console: Console) -> None:
             console.print(Text(f"{verdict}, {note}: {', '.join(names)}"))
     machine = ", ".join(f"{key} {value}" for key, value in ledger.machine.items())
     console.print(Text(f"{machine}; {ledger.date}; mode {ledger.mode}", "dim"))
+    for line in unrecorded(ledger.entries):
+        console.print(Text(line))
     console.print(Text(_counts(ledger)))
 
 

@@ -73,11 +73,13 @@ class Project:
     devices : class of device -> hardware that it needs, in words; "" for the CPU, always there.
         A test with the fixture `device` runs on each
     frameworks : the same for libraries that bring their own devices; a test asks for one by name
+    machines : class of machine -> what it means, in words. Timed figures are gated by these
+        classes (records.py), and claims name them; none, and a claim may name any
     hardware : module that knows these devices (hardware.py); "" for a CPU alone
     folders : searched for modules that benchmarks import, and for `hardware`
     claims, benchmarks : the claims; the file that two revisions are timed on
     ledger, comparison : where a run of the gates and a comparison leave their results
-    ledgers : folder of ledgers from other machines
+    ledgers : folder of ledgers from other machines; its folders hold the recorded runs of a class
     storage : where pytest-benchmark stores runs
     builds : where built revisions are kept
     exact, native : see these classes
@@ -88,6 +90,7 @@ class Project:
     distributions: tuple[str, ...] = ()
     devices: Mapping[str, str] = field(default_factory=lambda: {CPU: ""})
     frameworks: Mapping[str, str] = field(default_factory=dict)
+    machines: Mapping[str, str] = field(default_factory=dict)
     hardware: str = ""
     folders: tuple[str, ...] = ()
     claims: str = "claims.toml"

@@ -41,6 +41,9 @@ INK, MUTED, GRID, GOOD, PART, BAD, OPEN, LINE = COLOURS
 # Verdict -> colour and marker: told apart without colour as well.
 MARKS = {
     Verdict.CONFIRMED: (GOOD, "o"),
+    Verdict.COMPATIBLE: (GOOD, "v"),
+    Verdict.REACHED: (GOOD, "*"),
+    Verdict.SHORT: (PART, "<"),
     Verdict.DIRECTION_ONLY: (PART, "^"),
     Verdict.REFUTED: (BAD, "s"),
     Verdict.INCONCLUSIVE: (OPEN, "D"),
