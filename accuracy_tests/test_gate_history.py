@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import io
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
-from stored_runs import entry, store
+from stored_runs import PROCESSOR, entry, ledger, store
 
 from mpnn_core.commands.main import main
 from mpnn_core.gate.claims import load_claims
 from mpnn_core.gate.history import (
     HistoryError,
+    Latest,
+    Run,
     Series,
     find_steps,
     load_runs,
     print_history,
     series,
 )
+from mpnn_core.gate.intervals import students_t
 
 CLAIMS = load_claims(Path(__file__).parents[1] / "claims.toml")
 E1, S1 = CLAIMS["E1"], CLAIMS["S1"]
@@ -42,21 +47,30 @@ def test_a_series_is_a_claim_on_a_workload_and_a_device(tmp_path) -> None:
     assert [p.value for p in found.points] == [3.0, 3.1]
 
 
-def test_ratios_of_all_machines_are_one_series_and_times_are_not(tmp_path) -> None:
+def test_each_processor_has_a_series_of_its_own(tmp_path) -> None:
     for number, processor in enumerate(["one", "two"]):
         entries = [entry(E1, "speed", 3.0), entry(S1, "time", 14.0)]
         store(tmp_path, number, entries, processor=processor)
     found = series(load_runs(tmp_path))
-    assert sorted((s.unit, len(s.points)) for s in found) == [("ms", 1), ("ms", 1), ("x", 2)]
+    assert sorted((s.unit, s.processor) for s in found) == [
+        ("ms", "one"), ("ms", "two"), ("x", "one"), ("x", "two"),
+    ]  # fmt: skip
     assert series(load_runs(tmp_path), "S1") == [s for s in found if s.unit == "ms"]
 
 
-def test_another_machine_is_no_step(tmp_path) -> None:
-    stored(tmp_path, speeds([3.0] * 12), processor="one")
+def test_another_processor_is_no_change_of_code(tmp_path) -> None:
+    stored(tmp_path, speeds([6.0] * 12), processor="one")
     for number in range(12, 24):
-        store(tmp_path, number, [entry(E1, "speed", 6.0)], processor="two")
-    (found,) = series(load_runs(tmp_path))
-    assert len(found.points) == 24 and found.steps == [] and not found.is_slower
+        store(tmp_path, number, [entry(E1, "speed", 3.0)], processor="two")
+    first, second = series(load_runs(tmp_path))
+    assert (len(first.points), len(second.points)) == (12, 12)
+    assert first.steps == second.steps == [] and not (first.is_slower or second.is_slower)
+
+
+def test_a_partial_run_on_another_processor_is_told_by_the_entry(tmp_path) -> None:
+    stored(tmp_path, [3.0] * 3)
+    store(tmp_path, 3, [replace(entry(E1, "speed", 2.0), processor="another")])
+    assert [len(s.points) for s in series(load_runs(tmp_path))] == [3, 1]
 
 
 @pytest.mark.parametrize("factor", [0.9, 1.1, 0.7])
@@ -106,9 +120,119 @@ def test_one_disturbed_run_is_no_regression(tmp_path) -> None:
     assert not found.is_slower
 
 
+def test_two_runs_of_one_figure_that_differ_raise_no_alarm(tmp_path, capsys) -> None:
+    """One engine, one machine, two runs: 8.0 [5.9, 9.0] and 5.4 [5.2, 5.6]."""
+    for number, (value, low, high) in enumerate([(8.0, 5.9, 9.0), (5.4, 5.2, 5.6)]):
+        measured = replace(entry(E1, "speed", value), low=low, high=high)
+        store(tmp_path, number, [measured])
+    (found,) = series(load_runs(tmp_path))
+    assert found.latest is Latest.TOO_FEW
+    assert main(["history", "--storage", str(tmp_path)]) == 0
+    assert "1 of 1 have too few runs" in capsys.readouterr().out
+
+
+def test_runs_that_differ_widely_predict_widely(tmp_path) -> None:
+    """The latest's interval leaves out the mean of the others; what they predict does not."""
+    (found,) = stored(tmp_path, [8.0, 5.6, 7.1, 5.9, 8.0, 6.2, 7.7, 5.4])
+    assert found.points[-1].entry.high < found.reference
+    assert found.latest is Latest.NOT_SLOWER
+
+
+def test_a_run_that_was_disturbed_is_not_slower_by_its_value_alone(tmp_path) -> None:
+    """Its own interval reaches the others."""
+    stored(tmp_path, speeds([3.0] * 8))
+    store(tmp_path, 8, [entry(E1, "speed", 2.5, width=0.2)])
+    (found,) = series(load_runs(tmp_path))
+    assert found.chance() < 0.01 and found.latest is Latest.NOT_SLOWER
+
+
+def test_an_improvement_of_long_ago_hides_no_fall(tmp_path) -> None:
+    """What runs predict starts at their latest step."""
+    (found,) = stored(tmp_path, [*speeds([2.0] * 8), *speeds([3.0] * 8, seed=1), 2.2])
+    assert len(found.level) == 8 and found.reference == pytest.approx(3.0, rel=0.03)
+    assert found.is_slower
+
+
+def test_what_the_latest_commit_did_not_measure_is_not_compared(tmp_path) -> None:
+    stored(tmp_path, [*speeds([3.0] * 8), 2.0])
+    assert series(load_runs(tmp_path))[0].is_slower
+    store(tmp_path, 9, [entry(S1, "time", 14.0)])
+    assert [s.latest for s in series(load_runs(tmp_path))] == [Latest.NOT_COMPARED] * 2
+
+
+# ---------------------------------------------------------- false alarms and falls, by simulation
+
+FIGURES, PROCESSES = 25, 8
+# Of one engine, as shares: what all figures of a run have in common; what each run of a figure, and
+# each process of a run have of their own, from the quietest figure to the noisiest.
+IN_COMMON, QUIETEST, NOISIEST = 0.02, 0.01, 0.08
+# Processes of every fifth figure are of two kinds, one in five the slower: 5.4 where 8.0 is usual.
+TWO_KINDS, SLOWER, SHARE = slice(4, None, 5), math.log(5.4 / 8.0), 0.2
+
+
+def simulated(seed: int, earlier: int, fall: float = 0.0) -> list[Series]:
+    """So many runs of one engine, and one more, in which a figure has lost the share `fall`.
+
+    The figure is the first, and as noisy as any, by lot.
+    """
+    rng = np.random.default_rng(seed)
+    noise, prone = np.geomspace(QUIETEST, NOISIEST, FIGURES), np.zeros(FIGURES)
+    prone[TWO_KINDS] = SHARE
+    lot = rng.permutation(FIGURES)
+    noise, prone = noise[lot], prone[lot]
+    runs, plain = [], entry(E1, "speed", 3.0)
+    for number in range(earlier + 1):
+        level = math.log(3.0) + IN_COMMON * rng.normal() + noise * rng.normal(size=FIGURES)
+        if number == earlier:
+            level[0] += math.log(1 - fall)
+        logs = level + noise * rng.normal(size=(PROCESSES, FIGURES))
+        logs += SLOWER * (rng.random((PROCESSES, FIGURES)) < prone)
+        mean, spread = logs.mean(0), logs.std(0, ddof=1) * math.sqrt(1 + 1 / PROCESSES)
+        half = students_t(PROCESSES - 1, 0.05) * spread  # of a fresh process
+        bounds = np.exp([mean, mean - half, mean + half]).T.tolist()
+        entries = [
+            replace(plain, workload=str(i), value=value, low=low, high=high)
+            for i, (value, low, high) in enumerate(bounds)
+        ]
+        runs.append(Run(f"{number:04}", f"{number:040x}", PROCESSOR, ledger(entries)))
+    return series(runs)
+
+
+def false_alarms(histories: int, earlier: int) -> int:
+    """Of so many histories of an unchanged engine, those in which any figure is called slower."""
+    return sum(
+        any(s.is_slower for s in simulated(seed, earlier)) for seed in range(histories)
+    )  # fmt: skip
+
+
+def caught(histories: int, earlier: int, fall: float) -> int:
+    """Of so many histories whose latest run fell, those in which that is seen."""
+    return sum(simulated(seed, earlier, fall)[0].is_slower for seed in range(histories))
+
+
+def test_an_unchanged_engine_is_seldom_called_slower() -> None:
+    """In any of 25 figures: 5 % of histories at most, of which 40 have 5 at most, at 99 %."""
+    found = false_alarms(40, 8)
+    assert found <= 5, f"{found} of 40 histories of an unchanged engine raise an alarm"
+
+
+def test_a_fall_of_a_third_is_mostly_seen() -> None:
+    found = caught(20, 8, 1 / 3)
+    assert found >= 11, f"{found} of 20 falls by a third were seen"
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("earlier", [6, 8, 12])
+def test_false_alarms_and_falls_are_as_often_as_the_page_says(earlier) -> None:
+    false, seen = false_alarms(400, earlier), caught(200, earlier, 0.3)
+    print(f"{earlier} earlier runs: {false} false alarms of 400, {seen} of 200 falls by 30 % seen")
+    assert false <= 20, f"{false} of 400 histories of an unchanged engine raise an alarm"
+    assert earlier < 8 or seen >= 140, f"{seen} of 200 falls by 30 % were seen"
+
+
 def test_files_that_are_not_committed_are_a_state_of_their_own(tmp_path) -> None:
-    stored(tmp_path, speeds([3.0] * 4), commit="same")
-    store(tmp_path, 4, [entry(E1, "speed", 2.5)], commit="same", dirty=True)
+    stored(tmp_path, speeds([3.0] * 6), commit="same")
+    store(tmp_path, 6, [entry(E1, "speed", 2.5)], commit="same", dirty=True)
     (found,) = series(load_runs(tmp_path))
     assert found.is_slower
 

@@ -251,7 +251,7 @@ def test_gate(gate, measured, result) -> None:
     assert judge_gate(gate, measured, QUIET) is result
 
 
-def test_the_bootstrap_of_a_paired_difference_covers_it() -> None:
+def test_the_interval_of_a_paired_difference_covers_it() -> None:
     rng, missed = np.random.default_rng(1), 0
     for _ in range(100):
         found = paired_mean(rng.normal(2.0, 1.0, 50), error=0.05)

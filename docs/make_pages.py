@@ -6,7 +6,8 @@ a measured figure outside of a block. Run from the repository's root, after a me
 option of the command line:  python docs/make_pages.py
 
 The stored measurements: fixtures/ledgers/*.json, fixtures/cuda-h100.json, docs/pareto.json,
-fixtures/coverage/*.json, docs/guard-runs.jsonl and mpnn_core/weights/*.json.
+fixtures/coverage/*.json, fixtures/complexes.json, docs/guard-runs.jsonl and
+mpnn_core/weights/*.json.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import make_model_cards as cards
+
 import mpnn_core as mpnn
 from mpnn_core.commands.main import parser
 from mpnn_core.gate.claims import load_claims
@@ -29,6 +32,7 @@ from mpnn_core.gate.coverage import Study
 from mpnn_core.gate.ledger import Entry, Ledger
 from mpnn_core.gate.pages import markdown
 from mpnn_core.gate.verdicts import Verdict
+from mpnn_core.network.variants import QUOTED
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -144,48 +148,45 @@ def choices() -> str:
         if p["backend"] == "native"
     }
     for variant in _students()[::2]:  # the rest are on the page of small models
-        loss = variant.evaluation["loss"]
-        complexes = [f", {value:.1f} on complexes" for value in on_complexes(variant)]
         rows.append((
             f"small: {variant.name}",
             f"`--variant {variant.name}`",
-            f"{loss['value']:.1f} points of recovery on single chains{''.join(complexes)}",
+            f"{quoted(variant)['value']:.1f} points of recovery on single chains, "
+            f"{cards.on_complexes(variant):.1f} on complexes",
             number(native[variant.name] / native["baseline"]),
         ))  # fmt: skip
     return table(("model", "option", "what it loses", "speed"), rows, numbers=1)
 
 
+def quoted(variant: mpnn.Variant) -> dict[str, float]:
+    """The loss that it quotes, with a prediction interval: on a set that chose nothing."""
+    return variant.evaluation["sets"][QUOTED]["metrics"]["recovery"]["loss_of_another_sample"]
+
+
 def _students() -> list[mpnn.Variant]:
     """The variants with weights of their own, those that lose least first."""
-    students = [v for v in mpnn.VARIANTS.values() if v.evaluation and v.student == v.name]
-    return sorted(students, key=lambda v: v.evaluation["loss"]["value"])
-
-
-def on_complexes(variant: mpnn.Variant) -> list[float]:
-    """What the stored run recorded of it on four complexes; empty where it did not."""
-    entries = (e for _, e in measured([CPU], "E20", variant.name) if e.workload.startswith("3HTN"))
-    return [e.value for e in entries if e.value is not None][:1]
+    return sorted(cards.students(), key=lambda v: quoted(v)["value"])
 
 
 def losses() -> str:
-    """What every small model loses, with its intervals."""
+    """What every small model loses, with prediction intervals: what chose nothing first."""
     rows = []
     for v in _students():
-        loss = v.evaluation["loss"]
-        of_set = v.evaluation["sets"]["TS50"]["metrics"]["recovery"]["loss"]
-        complexes = [f"{value:.1f}" for value in on_complexes(v)]
+        of_sets = (quoted(v), v.evaluation["loss"])
+        chose_nothing, chose = (f"{i['value']:.1f} [{i['low']:.1f}, {i['high']:.1f}]"
+                                for i in of_sets)  # fmt: skip
         rows.append((
             f"[`{v.name}`](~/reference/models/{v.name}.md)",
             f"{v.encoder_layers}+{v.decoder_layers} layers of width {v.hidden}, "
             f"k = {v.neighbours}",
-            f"{loss['value']:.1f} [{loss['low']:.1f}, {loss['high']:.1f}]",
-            f"{of_set['value']:.1f} [{of_set['low']:.1f}, {of_set['high']:.1f}]",
-            "".join(complexes[:1]) or "not measured",
+            chose_nothing, f"{cards.on_complexes(v):.1f}", chose,
         ))  # fmt: skip
-    chains = _students()[0].evaluation["chains"]
-    return table(
-        ("model", "shape", f"{chains} held-out chains", "TS50, 50 chains", "4 complexes"), rows, 3
-    )
+    first = _students()[0].evaluation
+    headings = (
+        "model", "shape", f"{QUOTED}, {first['sets'][QUOTED]['chains']} chains", "4 complexes",
+        f"{first['chains']} chains that chose the recipes",
+    )  # fmt: skip
+    return table(headings, rows, 3)
 
 
 def ledger_of(ledger: Ledger, wanted: Callable[[Entry], bool]) -> str:

@@ -28,6 +28,7 @@ from mpnn_core.gate.ledger import now, this_machine
 from mpnn_core.gate.pairing import Rounds
 from mpnn_core.gate.project import load_project
 from mpnn_core.gate.report import front
+from mpnn_core.network.variants import QUOTED
 from mpnn_core.peers import original
 
 DOCS = Path(__file__).parent
@@ -114,7 +115,9 @@ def losses() -> dict[str, Interval]:
     """Points of teacher-forced recovery that each variant loses, as it was evaluated."""
     found = {v.name: v.evaluation for v in measured_variants()}
     return {
-        name: Interval(0, 0, 0) if evaluation is None else Interval(**evaluation["loss"])
+        name: Interval(0, 0, 0)
+        if evaluation is None
+        else Interval(**evaluation["sets"][QUOTED]["metrics"]["recovery"]["loss_of_another_sample"])
         for name, evaluation in found.items()
     }
 
@@ -163,7 +166,7 @@ def draw(stored: dict[str, Any], path: Path) -> None:
             f"{of_device['workload']}",
             fontsize=9,
         )
-        axis.set_xlabel("loss of teacher-forced recovery on held-out chains (percentage points)")
+        axis.set_xlabel(f"loss of teacher-forced recovery on {QUOTED} (percentage points)")
     axes[0][0].set_ylabel("designs per second, times the original's")
     handles = [
         pyplot.Line2D(

@@ -1,15 +1,20 @@
 """Figures over many runs: those that pytest-benchmark stored, with the ledger that each carries.
 
-A figure is followed by claim, workload and device. Ratios of all machines are comparable; a number
-with a unit of its own is compared with those from the same processor alone. No run is compared with
-the run before it: a slow commit would then pass the second time.
+A figure is followed by claim, workload, device and processor: another processor is no change of
+code. No run is compared with the run before it: a slow commit would then pass the second time.
+
+Two runs of one engine differ by more than their intervals say: what else the machine did, where the
+memory lay. So how much runs differ is taken from the runs of earlier commits, and the latest commit
+is slower only where it lies outside of what they predict for one more run.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +36,10 @@ SHORTEST_LEVEL = 4
 PENALTY = 2.0
 # The error of the rank test between two levels.
 STEP_ERROR = 0.01
+# Runs of other commits, on this processor and level, without which nothing is called slower.
+FEWEST_RUNS = 6
+# The chance that an unchanged engine is called slower in any of all its figures.
+FALSE_ALARM = 0.05
 
 
 class HistoryError(GateError):
@@ -67,52 +76,86 @@ class Step:
     after: float
 
 
+class Latest(StrEnum):
+    """How the latest commit compares with the others."""
+
+    SLOWER = "slower"
+    NOT_SLOWER = "not slower"
+    TOO_FEW = "too few runs"
+    NOT_COMPARED = ""  # no ratio, or the latest commit did not measure it
+
+
 @dataclass(frozen=True)
 class Series:
-    """One figure on one workload and class of device, in the order of the runs.
-
-    The series of a ratio has the points of all machines, any other those of one processor.
-    """
+    """One figure on one workload, class of device and processor, in the order of the runs."""
 
     claim: str
     figure: str
     workload: str
     device: str
     unit: str
+    processor: str
     points: tuple[Point, ...]
+    latest: Latest = Latest.NOT_COMPARED
 
     @property
     def is_ratio(self) -> bool:
         return self.unit == "x"
 
-    def of_latest_machine(self) -> tuple[Point, ...]:
-        """The points from the processor of the latest run: another machine is no change of code."""
-        processor = self.points[-1].run.processor
-        return tuple(p for p in self.points if p.run.processor == processor)
+    @property
+    def is_slower(self) -> bool:
+        return self.latest is Latest.SLOWER
 
     @property
     def steps(self) -> list[Step]:
-        """Changes of level on the latest machine, the earliest first."""
-        return find_steps([p.value for p in self.of_latest_machine()], self.is_ratio)
+        """Changes of level, the earliest first."""
+        return find_steps([p.value for p in self.points], self.is_ratio)
+
+    @cached_property
+    def own(self) -> tuple[Point, ...]:
+        """The runs of the latest commit. However often it is run, it is held against others."""
+        latest = self.points[-1].run.commit
+        return tuple(p for p in self.points if p.run.commit == latest)
+
+    @cached_property
+    def level(self) -> tuple[Point, ...]:
+        """The runs of other commits, from their latest step on."""
+        latest = self.points[-1].run.commit
+        others = tuple(p for p in self.points if p.run.commit != latest)
+        steps = find_steps([p.value for p in others], self.is_ratio)
+        return others[steps[-1].at :] if steps else others
 
     @property
     def reference(self) -> float | None:
-        """The median on this machine of all commits but the latest; None if there is no other."""
-        latest = self.points[-1].run
-        others = [p.value for p in self.of_latest_machine() if p.run.commit != latest.commit]
-        return float(np.median(others)) if others else None
+        """The mean of this level, of a ratio the geometric one; None without another commit."""
+        values = np.array([p.value for p in self.level])
+        if not len(values):
+            return None
+        in_logs = self.is_ratio and (values > 0).all()
+        return float(np.exp(np.log(values).mean()) if in_logs else values.mean())
 
-    @property
-    def is_slower(self) -> bool:
-        """Whether all of the latest commit's intervals lie below the reference, by the threshold.
+    def chance(self) -> float | None:
+        """How often one more run of an unchanged engine would be as slow as all of the latest's.
 
-        However often the commit is run, its own runs are no part of its reference.
+        From the spread of the level's runs, by Student's t; None for fewer than `FEWEST_RUNS`.
         """
-        reference, latest = self.reference, self.points[-1].run.commit
-        if reference is None or not self.is_ratio:
-            return False
-        highs = [p.entry.high for p in self.of_latest_machine() if p.run.commit == latest]
-        return all(high is not None and high < reference / THRESHOLD for high in highs)
+        from scipy import stats
+
+        n = len(self.level)
+        if n < FEWEST_RUNS:
+            return None
+        before = np.log([p.value for p in self.level])
+        distance = math.log(max(p.value for p in self.own)) - float(before.mean())
+        spread = float(before.std(ddof=1)) * math.sqrt(1 + 1 / n)
+        if spread == 0:
+            return float(distance >= 0)
+        return float(stats.t.cdf(distance / spread, n - 1))
+
+    def lies_below(self) -> bool:
+        """Whether the latest commit's own intervals, too, leave the level out, by `THRESHOLD`."""
+        assert self.reference is not None
+        highs = [p.entry.high for p in self.own]
+        return all(high is not None and high < self.reference / THRESHOLD for high in highs)
 
 
 def load_runs(storage: Path) -> list[Run]:
@@ -145,16 +188,48 @@ def load_runs(storage: Path) -> list[Run]:
 
 
 def series(runs: Iterable[Run], claim: str | None = None) -> list[Series]:
-    """One series for each figure that any run measured, in the order of the claims."""
+    """One series for each figure that any run measured on a processor, in the order of the claims.
+
+    `claim` leaves out other claims; all of them are judged together nevertheless.
+    """
+    runs = list(runs)
     points: dict[tuple[str, str, str, str, str, str], list[Point]] = {}
     for run in runs:
         for e in run.ledger.entries:
-            if e.value is None or not math.isfinite(e.value) or claim not in (None, e.claim):
+            if e.value is None or not math.isfinite(e.value):
                 continue
-            machine = "" if e.unit == "x" else run.processor
-            key = (e.claim, e.figure, e.workload, e.device, e.unit, machine)
+            key = (e.claim, e.figure, e.workload, e.device, e.unit, e.processor or run.processor)
             points.setdefault(key, []).append(Point(run, e))
-    return [Series(*key[:5], points=tuple(own)) for key, own in points.items()]
+    found = [Series(*key, points=tuple(own)) for key, own in points.items()]
+    latest = runs[-1].commit if runs else ""
+    return [s for s in _judged(found, latest) if claim in (None, s.claim)]
+
+
+def _judged(found: Sequence[Series], commit: str) -> list[Series]:
+    """The series, with how `commit` compares in each ratio that it measured.
+
+    Corrected for the number of ratios by Holm's method: the chance of any false alarm among them is
+    `FALSE_ALARM` at most, however they hang together.
+    """
+    verdicts: dict[int, Latest] = {}
+    chances: dict[int, float] = {}
+    for i, s in enumerate(found):
+        if (
+            s.points[-1].run.commit != commit
+            or not s.is_ratio
+            or min(p.value for p in s.points) <= 0
+        ):
+            continue
+        chance = s.chance()
+        verdicts[i] = Latest.TOO_FEW if chance is None else Latest.NOT_SLOWER
+        if chance is not None:
+            chances[i] = chance
+    for rank, i in enumerate(sorted(chances, key=chances.__getitem__)):
+        if chances[i] > FALSE_ALARM / (len(chances) - rank):
+            break
+        if found[i].lies_below():
+            verdicts[i] = Latest.SLOWER
+    return [replace(s, latest=verdicts.get(i, s.latest)) for i, s in enumerate(found)]
 
 
 def find_steps(values: ArrayLike, is_ratio: bool = True) -> list[Step]:
@@ -215,23 +290,35 @@ def print_history(series: Sequence[Series], console: Console) -> None:
         return
     console.width = max(console.width, WHOLE_COLUMNS)
     table = Table(title="History", title_justify="left", box=None, pad_edge=False)
-    for column in ("claim", "figure", "runs", "first", "latest", "other commits", "workload"):
+    headings = ("claim", "figure", "runs", "first", "latest", "other commits", "", "workload")
+    for column in headings:
         table.add_column(column, no_wrap=column != "workload")
+    several = len({s.processor for s in series}) > 1
     for s in series:
-        latest = s.points[-1]
+        last = s.points[-1]
         style = "bold red" if s.is_slower else ""
         other = "-" if s.reference is None else f"{s.reference:.3g}"
+        place = f"{s.device}, {s.processor}" if several else s.device
         table.add_row(
             Text(s.claim), Text(s.figure), str(len(s.points)), f"{s.points[0].value:.3g}",
-            Text(latest.entry.measured, style), other, Text(f"{s.device}; {s.workload}"),
+            Text(last.entry.measured, style), other, Text(s.latest, style),
+            Text(f"{place}; {s.workload}"),
         )  # fmt: skip
-        points = s.of_latest_machine()
         for step in s.steps:
-            run = points[step.at].run
+            run = s.points[step.at].run
             text = f"step {step.before:.3g} to {step.after:.3g} at {run.commit[:12]}, {run.date}"
-            table.add_row("", "", "", "", Text(text, "yellow"), "", "")
+            table.add_row("", "", "", "", Text(text, "yellow"), "", "", "")
     console.print(table)
+    few = sum(s.latest is Latest.TOO_FEW for s in series)
+    if few:
+        console.print(
+            f"{few} of {len(series)} have too few runs: whether the latest commit is slower takes "
+            f"{FEWEST_RUNS} of other commits on the same processor, since their last step"
+        )
     for s in series:
         if s.is_slower:
-            text = f"{s.claim} {s.figure} is slower than the other commits: {s.workload}"
+            text = (
+                f"{s.claim} {s.figure} is slower than {len(s.level)} runs of other commits "
+                f"predict: {s.workload}, {s.processor}"
+            )
             console.print(Text(text, "bold red"))

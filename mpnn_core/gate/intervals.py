@@ -95,18 +95,19 @@ def fresh_process(log_values: Sequence[float]) -> Interval | None:
     return Interval(math.exp(mean), math.exp(mean - half), math.exp(mean + half))
 
 
-def paired_mean(differences: ArrayLike, error: float = ERROR, seed: int = 0) -> Interval:
-    """The mean over chains of paired differences, with a bootstrap interval over chains (BCa).
+def paired_mean(differences: ArrayLike, error: float = ERROR) -> Interval:
+    """The mean over chains of paired differences, with Student's t interval over chains.
 
-    The same numbers give the same interval: the resampling is seeded.
+    For any number of chains from two on. Drawn from the losses of our small models, such intervals
+    at 99 % held the true mean 98 to 99 % of the time, for 2 chains as for 50. A bootstrap (BCa) did
+    so 85 to 92 % of the time for 5 chains, and no more often than t for 50
+    (accuracy_tests/test_coverage.py).
 
     Raises
     ------
     ValueError
         Fewer than two values, which have no interval, or one that is not finite.
     """
-    from scipy import stats
-
     values = np.asarray(differences, dtype=float)
     if values.ndim != 1 or len(values) < 2:
         raise ValueError(
@@ -118,7 +119,12 @@ def paired_mean(differences: ArrayLike, error: float = ERROR, seed: int = 0) -> 
     mean = float(values.mean())
     if np.ptp(values) == 0:
         return exactly(mean)
-    interval = stats.bootstrap(
-        (values,), np.mean, confidence_level=1 - error, rng=np.random.default_rng(seed)
-    ).confidence_interval
-    return Interval(mean, float(interval.low), float(interval.high))
+    half = students_t(len(values) - 1, error) * float(values.std(ddof=1)) / math.sqrt(len(values))
+    return Interval(mean, mean - half, mean + half)
+
+
+def students_t(freedom: int, error: float) -> float:
+    """How many standard errors from the mean an interval reaches, on either side."""
+    from scipy import stats
+
+    return float(stats.t.ppf(1 - error / 2, freedom))

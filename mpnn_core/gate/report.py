@@ -342,20 +342,15 @@ def histories(series: Sequence[Series]) -> Iterable[tuple[str, list[tuple[Series
 def _history(series: Series) -> Any:
     def draw(figure: Any) -> None:
         axes = figure.subplots()
-        machines = list(dict.fromkeys(p.run.processor for p in series.points))
-        for machine, marker in zip(machines, "osD^vP*X" * len(machines), strict=False):
-            chosen = [(i, p) for i, p in enumerate(series.points) if p.run.processor == machine]
-            x, y = [i for i, _ in chosen], [p.value for _, p in chosen]
-            lows = [p.value - (p.entry.low or p.value) for _, p in chosen]
-            highs = [(p.entry.high or p.value) - p.value for _, p in chosen]
-            colour = LINE if machine == machines[-1] else MUTED
-            axes.errorbar(
-                x, y, yerr=[[max(0, v) for v in lows], [max(0, v) for v in highs]],
-                fmt=marker, color=colour, markersize=3.5, linewidth=0.9, label=machine,
-            )  # fmt: skip
-        places = [i for i, p in enumerate(series.points) if p in series.of_latest_machine()]
+        y = [p.value for p in series.points]
+        lows = [p.value - (p.entry.low or p.value) for p in series.points]
+        highs = [(p.entry.high or p.value) - p.value for p in series.points]
+        axes.errorbar(
+            range(len(y)), y, yerr=[[max(0, v) for v in lows], [max(0, v) for v in highs]],
+            fmt="o", color=LINE, markersize=3.5, linewidth=0.9,
+        )  # fmt: skip
         for step in series.steps:
-            axes.axvline(places[step.at] - 0.5, color=BAD, linewidth=1, linestyle="--")
+            axes.axvline(step.at - 0.5, color=BAD, linewidth=1, linestyle="--")
         if series.is_ratio and all(p.value > 0 for p in series.points):
             _ratio_axis(axes.yaxis, axes.set_yscale)
         axes.set_ylabel(series.unit)
@@ -363,10 +358,8 @@ def _history(series: Series) -> Any:
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlim(-0.7, max(len(series.points) - 0.3, 1))
         axes.grid()
-        if len(machines) > 1:
-            figure.legend(loc="outside upper left", ncols=2, frameon=False)
 
-    name = f"{series.claim} {series.figure} {series.workload} {series.device}"
+    name = " ".join((series.claim, series.figure, series.workload, series.device, series.processor))
     return chart(name, f"History of {series.claim} {series.figure}", (WIDTH_IN, 1.9), draw)
 
 
