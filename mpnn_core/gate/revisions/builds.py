@@ -126,14 +126,35 @@ def build(repository: Path, tree: str, project: Project) -> Build:
         _copy(_modules(package), package, part)
         shutil.rmtree(native, ignore_errors=True)
         part.replace(native)
-    # Last in the search, and without their own .pth files: an editable install stays unseen.
-    (site / "dependencies.pth").write_text("\n".join(_dependencies()) + "\n", "utf-8")
+    _link_dependencies(site)
     seconds = time.perf_counter() - started
     (home / "built.json").write_text(json.dumps({"tree": tree, "seconds": seconds}), "utf-8")
     builds = (project.root / project.builds).glob("*/built.json")
     for path in sorted(builds, key=lambda path: path.stat().st_mtime)[:-BUILDS_KEPT]:
         shutil.rmtree(path.parent, ignore_errors=True)
     return Build(tree, source, python, seconds)
+
+
+def assemble(folder: Path, home: Path, source: Path) -> Build:
+    """An environment in `home` around packages that were built before: no installer is needed.
+
+    Parameters
+    ----------
+    folder : holds packages as site-packages does; its name stands for the tree
+    home : a new folder
+    source : the files that belong to them, with the benchmarks
+    """
+    started = time.perf_counter()
+    venv.EnvBuilder(with_pip=False, symlinks=os.name != "nt").create(home)
+    site = _site_packages(home)
+    shutil.copytree(folder, site, dirs_exist_ok=True)
+    _link_dependencies(site)
+    return Build(folder.name, source, _python(home), time.perf_counter() - started)
+
+
+def _link_dependencies(site: Path) -> None:
+    # Last in the search, and without their own .pth files: an editable install stays unseen.
+    (site / "dependencies.pth").write_text("\n".join(_dependencies()) + "\n", "utf-8")
 
 
 def _modules(folder: Path) -> list[Path]:
