@@ -62,7 +62,7 @@ def sides(tmp_path_factory) -> dict[str, builds.Build]:
         folder = tmp_path_factory.mktemp(side)
         (folder / side / "tiny").mkdir(parents=True)
         (folder / side / "tiny" / "__init__.py").write_text(f"SIDE = {side!r}\n")
-        made[side] = builds.assemble(folder / side, folder / "environment", folder)
+        made[side] = builds.assemble(folder / side, folder / "environment", folder, side)
     return {**made, "control": made["base"]}
 
 
