@@ -314,8 +314,8 @@ def guard() -> str:
             f"{found.load[0]:.1f} to {found.load[1]:.1f}",
         ))  # fmt: skip
     headings = (
-        "machine", "slower by", "runs", "called slower", "inconclusive", "no change", "faster",
-        CAUGHT, "load",
+        "machine", "slower by", "runs", "called slower (95 % interval)", "inconclusive",
+        "no change", "faster", CAUGHT, "load",
     )  # fmt: skip
     return table(headings, rows, numbers=8)
 
