@@ -127,5 +127,10 @@ def plant(copy: Path, regression: Plant | None) -> None:
     """Put the regression into a copy, instead of any that is there."""
     subprocess.run(["git", "-C", str(copy), "checkout", "--quiet", "--", "mpnn_core"], check=True)
     if regression is not None:
-        path = copy / "mpnn_core" / regression.module
-        path.write_text(path.read_text("utf-8") + regression.code, "utf-8")
+        append(regression, copy / "mpnn_core")
+
+
+def append(regression: Plant, package: Path) -> None:
+    """Put the regression into a package that has none."""
+    path = package / regression.module
+    path.write_text(path.read_text("utf-8") + regression.code, "utf-8")

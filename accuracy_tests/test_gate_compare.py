@@ -13,12 +13,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
+from scipy import stats
 
-from mpnn_core.gate.intervals import ERROR, Interval
+from mpnn_core.gate.intervals import ERROR, Interval, order_index
 from mpnn_core.gate.project import load_project
 from mpnn_core.gate.revisions.compare import benchmark_names
-from mpnn_core.gate.revisions.comparison import Answer, CompareError, Comparison, print_comparison
-from mpnn_core.gate.revisions.race import LOOKS, THRESHOLD, BenchmarkError, Outcome, race
+from mpnn_core.gate.revisions.comparison import (
+    COULD_NOT_TELL,
+    REGRESSION,
+    Answer,
+    CompareError,
+    Comparison,
+    print_comparison,
+)
+from mpnn_core.gate.revisions.race import LOOKS, REACH, THRESHOLD, BenchmarkError, Outcome, race
 from mpnn_core.gate.verdicts import Change, judge_change
 
 ROOT = Path(__file__).parents[1]
@@ -232,6 +240,183 @@ def test_on_a_quiet_machine_ten_percent_are_caught() -> None:
     caught = [o.change for o in outcomes(1.1, quiet)].count(Change.SLOWER)
     green = [o.change for o in outcomes(1.0, quiet)].count(Change.NONE)
     assert caught >= 0.95 * TRIALS and green >= 0.8 * TRIALS, (caught, green)
+
+
+@contextmanager
+def recorded(sessions: list[dict[str, list[float]]]) -> Iterator:
+    """A way to start sessions that happened: log ratios of base over head, by benchmark."""
+    waiting = iter(sessions)
+
+    class Recorded:
+        def __init__(self, logs: dict[str, float], side: str) -> None:
+            self.logs, self.side = logs, side
+
+        def prepare(self, name: str) -> float:
+            return 0.1
+
+        def time(self, name: str) -> float:
+            return math.exp(-self.logs[name]) if self.side == "head" else 1.0
+
+    @contextmanager
+    def start() -> Iterator[dict[str, Recorded]]:
+        logs = next(waiting)
+        yield {side: Recorded(logs, side) for side in ("base", "head", "control")}
+
+    yield start
+
+
+def test_what_is_printed_is_what_was_judged() -> None:
+    """Interval, spread, counts and verdict are those of the last look, not of later sessions."""
+    first = [{"a": -0.1 + 0.05 * (i - 4.5)} for i in range(10)]
+    later = [{"a": -0.5}] * 4  # four more, and time is over: the next look is at 15
+    clock = iter(range(10**6))
+
+    def found(sessions) -> Outcome:
+        with recorded(sessions) as start:
+            asked = len(sessions)
+            ended: list[str] = []
+            (outcome,) = race(
+                start, ["a"], 1e4, rounds=3, progress=ended.append,
+                clock=lambda: next(clock) * 1e-6 + (1e9 if len(ended) >= asked else 0),
+            )  # fmt: skip
+        return outcome
+
+    at_the_look, at_the_end = found(first), found(first + later)
+    assert at_the_look.change is Change.INCONCLUSIVE and at_the_look.sessions == LOOKS[0]
+    at_the_look.restart_s = at_the_end.restart_s = None
+    assert at_the_end == at_the_look
+
+
+def test_the_reach_is_what_nine_of_ten_runs_stay_within() -> None:
+    """The constants, from the distribution of an order statistic of normal values.
+
+    Mixed over what a run's own estimate of the spread may be, a chi distribution.
+    """
+    assert tuple(REACH) == LOOKS
+    for n, reach in REACH.items():
+        upper = n - order_index(n, ERROR / len(LOOKS))
+        shares = (np.arange(2000) + 0.5) / 2000
+        estimates = np.sqrt(stats.chi2.ppf(shares, n - 1) / (n - 1))
+        within = stats.beta.cdf(stats.norm.cdf(reach * estimates), upper, n - upper + 1)
+        assert within.mean() == pytest.approx(0.9, abs=1e-3), n
+
+
+@pytest.mark.parametrize(
+    "machine",
+    [
+        {"layout": 0.02, "noise": 0.01},
+        {"layout": 0.01, "noise": 0.05, "drift": 0.05},
+        {"layout": 0.02, "noise": 0.02, "stalls": 0.05},
+    ],
+    ids=["layouts", "noise", "stalls"],
+)
+def test_what_a_run_says_is_caught_is_caught_in_nine_of_ten(machine) -> None:
+    """One run says what would be caught; another, as short, is slower by just that."""
+    trials, caught, half = 300, 0, 0
+    for seed in range(trials):
+        options = {"rounds": 3, "most": LOOKS[0]}
+        (unchanged,) = Machine(**machine, seed=seed).race(**options)
+        stated = unchanged.sensitivity(THRESHOLD)
+        (slow,) = Machine(stated, **machine, seed=trials + seed).race(**options)
+        caught += slow.change is Change.SLOWER
+        width = unchanged.ratio.high / unchanged.ratio.value
+        (slow,) = Machine(THRESHOLD * width, **machine, seed=2 * trials + seed).race(**options)
+        half += slow.change is Change.SLOWER
+    # Of 300 at 90 %, the standard deviation is 1.7 points.
+    assert 0.85 <= caught / trials <= 0.95, f"{caught / trials:.0%} are caught, not 90 %"
+    assert half / trials < 0.7, "the width of the interval alone is what half of the runs catch"
+
+
+def test_the_budget_goes_to_the_most_suspicious_first() -> None:
+    """Four benchmarks stay open; the one that looks slower gets the restarts that are left."""
+    spread = {"a": 0.0, "b": 0.0, "slow": -0.09, "c": 0.0}
+    machine = Machine(start_s=2.0)
+
+    @contextmanager
+    def start() -> Iterator[dict[str, object]]:
+        with machine.start() as sides:
+            layouts = {name: 0.06 * machine.random.normal() for name in spread}
+            for side, process in sides.items():
+                head = side == "head"
+
+                def time(name, quiet=process.time, head=head):
+                    return quiet(name) * math.exp((layouts[name] - spread[name]) * head)
+
+                process.time = time
+            yield sides
+
+    found = race(start, spread, 90.0, clock=machine.clock)
+    sessions = {o.benchmark: o.sessions for o in found}
+    assert sessions["slow"] > LOOKS[0], sessions
+    assert [sessions[name] for name in "abc"] == [LOOKS[0]] * 3, sessions
+    assert machine.now <= 90, machine.now
+
+
+def busy_machine() -> Comparison:
+    """A planted 10 % on a busy machine: +9 to +14 % in all four designs, and none is settled.
+
+    The spread from session to session is that of normal values, the same at every call.
+    """
+    percents = {
+        "design_one": 9.1, "design_eight": 13.9, "design_complex": 11.2, "design_in_torch": 12.4,
+        "log_probs": -0.4, "read_structure": 1.0, "read_mmcif": 0.2, "design_command": 0.1,
+    }  # fmt: skip
+    spread = {"log_probs": 0.01, "read_mmcif": 0.002, "design_command": 0.002}
+    shares = stats.norm.ppf((np.arange(LOOKS[0]) + 0.5) / LOOKS[0])
+    sessions = [
+        {
+            name: -math.log1p(p / 100) + spread.get(name, 0.08) * share
+            for name, p in percents.items()
+        }
+        for share in shares
+    ]
+    with recorded(sessions) as start:
+        outcomes = race(start, percents, 1e6, rounds=3, most=LOOKS[0])
+    return Comparison("main", "abc", outcomes, [], THRESHOLD, 300.0)
+
+
+def test_a_comparison_that_could_not_tell_says_so_and_names_what_could() -> None:
+    found = busy_machine()
+    assert not found.regressions
+    assert len(found.untold) == 5 and found.untold[0].benchmark.startswith("design"), found.untold
+    text = io.StringIO()
+    print_comparison(found, Console(file=text, width=150))
+    assert "no regression" not in text.getvalue()
+    assert "could not tell whether 5 of 8 benchmarks got slower by more than 3 %" in text.getvalue()
+    command = f"mpnn-core compare main --only {found.untold[0].benchmark} --budget 2m"
+    assert f"this could tell: {command}\n" in text.getvalue()
+    assert (found.exit_code(), found.exit_code(acceptance=True)) == (COULD_NOT_TELL, REGRESSION)
+
+
+def test_open_and_not_slower_is_no_regression() -> None:
+    """What is faster, or surely within the threshold, is not what a guard is for."""
+    control = Interval(1, 0.9, 1.1)
+    faster = Outcome("a", Change.INCONCLUSIVE, Interval(1.05, 0.99, 1.1), control, 10, 30)
+    found = Comparison("main", "abc", [faster], [], THRESHOLD, 60.0)
+    assert found.conclusion == "no regression" and found.exit_code(acceptance=True) == 0
+    slower = Outcome("a", Change.INCONCLUSIVE, Interval(1.05, 0.96, 1.1), control, 10, 30)
+    assert Comparison("main", "abc", [slower], [], THRESHOLD, 60.0).exit_code() == COULD_NOT_TELL
+
+
+def test_a_regression_counts_more_than_what_is_open() -> None:
+    found = busy_machine()
+    found.outcomes += comparison().outcomes[:1]
+    assert found.conclusion == (
+        "1 regression; could not tell whether 5 more of 9 benchmarks got slower by more than 3 %"
+    )
+    assert found.exit_code() == REGRESSION
+
+
+def test_the_command_that_could_tell_gets_longer_where_it_did_not() -> None:
+    (again,) = (o for o in busy_machine().outcomes if o.benchmark == "design_one")
+    again.restart_s = 3.0
+    found = Comparison("a b", "abc", [again], [], THRESHOLD, 170.0)
+    assert found.command_that_could_tell == (
+        "mpnn-core compare 'a b' --only design_one --budget 6m"
+    )
+    found.outcomes.append(Outcome("b", Change.NONE))
+    again.restart_s = 9.0  # 10 of these are to be six tenths of the budget
+    assert found.command_that_could_tell.endswith("--only design_one --budget 3m")
 
 
 def test_layouts_would_deceive_without_restarts() -> None:

@@ -16,11 +16,8 @@ import argparse
 import json
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import groupby
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import make_model_cards as cards
@@ -31,7 +28,9 @@ from mpnn_core.gate.claims import load_claims
 from mpnn_core.gate.coverage import Study
 from mpnn_core.gate.ledger import Entry, Ledger
 from mpnn_core.gate.pages import markdown
-from mpnn_core.gate.verdicts import Verdict
+from mpnn_core.gate.revisions.comparison import CAUGHT
+from mpnn_core.gate.revisions.rates import rates, read_runs
+from mpnn_core.gate.verdicts import Change, Verdict
 from mpnn_core.network.variants import QUOTED
 
 ROOT = Path(__file__).parents[1]
@@ -43,9 +42,7 @@ CPU = Ledger.load(LEDGERS / "cpu-avx512.json")
 GPU = [Ledger.load(path) for path in sorted(LEDGERS.glob("h100*.json"))]
 H100 = json.loads((ROOT / "fixtures" / "cuda-h100.json").read_text("utf-8"))
 PARETO = json.loads((DOCS / "pareto.json").read_text("utf-8"))
-GUARD_RUNS = [
-    json.loads(line) for line in (DOCS / "guard-runs.jsonl").read_text("utf-8").splitlines()
-]
+GUARD_RUNS = read_runs(DOCS / "guard-runs.jsonl")
 
 BLOCK = re.compile(r"(?s)(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)")
 
@@ -303,27 +300,26 @@ def study() -> str:
 
 
 def guard() -> str:
-    """What the guard said of an unchanged tree, run by run."""
+    """What the guard said of slowdowns of known size, counted from independent runs."""
     rows = []
-
-    def of(run: dict[str, Any]) -> tuple[str, int]:
-        return run["condition"], run["slower"]
-
-    for (condition, slower), runs in groupby(sorted(GUARD_RUNS, key=of), of):
-        found = list(runs)
-        verdicts = Counter(run["verdict"] for run in found)
-        catch = sorted(100 * (run["would_catch"] - 1) for run in found)
-        load = sorted(run["load"] for run in found)
+    for found in rates(GUARD_RUNS):
+        k, share = found.kind, found.share(Change.SLOWER)
+        low, high = f"{100 * share.low:.0f}", f"{100 * share.high:.0f}"
+        said = [f"{100 * (caught - 1):.1f}" for caught in found.caught]
+        beside = f", {k.parallel} runs at a time" if k.parallel > 1 else ""
         rows.append((
-            f"{condition}, {slower} % slower" if slower else f"{condition}, unchanged",
-            f"{len(found)}", *(f"{verdicts[v]}" for v in ("slower", "no change", "inconclusive")),
-            f"{catch[0]:.1f} to {catch[-1]:.1f} %, median {median(catch):.1f}",
-            f"{load[0]:.1f} to {load[-1]:.1f}",
+            f"{k.processor}, {k.cores} cores, {k.condition}{beside}; {k.restarts} restarts of "
+            f"{k.rounds} rounds", f"{k.slower} %" if k.slower else "unchanged", f"{found.runs}",
+            f"{found.verdicts[Change.SLOWER]} ({low} to {high} %)",
+            *(f"{found.verdicts[v]}" for v in (Change.INCONCLUSIVE, Change.NONE, Change.FASTER)),
+            f"{said[0]} to {said[-1]} %, median {said[len(said) // 2]}" if said else "not stored",
+            f"{found.load[0]:.1f} to {found.load[1]:.1f}",
         ))  # fmt: skip
     headings = (
-        "machine", "runs", "slower", "no change", "inconclusive", "slowdown it would catch", "load",
+        "machine", "slower by", "runs", "called slower (95 % interval)", "inconclusive",
+        "no change", "faster", CAUGHT, "load",
     )  # fmt: skip
-    return table(headings, rows, numbers=6)
+    return table(headings, rows, numbers=8)
 
 
 def coverage() -> str:

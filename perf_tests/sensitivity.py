@@ -1,19 +1,20 @@
 """What the comparison of revisions catches, and how often it raises a false alarm. Measured.
 
-Slowdowns of known size are planted in copies of the project, and all of them run in the same
-sessions beside the unchanged project: `record` appends sessions to a file until its time is over,
-and `table` cuts them into runs of the real procedure (`race`, on recorded times) and counts its
-verdicts. `run` is the procedure itself, run after run with restarts of its own, on an unchanged
-tree or on a slower copy; its verdicts are appended to docs/guard-runs.jsonl, and `verdicts` counts
-them. From the repository's root::
+A slowdown of known size is planted in a copy of the package, and the real procedure (`race`, in
+processes of its own) compares it with the unchanged package; 0 % is the unchanged package against
+itself. Every run is independent: it starts its own processes, and nothing is drawn from a
+recording. On a machine of many cores runs go side by side, each on two processors of its own.
+From the repository's root::
 
-    python perf_tests/sensitivity.py record --minutes 4 --condition idle
-    python perf_tests/sensitivity.py record --minutes 4 --condition busy
-    python perf_tests/sensitivity.py table
-    python perf_tests/sensitivity.py run --runs 20 --condition idle
-    python perf_tests/sensitivity.py run --runs 20 --condition busy
-    python perf_tests/sensitivity.py run --runs 3 --slower 10 --restarts 22
+    python perf_tests/sensitivity.py build builds
+    python perf_tests/sensitivity.py run --built builds --unchanged 20 --each 10
+    python perf_tests/sensitivity.py run --built builds --condition busy
+    python perf_tests/sensitivity.py run --built builds --parallel 30 --unchanged 40 --each 15
     python perf_tests/sensitivity.py verdicts
+
+`build` needs git, and a compiler unless `--so` names a folder of compiled modules. Where neither
+is, nor a network, `run` works from the folder that `build` made elsewhere. Each verdict is a line
+of docs/guard-runs.jsonl, and docs/make_pages.py shows the rates.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -35,22 +38,51 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "accuracy_tests"))
 
-from plants import copy_of_project, plant, slower  # noqa: E402
+from plants import append, slower  # noqa: E402
 
+from mpnn_core.gate import GateError  # noqa: E402
 from mpnn_core.gate.ledger import now, this_machine  # noqa: E402
 from mpnn_core.gate.project import load_project  # noqa: E402
 from mpnn_core.gate.revisions import builds  # noqa: E402
 from mpnn_core.gate.revisions.processes import Processes  # noqa: E402
-from mpnn_core.gate.revisions.race import FEWEST_ROUNDS, LOOKS, THRESHOLD, race  # noqa: E402
+from mpnn_core.gate.revisions.race import LOOKS, MOST_ROUNDS, THRESHOLD, race  # noqa: E402
+from mpnn_core.gate.revisions.rates import rates, read_runs  # noqa: E402
 from mpnn_core.gate.verdicts import Change  # noqa: E402
 
 PROJECT = load_project(ROOT)
 BENCHMARK = "design_eight"
-SLOWDOWNS = (0, 5, 10, 30)  # percent; 0 is the same tree in a process of its own
-ROUNDS = 5
-STORE = ROOT / ".mpnn_core" / "sensitivity.jsonl"
+SIZES = (5, 10, 20, 30)  # percent
 RUNS = ROOT / "docs" / "guard-runs.jsonl"
-DRAWN = 1000
+# In the folder of `build`: the git tree that the package is of.
+TREE = "tree.txt"
+# Of a run: one runs the benchmark, the other is for all else, or is kept busy.
+PROCESSORS_EACH = 2
+
+
+def build(folder: Path, native: Path | None = None) -> None:
+    """Put the package into a new folder, as site-packages has it, for `run`.
+
+    Compiled modules are those of `native`, for the Python that runs there, or built here.
+    """
+    if folder.exists():
+        raise GateError(f"{folder} is there already; expected the name of a new folder")
+    tree = builds.tree_of(ROOT)
+    target = folder / PROJECT.package
+    if native is None:
+        built = builds.build(ROOT, tree, PROJECT)
+        site = builds.site_packages(built.python.parents[1])
+        shutil.copytree(site / PROJECT.package, target)
+    else:
+        modules = [path for path in native.iterdir() if path.suffix in builds.MODULE_SUFFIXES]
+        if not modules:
+            raise GateError(f"{native} holds no compiled modules, such as _avx2*.so")
+        with tempfile.TemporaryDirectory() as temporary:
+            builds.extract(ROOT, tree, Path(temporary) / "files")
+            shutil.copytree(Path(temporary) / "files" / PROJECT.package, target)
+        for module in modules:
+            shutil.copy2(module, target / "backends" / "native")
+    (folder / TREE).write_text(tree)
+    print(f"{target}: tree {tree[:12]}")
 
 
 def _spin() -> None:
@@ -60,7 +92,7 @@ def _spin() -> None:
 
 @contextmanager
 def neighbour(condition: str) -> Iterator[None]:
-    """One core kept busy by another process, or none."""
+    """In the condition "busy", one of this run's processors kept busy by another process."""
     if condition != "busy":
         yield
         return
@@ -73,185 +105,149 @@ def neighbour(condition: str) -> Iterator[None]:
         process.join()
 
 
-def record(minutes: float, condition: str, slowdowns: Sequence[int] = SLOWDOWNS) -> None:
-    """Append sessions to STORE until the time is over: log seconds by side and round."""
-    until = time.monotonic() + 60 * minutes
-    copies = {}
-    with tempfile.TemporaryDirectory() as folder:
-        copy = copy_of_project(ROOT, Path(folder) / "copy")
-        for percent in slowdowns:
-            plant(copy, slower(percent) if percent else None)
-            copies[percent] = builds.build(copy, builds.tree_of(copy), PROJECT)
-    base = copies[0]
-    sides = {"base": base, "control": base, **{str(p): b for p, b in copies.items()}}
-    order = random.Random()
-    STORE.parent.mkdir(exist_ok=True)
-    with neighbour(condition), STORE.open("a") as file:
-        while time.monotonic() < until:
-            load = os.getloadavg()[0]
-            with Processes(sides, base, PROJECT) as processes:
-                for process in processes.values():
-                    process.prepare(BENCHMARK)
-                rounds = [
-                    {
-                        side: processes[side].time(BENCHMARK)
-                        for side in order.sample(list(sides), len(sides))
-                    }
-                    for _ in range(ROUNDS)
-                ]
-            line = {"condition": condition, "load": load, "rounds": rounds}
-            file.write(json.dumps(line) + "\n")
-            file.flush()
+def slots(count: int, topology: Path = Path("/sys/devices/system/cpu")) -> list[list[int]]:
+    """Processors of their own for so many runs side by side: two each, of one core if they share.
 
-
-class Recorded:
-    """A side of a session that happened: gives the seconds of its rounds, one after the other."""
-
-    def __init__(self, rounds: Sequence[Mapping[str, float]], side: str) -> None:
-        self._seconds = iter([r[side] for r in rounds])
-
-    def prepare(self, name: str) -> float:
-        return 0.0
-
-    def time(self, name: str) -> float:
-        return next(self._seconds)
-
-
-def verdict(
-    sessions: Sequence[dict[str, Any]], head: str, base: str = "base", control: str = "control"
-) -> tuple[Change, float | None]:
-    """The comparison on recorded sessions: its verdict, and the slowdown that it would catch."""
-    waiting = iter(sessions)
-
-    @contextmanager
-    def replay() -> Iterator[dict[str, Recorded]]:
-        rounds = next(waiting)["rounds"]
-        sides = {"base": base, "control": control, "head": head}
-        yield {side: Recorded(rounds, name) for side, name in sides.items()}
-
-    outcome = race(replay, [BENCHMARK], budget_s=1e9, rounds=ROUNDS, most=len(sessions))[0]
-    return outcome.change, outcome.sensitivity(THRESHOLD)
-
-
-def table() -> None:
-    """Print, per condition, slowdown and number of restarts, how often a run called it slower.
-
-    Runs are cut from what was recorded one after the other; and, for the rates, drawn from it at
-    random, `DRAWN` times.
+    Raises
+    ------
+    GateError
+        There are not as many.
     """
-    found = [json.loads(line) for line in STORE.read_text().splitlines()]
-    for condition in dict.fromkeys(s["condition"] for s in found):
-        of_it = [s for s in found if s["condition"] == condition]
-        loads = sorted(s["load"] for s in of_it)
-        print(f"{condition}: {len(of_it)} restarts, load {loads[0]:.1f} to {loads[-1]:.1f}")
-        for head in map(str, SLOWDOWNS):
-            sessions = [s for s in of_it if head in s["rounds"][0]]
-            for most in LOOKS:
-                if len(sessions) < most:
-                    continue
-                cut = [sessions[i : i + most] for i in range(0, len(sessions) - most + 1, most)]
-                print(f"  {head} %, {most} restarts: cut {_rates(cut, head)}")
-                if len(sessions) >= 2 * most:  # else they would be nearly the same ones
-                    chance = random.Random(0)
-                    drawn = [chance.sample(sessions, most) for _ in range(DRAWN)]
-                    print(f"  {head} %, {most} restarts: drawn {_rates(drawn, head)}")
+    allowed = sorted(os.sched_getaffinity(0))
+    cores: dict[str, list[int]] = {}
+    for cpu in allowed:
+        siblings = topology / f"cpu{cpu}" / "topology" / "thread_siblings_list"
+        cores.setdefault(siblings.read_text() if siblings.is_file() else str(cpu), []).append(cpu)
+    in_order = [cpu for core in cores.values() for cpu in core]
+    found = [in_order[i : i + PROCESSORS_EACH] for i in range(0, len(in_order), PROCESSORS_EACH)]
+    if count > len(found):
+        raise GateError(
+            f"{count} runs side by side need {PROCESSORS_EACH * count} processors, and there are "
+            f"{len(allowed)}; expected --parallel {len(found)} at most"
+        )
+    return found[:count]
 
 
-def run(runs: int, condition: str, percent: int = 0, restarts: int = LOOKS[0]) -> None:
-    """Race the tree against itself, or a copy slower by `percent`: append the verdict of each run.
+def _pin(free: Any) -> None:
+    """Keep this process, and all that it starts, on processors of its own."""
+    os.sched_setaffinity(0, free.get())
 
-    `runs` more of `condition`; a run has `restarts` at most.
-    """
-    kind = condition, percent, restarts
-    before = sum(_kind(line) == kind for line in _runs())
-    with tempfile.TemporaryDirectory() as folder:
-        copy = copy_of_project(ROOT, Path(folder) / "copy")
-        base = builds.build(copy, builds.tree_of(copy), PROJECT)
-        plant(copy, slower(percent) if percent else None)
-        head = builds.build(copy, builds.tree_of(copy), PROJECT)
+
+def one(
+    base: builds.Build, head: builds.Build, percent: int, seed: int, options: argparse.Namespace
+) -> dict[str, Any]:
+    """A run of the procedure in processes of its own, as a line of RUNS."""
     sides = {"base": base, "head": head, "control": base}
-    with neighbour(condition), RUNS.open("a") as file:
-        for seed in range(before, before + runs):
-            load, began = os.getloadavg()[0], time.perf_counter()
-            (found,) = race(
-                lambda: Processes(sides, base, PROJECT),
-                [BENCHMARK],
-                budget_s=1e9,
-                seed=seed,
-                rounds=FEWEST_ROUNDS,
-                most=restarts,
-            )
-            assert found.sessions >= LOOKS[0] and found.ratio and found.control, found
-            line = {
-                "condition": condition, "slower": percent, "at_most": restarts, "seed": seed,
-                "verdict": found.change, "time": found.time,
-                "would_catch": found.sensitivity(THRESHOLD), "control": asdict(found.control),
-                "restarts": found.sessions, "rounds": found.rounds, "load": load, "date": now(),
-                "seconds": time.perf_counter() - began, "tree": base.tree,
-                "processor": this_machine(PROJECT)["processor"],
-            }  # fmt: skip
-            file.write(json.dumps(line) + "\n")
-            file.flush()
-            print(f"{kind} {seed}: {found.change}, time {found.time}", flush=True)
-
-
-def _runs() -> list[dict[str, Any]]:
-    lines = RUNS.read_text().splitlines() if RUNS.is_file() else []
-    return [json.loads(line) for line in lines]
-
-
-def _kind(line: Mapping[str, Any]) -> tuple[str, int, int]:
-    return line["condition"], line["slower"], line["at_most"]
-
-
-def verdicts() -> None:
-    """Print, per condition, slowdown and number of restarts, how the runs came out."""
-    found = _runs()
-    for kind in dict.fromkeys(map(_kind, found)):
-        of_it = [line for line in found if _kind(line) == kind]
-        counts = ", ".join(
-            f"{n} {change}"
-            for change in Change
-            if (n := sum(line["verdict"] == change for line in of_it))
+    with neighbour(options.condition):
+        load, began = os.getloadavg()[0], time.perf_counter()
+        (found,) = race(
+            lambda: Processes(sides, base, PROJECT),
+            [options.only],
+            budget_s=1e9,
+            seed=seed,
+            rounds=options.rounds,
+            most=options.restarts,
         )
-        load, caught = (sorted(line[key] for line in of_it) for key in ("load", "would_catch"))
-        low, middle, high = (100 * (caught[i] - 1) for i in (0, len(caught) // 2, -1))
+    if not found.ratio or not found.control:
+        raise GateError(f"{options.only}: {found.change}, {found.note}")
+    machine = this_machine(PROJECT)
+    return {
+        "benchmark": options.only, "condition": options.condition, "slower": percent,
+        "at_most": options.restarts, "rounds_each": options.rounds, "seed": seed,
+        "parallel": options.parallel, "verdict": found.change, "time": found.time,
+        "caught_9_of_10": found.sensitivity(THRESHOLD), "spread": found.spread,
+        "ratio": asdict(found.ratio), "control": asdict(found.control),
+        "restarts": found.sessions, "load": load, "cores": os.cpu_count(), "date": now(),
+        "seconds": time.perf_counter() - began, "tree": base.tree,
+        "processor": machine["processor"], "python": machine["python"],
+        "torch": machine.get("torch", ""),
+    }  # fmt: skip
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run all that was asked for, `parallel` at a time, and append each verdict to RUNS.
+
+    Sizes are mixed: what the machine does at the time meets all of them alike. 1 if a run failed.
+    """
+    if not (options.built / TREE).is_file():
+        raise GateError(f"{options.built} holds no {TREE}; expected a folder that `build` made")
+    tree = (options.built / TREE).read_text()
+    sizes = [0] * options.unchanged + [size for size in options.sizes for _ in range(options.each)]
+    seed = len(read_runs(options.out))
+    spawn = multiprocessing.get_context("spawn")
+    failed = 0
+    with tempfile.TemporaryDirectory() as temporary, spawn.Manager() as manager:
+        built = {}
+        for size in {0, *sizes}:
+            built[size] = builds.assemble(options.built, Path(temporary) / str(size), ROOT, tree)
+            if size:
+                site = builds.site_packages(Path(temporary) / str(size))
+                append(slower(size), site / PROJECT.package)
+        free = manager.Queue()
+        for processors in slots(options.parallel):
+            free.put(processors)
+        pool = ProcessPoolExecutor(options.parallel, spawn, _pin, (free,))
+        with pool, options.out.open("a") as file:
+            waiting = {
+                pool.submit(one, built[0], built[size], size, number, options): (number, size)
+                for number, size in enumerate(random.Random(seed).sample(sizes, len(sizes)), seed)
+            }
+            for done in as_completed(waiting):
+                name = "run {}, {} %".format(*waiting[done])
+                try:
+                    line = done.result()
+                except GateError as error:
+                    failed += 1
+                    print(f"{name}: {error}", file=sys.stderr, flush=True)
+                    continue
+                file.write(json.dumps(line) + "\n")
+                file.flush()
+                print(f"{name}: {line['verdict']}, time {line['time']}, {line['seconds']:.0f} s",
+                      flush=True)  # fmt: skip
+    return int(bool(failed))
+
+
+def verdicts(path: Path = RUNS) -> None:
+    """Print, per machine, condition and slowdown, how the runs came out."""
+    for found in rates(read_runs(path)):
+        k = found.kind
+        share = found.share(Change.SLOWER)
+        counts = ", ".join(f"{n} {change}" for change, n in found.verdicts.items())
         print(
-            f"{kind[0]}, {kind[1]} %, {kind[2]} restarts: {len(of_it)} runs: {counts}; would catch "
-            f"{low:.1f} to {high:.1f} %, median {middle:.1f}; load {load[0]:.1f} to {load[-1]:.1f}"
+            f"{k.processor} ({k.cores} cores), {k.condition}, {k.parallel} at a time, {k.slower} % "
+            f"slower: {found.runs} runs of {k.restarts} restarts: {counts}; called slower "
+            f"{100 * share.value:.0f} % [{100 * share.low:.0f}, {100 * share.high:.0f}]; "
+            f"load {found.load[0]:.1f} to {found.load[1]:.1f}"
         )
 
 
-def _rates(runs: Sequence[Sequence[dict[str, Any]]], head: str) -> str:
-    casts = [(head, "base", "control")]
-    if head == "0":  # three processes of one tree: each is the head once
-        casts += [("base", "control", "0"), ("control", "0", "base")]
-    verdicts = [verdict(run, *cast) for run in runs for cast in casts]
-    counts = {c: sum(v[0] is c for v in verdicts) for c in Change}
-    said = ", ".join(f"{n} {c}" for c, n in counts.items() if n)
-    caught = sorted(v[1] for v in verdicts if v[1] is not None)
-    return f"{len(verdicts)}: {said} (would catch {100 * (caught[len(caught) // 2] - 1):.0f} %)"
-
-
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True)
-    recorder = commands.add_parser("record")
-    recorder.add_argument("--minutes", type=float, default=4)
-    recorder.add_argument("--condition", default="idle", help="idle, busy, or another name")
-    recorder.add_argument("--slowdowns", type=int, nargs="+", default=SLOWDOWNS, metavar="PERCENT")
-    recorder.set_defaults(run=lambda o: record(o.minutes, o.condition, o.slowdowns))
-    runner = commands.add_parser("run")
-    runner.add_argument("--runs", type=int, default=20)
+    builder = commands.add_parser("build", help="make the folder that runs work from")
+    builder.add_argument("folder", type=Path)
+    builder.add_argument("--so", type=Path, metavar="DIR", help="compiled modules to take")
+    builder.set_defaults(run=lambda o: build(o.folder, o.so))
+    runner = commands.add_parser("run", help="append the verdicts of independent runs")
+    runner.add_argument("--built", type=Path, required=True, metavar="FOLDER", help="of `build`")
+    runner.add_argument("--unchanged", type=int, default=20, metavar="N", help="runs of 0 %%")
+    runner.add_argument("--each", type=int, default=0, metavar="N", help="runs of each size")
+    runner.add_argument("--sizes", type=int, nargs="+", default=SIZES, metavar="PERCENT")
+    runner.add_argument("--parallel", type=int, default=1, metavar="N", help="runs side by side")
     runner.add_argument("--condition", default="idle", help="idle, busy, or another name")
-    runner.add_argument("--slower", type=int, default=0, metavar="PERCENT")
+    runner.add_argument("--only", default=BENCHMARK, metavar="NAME", help="the benchmark")
     runner.add_argument("--restarts", type=int, default=LOOKS[0], choices=LOOKS)
-    runner.set_defaults(run=lambda o: run(o.runs, o.condition, o.slower, o.restarts))
+    runner.add_argument("--rounds", type=int, default=MOST_ROUNDS, metavar="N")
+    runner.add_argument("--out", type=Path, default=RUNS, metavar="FILE")
+    runner.set_defaults(run=run)
     commands.add_parser("verdicts").set_defaults(run=lambda o: verdicts())
-    commands.add_parser("table").set_defaults(run=lambda o: table())
-    options = parser.parse_args()
-    options.run(options)
+    options = parser.parse_args(arguments)
+    try:
+        return options.run(options) or 0
+    except GateError as error:
+        print(error, file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from mpnn_core.gate.revisions.compare import benchmark_names
-from mpnn_core.gate.verdicts import Change
 
 pytestmark = pytest.mark.against
 
@@ -18,8 +17,9 @@ def test_is_no_slower(comparison, name, request) -> None:
     if regressions:
         pytest.fail(regressions[0], pytrace=False)
     (outcome,) = (o for o in comparison.outcomes if o.benchmark == name)
-    if outcome.change is Change.INCONCLUSIVE and request.config.getoption("--acceptance"):
-        pytest.fail(f"{name}: inconclusive, time {outcome.time}; {outcome.note}", pytrace=False)
+    untold = outcome.may_be_slower(comparison.threshold)
+    if untold and request.config.getoption("--acceptance"):
+        pytest.fail(f"{name}: could not tell, time {outcome.time}; {outcome.note}", pytrace=False)
 
 
 def test_answers_are_as_exact(comparison) -> None:

@@ -39,7 +39,8 @@ def add_commands(commands: Any, number: Number) -> None:
 
     compare = commands.add_parser(
         "compare",
-        help="time the working tree against another revision; exits with 1 on a regression",
+        help="time the working tree against another revision; exits with 1 on a regression, and "
+        "with 3 if it could not tell",
     )
     compare.add_argument("revision", metavar="REV", help="git's name of the other revision")
     compare.add_argument(
@@ -56,6 +57,9 @@ def add_commands(commands: Any, number: Number) -> None:
     )  # fmt: skip
     compare.add_argument(
         "--only", action="append", default=[], metavar="NAME", help="a benchmark; repeatable"
+    )
+    compare.add_argument(
+        "--acceptance", action="store_true", help="exit with 1 if it could not tell, too"
     )
     compare.set_defaults(run=run_compare)
 
@@ -151,7 +155,7 @@ def run_compare(options: argparse.Namespace) -> int:
     )
     comparison.save(project.root / project.comparison)
     print_comparison(comparison, Console())
-    return int(bool(comparison.regressions))
+    return comparison.exit_code(options.acceptance)
 
 
 def run_history(options: argparse.Namespace) -> int:

@@ -387,5 +387,5 @@ def summary(report: Report) -> str:
             name, time = escaped(o.benchmark), escaped(o.time)
             lines.append(f"| {name} | {time} | {bold}{o.change}{bold} |")
         lines += ["", *(f"- **{escaped(r)}**" for r in c.regressions)]
-        lines += [] if c.regressions else ["No regression."]
+        lines += [] if c.regressions else [f"{c.conclusion.capitalize()}."]
     return "\n".join(lines) + "\n"

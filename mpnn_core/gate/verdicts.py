@@ -184,17 +184,19 @@ def judge_change(measured: Interval | None, control: Interval | None, threshold:
     """
     if measured is None or control is None:
         return Change.INCONCLUSIVE
-    off = 1.0
-    if control.outside(1, 1):
-        off = max(control.high, 1 / control.low)
-    bar = threshold * off
+    bar = change_bar(control, threshold)
     if measured.high < 1 / bar:
         return Change.SLOWER
     if measured.low > bar:
         return Change.FASTER
-    if off == 1 and measured.within(1 / threshold, threshold):
+    if bar == threshold and measured.within(1 / threshold, threshold):
         return Change.NONE
     return Change.INCONCLUSIVE
+
+
+def change_bar(control: Interval, threshold: float) -> float:
+    """The factor that a change must exceed: the threshold, raised by the control's own error."""
+    return threshold * (max(control.high, 1 / control.low) if control.outside(1, 1) else 1.0)
 
 
 def accepted(figure: Figure) -> tuple[float, float]:

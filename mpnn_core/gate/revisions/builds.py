@@ -103,7 +103,7 @@ def build(repository: Path, tree: str, project: Project) -> Build:
         The tree does not install; the message ends with the installer's own.
     """
     home = _home(tree, project)
-    source, site = home / "source", _site_packages(home / "environment")
+    source, site = home / "source", site_packages(home / "environment")
     python = _python(home / "environment")
     if is_built(tree, project):
         (home / "built.json").touch()
@@ -126,14 +126,36 @@ def build(repository: Path, tree: str, project: Project) -> Build:
         _copy(_modules(package), package, part)
         shutil.rmtree(native, ignore_errors=True)
         part.replace(native)
-    # Last in the search, and without their own .pth files: an editable install stays unseen.
-    (site / "dependencies.pth").write_text("\n".join(_dependencies()) + "\n", "utf-8")
+    _link_dependencies(site)
     seconds = time.perf_counter() - started
     (home / "built.json").write_text(json.dumps({"tree": tree, "seconds": seconds}), "utf-8")
     builds = (project.root / project.builds).glob("*/built.json")
     for path in sorted(builds, key=lambda path: path.stat().st_mtime)[:-BUILDS_KEPT]:
         shutil.rmtree(path.parent, ignore_errors=True)
     return Build(tree, source, python, seconds)
+
+
+def assemble(folder: Path, home: Path, source: Path, tree: str) -> Build:
+    """An environment in `home` around packages that were built before: no installer is needed.
+
+    Parameters
+    ----------
+    folder : holds packages as site-packages does
+    home : a new folder
+    source : the files that belong to them, with the benchmarks
+    tree : the name of what was built
+    """
+    started = time.perf_counter()
+    venv.EnvBuilder(with_pip=False, symlinks=os.name != "nt").create(home)
+    site = site_packages(home)
+    shutil.copytree(folder, site, dirs_exist_ok=True)
+    _link_dependencies(site)
+    return Build(tree, source, _python(home), time.perf_counter() - started)
+
+
+def _link_dependencies(site: Path) -> None:
+    # Last in the search, and without their own .pth files: an editable install stays unseen.
+    (site / "dependencies.pth").write_text("\n".join(_dependencies()) + "\n", "utf-8")
 
 
 def _modules(folder: Path) -> list[Path]:
@@ -203,7 +225,8 @@ def _dependencies() -> list[str]:
     return [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
 
 
-def _site_packages(environment: Path) -> Path:
+def site_packages(environment: Path) -> Path:
+    """Where the packages of an environment are."""
     base = {"base": str(environment), "platbase": str(environment)}
     return Path(sysconfig.get_path("purelib", "venv", base))
 

@@ -20,7 +20,7 @@ from mpnn_core.gate.ledger import now, this_machine
 from mpnn_core.gate.project import Exact, Project
 from mpnn_core.gate.revisions import builds
 from mpnn_core.gate.revisions.comparison import Answer, CompareError, Comparison
-from mpnn_core.gate.revisions.processes import Process, Processes
+from mpnn_core.gate.revisions.processes import Process, Processes, threading_rules
 from mpnn_core.gate.revisions.race import BUDGET_S, LOOKS, THRESHOLD, BenchmarkError, Outcome, race
 from mpnn_core.gate.stored import read_text
 from mpnn_core.gate.verdicts import Change
@@ -104,7 +104,8 @@ def compare_revisions(
     for o in outcomes:
         ran = o.change not in (Change.BROKEN, Change.ONLY_HERE)
         if ran and base_names.get(o.benchmark, names[o.benchmark]) != names[o.benchmark]:
-            o.note = f"its code differs from {revision}'s; both ran the new one"
+            differs = f"its code differs from {revision}'s; both ran the new one"
+            o.note = "; ".join(filter(None, (o.note, differs)))
     gone = [] if only else [name for name in base_names if name not in names]
     outcomes += [Outcome(name, Change.ONLY_THERE) for name in gone]
     pair = {side: sides[side] for side in ("base", "head")}
@@ -117,7 +118,7 @@ def compare_revisions(
         answers=answers,
         threshold=threshold,
         seconds=time.perf_counter() - started,
-        machine=this_machine(project),
+        machine={**this_machine(project), "threads": str(threads), **threading_rules(threads)},
         date=now(),
         unit=project.exact.unit,
     )

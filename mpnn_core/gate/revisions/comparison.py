@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,11 +16,15 @@ from rich.text import Text
 from mpnn_core.gate import GateError
 from mpnn_core.gate.intervals import ERROR
 from mpnn_core.gate.printing import WHOLE_COLUMNS
-from mpnn_core.gate.revisions.race import Outcome
+from mpnn_core.gate.revisions.race import FIRST_LOOK, LOOKS, Outcome
 from mpnn_core.gate.stored import read_json, typed, write_whole
 from mpnn_core.gate.verdicts import Change
 
 SCHEMA = 2
+# Exit codes. 2 is that of a wrong call, as everywhere.
+REGRESSION, COULD_NOT_TELL = 1, 3
+# The budget of the command that could tell, at least.
+SHORTEST_BUDGET_MIN = 2
 
 
 class CompareError(GateError):
@@ -81,6 +87,52 @@ class Comparison:
                 lines.append(f"{a.name} is less exact than {self.base}: {errors}")
         return lines
 
+    @property
+    def untold(self) -> list[Outcome]:
+        """Benchmarks that may be slower by more than the threshold, the most suspicious first."""
+        found = [o for o in self.outcomes if o.may_be_slower(self.threshold)]
+        return sorted(found, key=lambda o: o.suspicion(self.threshold), reverse=True)
+
+    @property
+    def conclusion(self) -> str:
+        """One sentence on the time and the answers of all benchmarks together."""
+        n, told, untold = len(self.regressions), "no regression", self.untold
+        if n:
+            told = f"{n} regression{'s' if n > 1 else ''}"
+        if untold:
+            more = "more " if n else ""
+            told = f"{told}; " if n else ""
+            told += (
+                f"could not tell whether {len(untold)} {more}of {len(self.outcomes)} benchmarks "
+                f"got slower by more than {100 * (self.threshold - 1):.3g} %"
+            )
+        return told
+
+    @property
+    def command_that_could_tell(self) -> str:
+        """`mpnn-core compare` of the most suspicious benchmark alone, with budget for all rounds.
+
+        "" if there is nothing to tell.
+        """
+        if not self.untold:
+            return ""
+        first = self.untold[0]
+        minutes = math.ceil((first.restart_s or 0.0) * LOOKS[0] / FIRST_LOOK / 60)
+        if len(self.outcomes) == 1:  # that was it already: with twice the time
+            minutes = max(minutes, math.ceil(2 * self.seconds / 60))
+        budget = f"{max(SHORTEST_BUDGET_MIN, minutes)}m"
+        return shlex.join(
+            ["mpnn-core", "compare", self.base, "--only", first.benchmark, "--budget", budget]
+        )
+
+    def exit_code(self, acceptance: bool = False) -> int:
+        """0, REGRESSION, or COULD_NOT_TELL, which is a REGRESSION as well at acceptance."""
+        if self.regressions:
+            return REGRESSION
+        if self.untold:
+            return REGRESSION if acceptance else COULD_NOT_TELL
+        return 0
+
     def save(self, path: Path) -> None:
         text = json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1) + "\n"
         write_whole(path, text)
@@ -102,6 +154,8 @@ class Comparison:
         return comparison
 
 
+# What `Outcome.sensitivity` is called.
+CAUGHT = "caught in 9 of 10 runs"
 STYLES = {
     Change.SLOWER: "bold red",
     Change.BROKEN: "bold red",
@@ -116,7 +170,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     c = comparison
     console.width = max(console.width, WHOLE_COLUMNS)
     table = Table(title=Text(f"{c.head} against {c.base}"), title_justify="left", box=None)
-    for column in ("benchmark", "time", "verdict", "would catch", "control"):
+    for column in ("benchmark", "time", "verdict", CAUGHT, "control"):
         table.add_column(column, no_wrap=True)
     table.add_column("")
     for o in c.outcomes:
@@ -138,8 +192,10 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         console.print(Text(f"{a.name}: largest error {head} {c.unit}, in {c.base} {base}", style))
     for regression in c.regressions:
         console.print(Text(regression, "bold red"))
-    open_ = sum(o.change is Change.INCONCLUSIVE for o in c.outcomes)
-    verdict = f"{len(c.regressions)} regressions" if c.regressions else "no regression"
-    left = f", {open_} inconclusive" if open_ else ""
-    console.print(Text(f"{verdict}{left}; threshold {100 * (c.threshold - 1):.0f} %, "
-                       f"{c.seconds:.0f} s of measuring"))  # fmt: skip
+    style = "bold red" if c.regressions else "yellow" if c.untold else ""
+    console.print(Text(f"{c.conclusion}; threshold {100 * (c.threshold - 1):.3g} %, "
+                       f"{c.seconds:.0f} s of measuring", style))  # fmt: skip
+    if c.untold:
+        names = ", ".join(f"{o.benchmark} ({o.time})" for o in c.untold)
+        console.print(Text(f"open: {names}"))
+        console.print(Text(f"this could tell: {c.command_that_could_tell}"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import tempfile
 import time
@@ -15,7 +16,16 @@ from typing import Any
 from mpnn_core.gate.project import Project
 from mpnn_core.gate.revisions import builds, worker
 from mpnn_core.gate.revisions.comparison import CompareError
-from mpnn_core.gate.revisions.race import BenchmarkError
+from mpnn_core.gate.revisions.race import BenchmarkError, EndedError
+
+
+def threading_rules(threads: int) -> dict[str, str]:
+    """The variables under which every side computes, as the comparison's machine names them.
+
+    Threads that wait spin by default, and take the time of whoever works beside them.
+    """
+    policy = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
+    return {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": policy}
 
 
 class Process:
@@ -38,19 +48,23 @@ class Process:
             "cpus": list(cpus),
             "paths": [str(head.source / folder) for folder in project.folders],
         }
-        environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+        environment = {**os.environ, **threading_rules(threads)}
+        environment.pop("PYTHONPATH", None)
         # A file, since a pipe could fill up; closed with the process.
         self._output = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115
         self._process = subprocess.Popen(
             [str(build.python), worker.__file__, json.dumps(settings)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._output, text=True,
-            env={**environment, "OMP_NUM_THREADS": str(threads)},
+            env=environment,
         )  # fmt: skip
         self._build = build
 
     def wait(self) -> None:
         """Return when the process is ready; its package must be the build's own."""
-        package = Path(self._reply()["package"])
+        reply = self._reply()
+        if "error" in reply:
+            raise CompareError(f"in tree {self._build.tree[:12]}, {reply['error']}")
+        package = Path(reply["package"])
         if self._build.python.parents[1].resolve() not in package.resolve().parents:
             raise CompareError(f"{self._build.python} runs {package}, not what was built")
 
@@ -85,10 +99,11 @@ class Process:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            self._process.wait()
+            code = self._process.wait()
+            how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
             self._output.seek(0)
             output = self._output.read().strip()[-500:] or "without a word"
-            raise BenchmarkError(f"a process of tree {self._build.tree[:12]} ended: {output}")
+            raise EndedError(f"a process of tree {self._build.tree[:12]} ended {how}: {output}")
         reply: dict[str, Any] = json.loads(line)
         return reply
 
@@ -109,14 +124,16 @@ class Processes(ExitStack):
     def __enter__(self) -> Any:
         super().__enter__()
         cpus = idlest_cpus(self._threads)
-        processes = {
-            side: Process(build, self._head, self._project, self._threads, cpus)
-            for side, build in self._sides.items()
-        }
-        for process in processes.values():
-            self.callback(process.close)
-        for process in processes.values():
-            process.wait()
+        try:
+            processes = {}
+            for side, build in self._sides.items():
+                processes[side] = Process(build, self._head, self._project, self._threads, cpus)
+                self.callback(processes[side].close)
+            for process in processes.values():
+                process.wait()
+        except BaseException:
+            self.close()
+            raise
         return processes
 
 

@@ -84,7 +84,15 @@ def main() -> None:
     sys.path[0:1] = settings["paths"]  # instead of the folder that this script is in
     if settings["hardware"]:
         importlib.import_module(settings["hardware"]).set_threads(settings["threads"])
-    worker = Worker(Path(settings["benchmarks"]))
+    try:
+        worker = Worker(Path(settings["benchmarks"]))
+    except (ImportError, AttributeError) as error:
+        said = (
+            f"{settings['benchmarks']} cannot be imported: {error}. What an older revision lacks "
+            "is imported inside the benchmark that needs it: then that one alone does not run"
+        )
+        replies.write(json.dumps({"error": said}) + "\n")
+        return
     package = importlib.import_module(settings["package"])
     # Pinned when all is imported: until then every processor helps.
     if settings["cpus"] and hasattr(os, "sched_setaffinity"):
