@@ -210,7 +210,7 @@ class Ledger:
 def this_machine(project: Project) -> dict[str, str]:
     """Processor, system and versions, which a reader of the figures must know."""
     machine = {
-        "processor": _processor(),
+        "processor": processor_name(),
         "cores": str(os.cpu_count()),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
@@ -228,7 +228,8 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _processor() -> str:
+def processor_name() -> str:
+    """The processor as its maker calls it."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
         for line in info.read_text("utf-8", "replace").splitlines():

@@ -10,6 +10,8 @@ a peer need not have:
 takes_order : bool, an attribute
     False where the implementation cannot decode in an order that is given. `log_probs` then gets
     None, decodes in an order of its own, and is not compared with the original's.
+weights : str, an attribute
+    Names the weights where they are not v_48_020; log-probabilities are then not compared.
 batch : int, an attribute
     How many sequences of one structure go through the network together, where one may choose. It
     is set before `design` is called; the fastest of a few is what is timed.

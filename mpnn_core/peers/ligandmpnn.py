@@ -28,7 +28,7 @@ class LigandMPNN:
 
     def __init__(self, name: str, weights: str, model_type: str) -> None:
         self.name, self.model_type = name, model_type
-        self.takes_order = True
+        self.weights = weights.removeprefix("proteinmpnn_")
         self.batch = 0  # sequences that go through the network together; 0 is all
         checkpoint = torch.load(WEIGHTS / f"{weights}.pt", map_location="cpu")
         self.atoms = checkpoint["atom_context_num"] if model_type == "ligand_mpnn" else 1

@@ -108,6 +108,7 @@ class OpenPeer:
             self.close()
             raise
         self.name, self.version = about["name"], about["version"]
+        self.weights: str = about["weights"]
         self.takes_order, self.has = about["takes_order"], frozenset(about["has"])
         self.seconds_to_open: float = about["seconds"]
 

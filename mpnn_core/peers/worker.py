@@ -133,6 +133,7 @@ class Worker:
         return {
             "name": str(self.peer.name),
             "version": str(self.peer.version),
+            "weights": str(getattr(self.peer, "weights", "v_48_020")),
             "takes_order": bool(getattr(self.peer, "takes_order", True)),
             "has": has,
         }
