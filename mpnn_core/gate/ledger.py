@@ -6,7 +6,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -104,6 +104,18 @@ class Entry:
             return "-"
         return f"{Interval(self.value, self.low, self.high)} {self.unit}".strip()
 
+    @property
+    def outcome(self) -> str:
+        """The verdict, with its size where the note begins with it: "short by 32 %"."""
+        first = self.note.partition(";")[0]
+        return first if first.startswith(f"{self.verdict} ") else str(self.verdict)
+
+    @property
+    def made_of(self) -> str:
+        """What the interval of a timed figure is made of: "8 processes, 80 pairs"."""
+        counts = (self.processes, "process", "processes"), (self.pairs, "pair", "pairs")
+        return ", ".join(f"{n} {many if n > 1 else one}" for n, one, many in counts if n)
+
     def is_red(self, acceptance: bool = False) -> bool:
         """Whether the entry fails its test; at acceptance, an inconclusive gate does as well."""
         red = (GateResult.FAILED, GateResult.INCONCLUSIVE) if acceptance else (GateResult.FAILED,)
@@ -118,8 +130,8 @@ class Entry:
             f"claim {self.claim}, {self.figure}, on {self.device} ({self.workload}): the gate is "
             f"{self.bound}, measured {self.measured}: {self.gate}"
         )
-        if self.pairs:
-            text += f"; {self.pairs} pairs"
+        if self.made_of:
+            text += f"; {self.made_of}"
         if self.control:
             low, high = self.control
             text += f", control [{low:.3g}, {high:.3g}]"
@@ -128,12 +140,17 @@ class Entry:
 
 @dataclass
 class Ledger:
-    """The entries of a run, and the machine that it ran on."""
+    """The entries of a run, and the machine that it ran on.
+
+    A run of some tests alone leaves the entries of earlier runs (merging.py): those that are dated
+    before the run `started`. "" where all are of one run.
+    """
 
     entries: list[Entry]
     machine: Mapping[str, str] = field(default_factory=dict)
     date: str = ""
     mode: str = "default"
+    started: str = ""
 
     @property
     def measured(self) -> list[Entry]:
@@ -143,6 +160,28 @@ class Ledger:
     def absent(self) -> list[Entry]:
         """Entries of figures that were not exercised, or not run."""
         return [e for e in self.entries if e.verdict in ABSENT]
+
+    @property
+    def earlier(self) -> list[Entry]:
+        """Entries that an earlier run than the latest one left, the oldest first."""
+        return sorted((e for e in self.entries if self.is_earlier(e)), key=lambda e: e.date)
+
+    def is_earlier(self, entry: Entry) -> bool:
+        return bool(entry.date) and entry.date < self.started
+
+    @property
+    def ages(self) -> str:
+        """How many figures are from the latest run, and how old the others are; "" for one run."""
+        if not self.earlier:
+            return ""
+        own = sum(e.verdict is not Verdict.NOT_RUN and not self.is_earlier(e) for e in self.entries)
+        oldest = self.earlier[0].date
+        days = (datetime.fromisoformat(self.date) - datetime.fromisoformat(oldest)).days
+        age = f"{days} days older" if days > 1 else "a day older" if days else "of the same day"
+        return (
+            f"{own} rows are from this run, {len(self.earlier)} from earlier ones; "
+            f"the oldest, of {minute(oldest)}, is {age}"
+        )
 
     @property
     def reds(self) -> list[Entry]:
@@ -204,7 +243,7 @@ class Ledger:
                 if figure.needs:
                     verdict, note = Verdict.NOT_EXERCISED, f"needs {figure.needs}"
                 entries += own or [Entry.unmeasured(claim, key, verdict, GateResult.NONE, "", note)]
-        return Ledger(entries, self.machine, self.date, self.mode)
+        return replace(self, entries=entries)
 
 
 def this_machine(project: Project) -> dict[str, str]:
@@ -226,6 +265,14 @@ def this_machine(project: Project) -> dict[str, str]:
 
 def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def minute(date: str) -> str:
+    """A date as a reader needs it: "2026-11-26 16:09 UTC"; as it stands, if it is no date."""
+    try:
+        return f"{datetime.fromisoformat(date).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    except (ValueError, OverflowError):
+        return date
 
 
 def _processor() -> str:
