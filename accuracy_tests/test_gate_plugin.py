@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -454,6 +455,32 @@ def test_a_run_without_measurements_leaves_the_last_ledger(suite) -> None:
     result, entries = suite("def test_nothing():\n    pass\n")
     assert entries["loss"].value == 0.5
     assert "Claims ledger" not in result.stdout.str()
+
+
+def test_a_run_of_a_part_keeps_the_other_rows_and_stores_its_own_alone(suite, pytester) -> None:
+    tests = FAST.format(candidate="100_000") + LOSS.format("0.5")
+    suite(tests, "-k", "loss")
+    path, monday = pytester.path / ".mpnn_core" / "ledger.json", "2020-01-06T10:00:00+00:00"
+    ledger = Ledger.load(path)
+    ledger.entries = [replace(e, date=monday) for e in ledger.entries]
+    ledger.save(path)
+    result, entries = suite(tests, "-k", "speed", "--budget=0s", "--benchmark-autosave")
+    assert (entries["loss"].value, entries["loss"].date) == (0.5, monday)
+    assert entries["speed"].pairs == 1 and entries["speed"].date > monday
+    text = " ".join(result.stdout.str().split())
+    assert "rows: 1 of this run, 1 of earlier runs, the oldest of 2020-01-06 10:00 UTC" in text
+    (run,) = load_runs(pytester.path / ".benchmarks")
+    assert [e.figure for e in run.ledger.entries if e.test] == ["speed"]
+
+
+def test_what_leaves_the_ledger_is_printed(suite, pytester) -> None:
+    suite(LOSS.format("0.5"))
+    path = pytester.path / ".mpnn_core" / "ledger.json"
+    path.write_text(path.read_text().replace('"processor": "', '"processor": "An old '))
+    result, entries = suite('@pytest.mark.claim("T1", "same")\ndef test_it(judge):\n    judge(1)\n')
+    assert entries["loss"].value is None and entries["same"].value == 1
+    text = " ".join(result.stdout.str().split())
+    assert "left out of the ledger, measured on another machine, An old" in text
 
 
 def test_time_that_a_test_did_not_need_goes_to_the_others() -> None:

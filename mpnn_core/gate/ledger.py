@@ -174,13 +174,10 @@ class Ledger:
         """How many figures are from the latest run, and how old the others are; "" for one run."""
         if not self.earlier:
             return ""
-        own = sum(e.verdict is not Verdict.NOT_RUN and not self.is_earlier(e) for e in self.entries)
-        oldest = self.earlier[0].date
-        days = (datetime.fromisoformat(self.date) - datetime.fromisoformat(oldest)).days
-        age = f"{days} days older" if days > 1 else "a day older" if days else "of the same day"
+        own = sum(bool(e.test) and not self.is_earlier(e) for e in self.entries)
         return (
-            f"{own} rows are from this run, {len(self.earlier)} from earlier ones; "
-            f"the oldest, of {minute(oldest)}, is {age}"
+            f"rows: {own} of this run, {len(self.earlier)} of earlier runs, "
+            f"the oldest of {minute(self.earlier[0].date)}"
         )
 
     @property
