@@ -43,8 +43,8 @@ def test_a_run_of_a_part_updates_its_rows_and_keeps_the_others_with_their_dates(
     rows, lines = both([SPEED, LOSS], [faster])
     assert rows == [replace(LOSS, date=MONDAY), replace(faster, date=FRIDAY)]
     assert not lines
-    again, _ = merged(ledger(rows, date=FRIDAY), run(LOSS), CLAIMS)
-    assert {e.date for e in again.entries if e.claim == "E2"} == {FRIDAY}, "its own date, kept"
+    again, _ = merged(ledger(rows, date=FRIDAY), run(SPEED), CLAIMS)
+    assert {e.date for e in again.entries if e.claim == "S4"} == {MONDAY}, "its own date"
 
 
 def test_rows_of_other_workloads_and_devices_stand_beside() -> None:
