@@ -13,6 +13,7 @@ from stored_runs import PROCESSOR, entry, ledger
 from mpnn_core.gate.claims import load_claims
 from mpnn_core.gate.ledger import Entry, Ledger
 from mpnn_core.gate.merging import merged, onto_earlier
+from mpnn_core.gate.pages import markdown
 from mpnn_core.gate.printing import print_short, print_whole
 from mpnn_core.gate.verdicts import GateResult, Verdict
 
@@ -44,7 +45,7 @@ def test_a_run_of_a_part_updates_its_rows_and_keeps_the_others_with_their_dates(
     assert rows == [replace(LOSS, date=MONDAY), replace(faster, date=FRIDAY)]
     assert not lines
     again, _ = merged(ledger(rows, date=FRIDAY), run(SPEED), CLAIMS)
-    assert {e.date for e in again.entries if e.claim == "S4"} == {MONDAY}, "its own date"
+    assert {e.date for e in again.measured if e.claim == "S4"} == {MONDAY}, "its own date"
 
 
 def test_rows_of_other_workloads_and_devices_stand_beside() -> None:
@@ -131,6 +132,15 @@ def test_rows_of_several_runs_are_printed_with_their_dates(form) -> None:
         assert "points: failed; 61 pairs, control [0.99, 1.01] (measured 2026-01-05" in text
     one, _ = merged(run(date=MONDAY), run(SPEED, red), CLAIMS)
     assert "rows:" not in printed(one, form) and " date" not in printed(one, form)
+
+
+def test_the_page_of_several_runs_dates_the_rows_of_earlier_ones() -> None:
+    found, _ = merged(run(LOSS, date=MONDAY), run(SPEED), CLAIMS)
+    text = markdown(found, CLAIMS)
+    assert "rows: 1 of this run, 1 of earlier runs, the oldest of 2026-01-05 10:00 UTC" in text
+    (row,) = (line for line in text.splitlines() if LOSS.measured.partition(" ")[0] in line)
+    assert "61 pairs; measured 2026-01-05 10:00 UTC" in row
+    assert text.count("; measured 2026") == 1
 
 
 def printed(content: Ledger, form) -> str:

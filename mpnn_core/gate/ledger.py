@@ -105,10 +105,19 @@ class Entry:
         return f"{Interval(self.value, self.low, self.high)} {self.unit}".strip()
 
     @property
-    def outcome(self) -> str:
+    def judged(self) -> str:
         """The verdict, with its size where the note begins with it: "short by 32 %"."""
         first = self.note.partition(";")[0]
         return first if first.startswith(f"{self.verdict} ") else str(self.verdict)
+
+    @property
+    def gated(self) -> str:
+        """The gate's result and its bound in words; "-" where there is no gate."""
+        return (
+            "-"
+            if self.gate is GateResult.NONE
+            else ", ".join(filter(None, (self.gate, self.bound)))
+        )
 
     @property
     def made_of(self) -> str:
@@ -267,7 +276,8 @@ def now() -> str:
 def minute(date: str) -> str:
     """A date as a reader needs it: "2026-11-26 16:09 UTC"; as it stands, if it is no date."""
     try:
-        return f"{datetime.fromisoformat(date).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+        moment = datetime.fromisoformat(date)
+        return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if moment.tzinfo else date
     except (ValueError, OverflowError):
         return date
 

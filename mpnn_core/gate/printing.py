@@ -107,8 +107,8 @@ def print_short(ledger: Ledger, console: Console) -> None:
             e.headline or e.figure,
             e.reported,
             e.measured.removesuffix(f" {e.unit}"),  # the unit stands beside it
-            Text(e.outcome, STYLES.get(e.verdict, "")),
-            Text(e.gate if e.bound or e.is_red() else "-", STYLES.get(e.gate, "")),
+            Text(e.judged, STYLES.get(e.verdict, "")),
+            Text("-" if e.gate is GateResult.NONE else e.gate, STYLES.get(e.gate, "")),
         ]
         for e in headlines
     ]
@@ -183,8 +183,8 @@ def print_whole(ledger: Ledger, console: Console) -> None:
             e.figure,
             e.reported,
             e.measured,
-            Text(e.outcome, STYLES.get(e.verdict, "")),
-            Text(f"{e.gate}, {e.bound}" if e.bound else "-", STYLES.get(e.gate, "")),
+            Text(e.judged, STYLES.get(e.verdict, "")),
+            Text(e.gated, STYLES.get(e.gate, "")),
             "; ".join(filter(None, (e.machine or e.device, e.made_of, e.note, e.workload))),
         ]
         for e in present
