@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import sys
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from statistics import median
@@ -17,7 +18,6 @@ from mpnn_core.gate.budget import seconds
 from mpnn_core.gate.history import load_runs, series
 from mpnn_core.gate.intervals import fresh_process
 from mpnn_core.gate.ledger import Ledger, LedgerError
-from mpnn_core.gate.printing import SHORT_COLUMNS, WHOLE_COLUMNS
 from mpnn_core.gate.sessions import PROCESSES, Ended, Plan, Record
 from mpnn_core.gate.verdicts import Verdict
 
@@ -603,16 +603,17 @@ def test_the_ledger_survives_its_file(suite, pytester) -> None:
     assert any(entry.verdict is Verdict.NOT_RUN for entry in ledger.entries)
 
 
-@pytest.mark.parametrize(
-    ("options", "columns"), [((), SHORT_COLUMNS), (("--ledger-all",), WHOLE_COLUMNS)]
-)
-def test_the_printed_ledger_fits_a_page_and_has_no_colour_in_a_file(
-    suite, options, columns
+@pytest.mark.parametrize("columns", [40, 80, 150])
+@pytest.mark.parametrize("options", [(), ("--ledger-all",)])
+def test_the_printed_ledger_fits_the_terminal_and_has_no_colour_in_a_file(
+    suite, monkeypatch, options, columns
 ) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
     result, entries = suite(SPEED, *options)
     text = result.stdout.str()
     printed = text[text.index("Claims ledger") : text.index("the whole ledger is in")]
-    assert entries["speed"].measured.removesuffix(" x") in printed and "\x1b[" not in printed
+    assert set(entries["speed"].measured.split()) <= set(printed.split()), printed
+    assert "\x1b[" not in printed
     assert max(map(len, printed.splitlines())) <= columns
     last = text.rstrip().splitlines()[-1]
     assert last.startswith(f"the whole ledger is in {Path('.mpnn_core', 'ledger.json')}"), last
@@ -645,6 +646,32 @@ def test_a_run_without_measurements_leaves_the_last_ledger(suite) -> None:
     result, entries = suite("def test_nothing():\n    pass\n")
     assert entries["loss"].value == 0.5
     assert "Claims ledger" not in result.stdout.str()
+
+
+def test_a_run_of_a_part_keeps_the_other_rows_and_stores_its_own_alone(suite, pytester) -> None:
+    tests = SPEED + LOSS.format("0.5")
+    suite(tests, "-k", "loss")
+    path, monday = pytester.path / ".mpnn_core" / "ledger.json", "2020-01-06T10:00:00+00:00"
+    ledger = Ledger.load(path)
+    ledger.entries = [replace(e, date=monday) for e in ledger.entries]
+    ledger.save(path)
+    result, entries = suite(tests, "-k", "speed", "--budget=0s", "--benchmark-autosave")
+    assert (entries["loss"].value, entries["loss"].date) == (0.5, monday)
+    assert entries["speed"].pairs == 1 and entries["speed"].date > monday
+    text = " ".join(result.stdout.str().split())
+    assert "rows: 1 of this run, 1 of earlier runs, the oldest of 2020-01-06 10:00 UTC" in text
+    (run,) = load_runs(pytester.path / ".benchmarks")
+    assert [e.figure for e in run.ledger.entries if e.test] == ["speed"]
+
+
+def test_what_leaves_the_ledger_is_printed(suite, pytester) -> None:
+    suite(LOSS.format("0.5"))
+    path = pytester.path / ".mpnn_core" / "ledger.json"
+    path.write_text(path.read_text().replace('"processor": "', '"processor": "An old '))
+    result, entries = suite('@pytest.mark.claim("T1", "same")\ndef test_it(judge):\n    judge(1)\n')
+    assert entries["loss"].value is None and entries["same"].value == 1
+    text = " ".join(result.stdout.str().split())
+    assert "left out of the ledger, measured on another machine, An old" in text
 
 
 @pytest.mark.parametrize(

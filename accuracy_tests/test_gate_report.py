@@ -8,7 +8,9 @@ import re
 import shutil
 import subprocess
 from dataclasses import replace
+from html import escape, unescape
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -24,10 +26,10 @@ from mpnn_core.gate.history import load_runs, series
 from mpnn_core.gate.intervals import Interval
 from mpnn_core.gate.ledger import Ledger
 from mpnn_core.gate.pages import markdown
-from mpnn_core.gate.report import COLOURS, Report, forests, summary, trade_offs, write
+from mpnn_core.gate.report import COLOURS, Report, Scale, groups, summary, trade_offs, write
 from mpnn_core.gate.revisions.comparison import Answer, Comparison, print_comparison
 from mpnn_core.gate.revisions.race import Outcome
-from mpnn_core.gate.verdicts import Change
+from mpnn_core.gate.verdicts import Change, GateResult, Verdict
 
 CLAIMS = load_claims(Path(__file__).parents[1] / "claims.toml")
 LEDGERS = Path(__file__).parents[1] / "fixtures" / "ledgers"
@@ -129,13 +131,61 @@ def test_the_page_is_one_sound_file(tmp_path, runs) -> None:
 def test_the_page_says_what_was_measured(tmp_path) -> None:
     report, path = page(tmp_path, 1, COMPARISON)
     text = path.read_text("utf-8")
-    assert "1 gate failed" in text and "S9 component-2000" in text
     for e in report.measured:
         assert e.measured in text
     assert 'href="../perf_tests/test_engine.py"' in text
     assert "needs Apple silicon" in text and "not exercised" in text
-    assert "design_one is slower than main: time +11.1 %" in text
     assert "&lt;new&gt;" in text and "no &lt;such&gt; function" in text and "<new>" not in text
+
+
+def test_the_page_leads_with_what_fell_what_passed_where_and_when(tmp_path) -> None:
+    report, path = page(tmp_path, 1, COMPARISON)
+    assert report.lead == (
+        "1 regression against main and 1 gate failed, 7 gates passed; 9 figures measured on "
+        "A processor, 2 cores, 2026-01-01 00:00 UTC."
+    )
+    text = text_of(path)
+    assert text.startswith(f"Claims and gates {report.lead} What fell design_one is slower than")
+    red = (
+        "k-NN on the CPU with scikit-learn, component 2000: k-NN of 106 residues, and forward() "
+        "with it: the gate is >= 2, measured 1.2 [1.16, 1.24] x, failed"
+    )
+    assert text.index(red) < text.index("Ledger Without a measurement"), "before the sections"
+    green = [e for e in ENTRIES if e.gate is not GateResult.FAILED]
+    assert Report(CLAIMS, ledger(green), [], None, "..").lead.startswith("Nothing fell, 7 gates")
+    assert Report(CLAIMS, Ledger([]), [], None, "..").lead == "Nothing was measured yet."
+
+
+def test_the_lead_says_how_many_rows_are_of_earlier_runs() -> None:
+    old = [replace(e, date="2025-12-24T18:00:00+00:00") for e in ENTRIES[1:]]
+    found = replace(ledger([ENTRIES[0], *old]), started="2026-01-01T00:00:00+00:00")
+    lead = Report(CLAIMS, found, [], None, "..").lead
+    assert "(1 of this run, 8 of earlier runs, the oldest of 2025-12-24 18:00 UTC)" in lead
+
+
+def test_every_counted_figure_stands_in_a_table_in_words(tmp_path) -> None:
+    """Also those that ran out of time, and those whose test failed before it measured."""
+    report, path = page(tmp_path, 1)
+    absent = {"value": None, "low": None, "high": None, "note": "the budget has 3 s left"}
+    late = replace(ENTRIES[1], **absent, verdict=Verdict.INCONCLUSIVE, claim="S3")
+    broken = replace(ENTRIES[1], **absent, verdict=Verdict.NOT_RUN, gate=GateResult.FAILED)
+    found = ledger([*ENTRIES, late, replace(broken, claim="S6")]).completed(CLAIMS)
+    write(Report(CLAIMS, found, [], None, ".."), path)
+    text = path.read_text("utf-8")
+    rows = [unescape(row) for row in re.findall(r'(?s)<tr class="entry">.*?</tr>', text)]
+    counts = re.findall(r"<li><strong>(\d+)</strong>", text)
+    assert len(rows) == len(found.entries) == sum(map(int, counts))
+    assert sum("the budget has 3 s left" in row for row in rows) == 2
+    for e in found.entries:
+        own = [row for row in rows if f"· {e.claim} {e.figure}<" in row]
+        assert own and all(report.title(e) in row for row in own), report.title(e)
+        assert CLAIMS[e.claim].title in report.title(e)
+
+
+def text_of(path: Path) -> str:
+    """What a reader sees, without the page's head."""
+    body = path.read_text("utf-8").partition("</head>")[2].partition("</a>")[2]
+    return " ".join(unescape(re.sub(r"<[^>]*>", " ", body)).split())
 
 
 def test_what_other_machines_recorded_is_shown_with_the_machine(tmp_path) -> None:
@@ -157,11 +207,32 @@ def test_what_was_run_once_has_no_chart_of_its_history(tmp_path) -> None:
     assert "History of" not in text
 
 
-def test_charts_tell_like_figures_apart() -> None:
-    (first, *_) = [e for e in ENTRIES if e.low != e.high]
-    sides = [replace(first, workload=f"the six proteins together, {who}") for who in ("A B", "C")]
-    ((_, chart),) = forests(sides)
-    assert ": A B<" in chart and ": C<" in chart and "together" not in chart
+def test_an_axis_holds_every_interval_and_reported_figure() -> None:
+    for group in groups(ENTRIES):
+        marks = [group.mark(e) for e in group.entries]
+        assert all((mark is None) is (group.scale is None) for mark in marks)
+        for e, mark in zip(group.entries, marks, strict=True):
+            if mark is not None:
+                assert 0 <= mark.low <= mark.value <= mark.low + mark.width <= 100
+                assert mark.reported is None or 0 <= mark.reported <= 100
+                assert e.measured in mark.text
+    assert [g.heading for g in groups(ENTRIES)] == [
+        "Ratios, times as fast", "Percent", "Other figures",
+    ]  # fmt: skip
+    assert [e for g in groups(ENTRIES) for e in g.entries if e not in ENTRIES] == []
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "is_ratio"),
+    [(0.9, 1.3, True), (0.5, 3, True), (0.5, 200, True), (1e-6, 1e9, True), (-2, 12, False)],
+)
+def test_an_axis_has_a_few_round_numbers_in_order(low, high, is_ratio) -> None:
+    ticks = Scale(low, high, is_ratio).ticks
+    places, numbers = zip(*ticks, strict=True)
+    assert 1 <= len(ticks) <= 20 and all(0 <= p <= 100 for p in places), ticks
+    assert list(places) == sorted(places)
+    assert [float(n) for n in numbers] == sorted(map(float, numbers))
+    assert all(b - a >= 8 for a, b in pairwise(places)) or high / low > 1e9
 
 
 def test_a_hundred_runs_show_their_step(tmp_path) -> None:
@@ -184,11 +255,35 @@ def test_a_speed_stands_beside_its_loss(tmp_path) -> None:
     assert found == {("S4", "speed"): 8.9, ("E2", "speed"): None}
 
 
+def test_the_loss_beside_a_speed_is_the_judged_one_on_the_claims_own_workload() -> None:
+    """Other networks and other proteins are recorded beside it, and come later."""
+    speed, judged = entry(CLAIMS["S2"], "speed", 2.8), entry(CLAIMS["S2"], "loss", 3.25)
+    recorded = replace(judged, verdict=Verdict.RECORDED, workload="3HTN", value=6.4, high=6.5)
+    cuda = replace(judged, device="cuda", value=3.3)
+    other = replace(judged, workload="other chains", value=3.2)
+    for losses in ([judged, recorded], [recorded, other, cuda, judged]):
+        report = Report(CLAIMS, ledger([speed, *losses]), [], None, "..")
+        assert trade_offs(report) == [(speed, judged)]
+    assert trade_offs(Report(CLAIMS, ledger([speed, recorded]), [], None, "..")) == []
+
+
+def test_each_speed_of_the_trade_off_names_its_loss(tmp_path) -> None:
+    _, path = page(tmp_path, 1)
+    text = path.read_text("utf-8")
+    section = text[text.index('id="trade-off"') : text.index('id="comparison"')]
+    fast, exact = section.index("Fast: Baseline with k = 16"), section.index("Our sampling")
+    assert exact < fast, "the fastest first"
+    assert "none: exact" in section[exact:fast] and "S4 loss" in section[fast:]
+    assert "8.9 [8.63, 9.17] points" in section[fast:]
+
+
 def test_the_summary_names_what_failed(tmp_path) -> None:
     report, _ = page(tmp_path, 1, COMPARISON)
     text = summary(report)
     shown = shown_text(text)
-    assert "failed: S9 component-2000, >= 2, measured 1.2" in shown
+    assert shown.index(report.lead) < shown.index("regression: design_one") < shown.index("failed:")
+    assert "failed: k-NN on the CPU with scikit-learn, component 2000: k-NN of 106" in shown
+    assert "the gate is >= 2, measured 1.2" in shown
     assert "design_one\n+11.1 % [+9.9, +12.4]\nslower\n" in shown
     assert "| **slower** |" in text
     assert "No regression" not in text
@@ -221,7 +316,7 @@ SIGNS = st.text(
 @example("&lt; ![x](y) **b** ~~c~~ \n\n# d")
 def test_markdown_shows_every_sign_as_it_is(signs: str) -> None:
     words = " ".join(f"a{signs}b".split())
-    red = replace(ENTRIES[4], figure=words, unit=signs)
+    red = replace(ENTRIES[4], workload=words, unit=signs)
     slow = replace(COMPARISON.outcomes[0], benchmark=words)
     compared = replace(COMPARISON, base=words, outcomes=[slow])
     report = Report({}, Ledger([red]), [], compared, "..")
@@ -301,32 +396,41 @@ def test_an_address_or_a_folder_is_a_link(source) -> None:
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 @pytest.mark.parametrize("runs", [0, 1, 100])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_browser_shows_it(tmp_path, runs, scheme) -> None:
-    """By keyboard and in print, light and dark: what the page computes to, asked of the browser."""
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1200), ("dark", 1200), ("light", 400)])
+def test_a_browser_shows_it(tmp_path, runs, scheme, width) -> None:
+    """By keyboard and in print, light and dark, on a phone: asked of the browser itself."""
     _, path = page(tmp_path, runs, COMPARISON if runs == 1 else None)
     probe = (
         "<script>window.onload = () => { const r = {};"
         "const style = e => getComputedStyle(e);"
         "r.paper = style(document.body).backgroundColor; r.ink = style(document.body).color;"
         "r.wide = document.documentElement.scrollWidth - window.innerWidth;"
+        "r.height = Math.min(...[...document.querySelectorAll('svg text')].map(e =>"
+        " parseFloat(style(e).fontSize) * Math.hypot(e.getScreenCTM().a, e.getScreenCTM().b)));"
+        "r.words = Math.min(...[...document.querySelectorAll('body *')].filter(e => e.offsetHeight"
+        " && !e.closest('svg')).map(e => parseFloat(style(e).fontSize)));"
         "r.text = [...document.querySelectorAll('svg text')].map(e => style(e).fill);"
         "r.svg = [...document.querySelectorAll('svg')].map(e => e.getBoundingClientRect().height);"
         "r.focus = [...document.querySelectorAll('a, [tabindex]')].filter(e => {e.focus();"
         " return document.activeElement !== e}).length;"
-        "document.title = JSON.stringify(r); }</script>"
+        "parent.document.title = JSON.stringify(r); }</script>"
     )
+    text = path.read_text("utf-8").replace("</body>", probe + "</body>")
+    # In a frame: a window of the browser has a least width.
     probed = tmp_path / "probed.html"
-    probed.write_text(path.read_text("utf-8").replace("</body>", probe + "</body>"), "utf-8")
+    frame = f'<iframe width="{width}" height="1400" srcdoc="{escape(text)}"></iframe>'
+    probed.write_text(f"<!DOCTYPE html><title></title>{frame}", "utf-8")
     found = json.loads(browse(tmp_path, probed, scheme, "--dump-dom").partition("<title>")[2]
                        .partition("</title>")[0].replace("&quot;", '"'))  # fmt: skip
     light = {"rgb(255, 255, 255)": "light", "rgb(20, 23, 27)": "dark"}
     assert light[found["paper"]] == scheme
     assert set(found["text"]) <= {found["ink"]}, "text in charts is in the page's ink"
     assert found["wide"] <= 0, "nothing runs off the page"
+    assert found["height"] is None or found["height"] > 11.9, "letters of charts, in pixels"
+    assert found["words"] >= 12, "letters of the page, in pixels"
     assert found["focus"] == 0, "every link and table is reached by keyboard"
     assert all(height > 60 for height in found["svg"]) and bool(found["svg"]) == bool(runs)
-    if scheme == "light":
+    if (scheme, width) == ("light", 1200):
         browse(tmp_path, path, scheme, "--no-pdf-header-footer", f"--print-to-pdf={tmp_path}/p.pdf")
         assert (tmp_path / "p.pdf").read_bytes().startswith(b"%PDF")
 

@@ -190,15 +190,14 @@ def ledger_of(ledger: Ledger, wanted: Callable[[Entry], bool]) -> str:
     """The measured figures of a ledger, with the machine they are from."""
     rows = [
         (
-            f"{e.claim} {e.figure}",
-            e.workload,
+            f"{'; '.join(filter(None, (e.workload, e.made_of)))} ({e.claim} {e.figure})",
             e.measured,
             "" if e.control is None else f"{e.control[0]:.3g} to {e.control[1]:.3g}",
             e.judged,
         )
         for e in ledger.measured if wanted(e)
     ]  # fmt: skip
-    headings = ("figure", "workload", "measured", "control", "verdict")
+    headings = ("workload and figure", "measured", "control", "verdict")
     source = f"{machine(ledger.machine)}; {ledger.date[:10]}."
     return f"{source}\n\n{table(headings, rows)}"
 
@@ -291,11 +290,11 @@ def study() -> str:
             entries = [e for e in CPU.entries if (e.claim, e.figure) == (claim.id, key)]
             done = [e for e in entries if e.value is not None]
             name = f"{claim.id} {claim.title}: {key}"
-            rows += [(name, str(figure), e.measured, e.judged, e.workload) for e in done]
+            rows += [(f"{name} ({e.workload})", str(figure), e.measured, e.judged) for e in done]
             if not done:
                 why = f"needs {figure.needs}" if figure.needs else "inconclusive"
-                rows.append((name, str(figure), "-", why, claim.workload))
-    headings = ("claim", "the study", "here", "verdict", "on")
+                rows.append((f"{name} ({claim.workload})", str(figure), "-", why))
+    headings = ("claim (on)", "the study", "here", "verdict")
     return f"{machine(CPU.machine)}; {CPU.date[:10]}.\n\n{table(headings, rows)}"
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -110,6 +110,18 @@ class Entry:
         """The verdict in words: "confirmed", "short by 32 %"."""
         return f"{self.verdict} {self.short}".strip()
 
+    @property
+    def gated(self) -> str:
+        """The gate's result and its bound in words; "-" where there is no gate."""
+        words = ", ".join(filter(None, (self.gate, self.bound)))
+        return "-" if self.gate is GateResult.NONE else words
+
+    @property
+    def made_of(self) -> str:
+        """What the interval of a timed figure is made of: "8 processes, 80 pairs"."""
+        counts = (self.processes, "process", "processes"), (self.pairs, "pair", "pairs")
+        return ", ".join(f"{n} {many if n > 1 else one}" for n, one, many in counts if n)
+
     def is_red(self, acceptance: bool = False) -> bool:
         """Whether the entry fails its test; at acceptance, an inconclusive gate does as well."""
         red = (GateResult.FAILED, GateResult.INCONCLUSIVE) if acceptance else (GateResult.FAILED,)
@@ -124,8 +136,8 @@ class Entry:
             f"claim {self.claim}, {self.figure}, on {self.device} ({self.workload}): the gate is "
             f"{self.bound}, measured {self.measured}: {self.gate}"
         )
-        if self.pairs:
-            text += f"; {self.pairs} pairs"
+        if self.made_of:
+            text += f"; {self.made_of}"
         if self.control:
             low, high = self.control
             text += f", control [{low:.3g}, {high:.3g}]"
@@ -134,12 +146,17 @@ class Entry:
 
 @dataclass
 class Ledger:
-    """The entries of a run, and the machine that it ran on."""
+    """The entries of a run, and the machine that it ran on.
+
+    A run of some tests alone leaves the entries of earlier runs (merging.py): those that are dated
+    before the run `started`. "" where all are of one run.
+    """
 
     entries: list[Entry]
     machine: Mapping[str, str] = field(default_factory=dict)
     date: str = ""
     mode: str = "default"
+    started: str = ""
 
     @property
     def measured(self) -> list[Entry]:
@@ -149,6 +166,25 @@ class Ledger:
     def absent(self) -> list[Entry]:
         """Entries of figures that were not exercised, or not run."""
         return [e for e in self.entries if e.verdict in ABSENT]
+
+    @property
+    def earlier(self) -> list[Entry]:
+        """Entries that an earlier run than the latest one left, the oldest first."""
+        return sorted((e for e in self.entries if self.is_earlier(e)), key=lambda e: e.date)
+
+    def is_earlier(self, entry: Entry) -> bool:
+        return bool(entry.date) and entry.date < self.started
+
+    @property
+    def ages(self) -> str:
+        """How many figures are from the latest run, and how old the others are; "" for one run."""
+        if not self.earlier:
+            return ""
+        own = sum(bool(e.test) and not self.is_earlier(e) for e in self.entries)
+        return (
+            f"rows: {own} of this run, {len(self.earlier)} of earlier runs, "
+            f"the oldest of {minute(self.earlier[0].date)}"
+        )
 
     @property
     def reds(self) -> list[Entry]:
@@ -210,7 +246,7 @@ class Ledger:
                 if figure.needs:
                     verdict, note = Verdict.NOT_EXERCISED, f"needs {figure.needs}"
                 entries += own or [Entry.unmeasured(claim, key, verdict, GateResult.NONE, "", note)]
-        return Ledger(entries, self.machine, self.date, self.mode)
+        return replace(self, entries=entries)
 
 
 def this_machine(project: Project) -> dict[str, str]:
@@ -232,3 +268,21 @@ def this_machine(project: Project) -> dict[str, str]:
 
 def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def minute(date: str) -> str:
+    """A date as a reader needs it: "2026-11-26 16:09 UTC"; as it stands, if it is no date."""
+    try:
+        moment = datetime.fromisoformat(date)
+        return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if moment.tzinfo else date
+    except (ValueError, OverflowError):
+        return date
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text("utf-8", "replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or "unknown"

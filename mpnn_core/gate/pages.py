@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mpnn_core.gate.claims import Claim
-from mpnn_core.gate.ledger import ABSENT, Entry, Ledger
+from mpnn_core.gate.ledger import ABSENT, Ledger, minute
 from mpnn_core.gate.verdicts import GateResult, Verdict
 
 # What Markdown would not show as it is: an entity where not every reader takes a backslash.
@@ -13,7 +13,8 @@ SIGNS = str.maketrans(
     {sign: f"\\{sign}" for sign in "\\|*_`[#"}
     | {"&": "&amp;", "<": "&lt;", "~": "&#126;", "$": "&#36;", "@": "&#64;"}
 )
-HEADS = ("figure", "reported", "measured", "verdict", "gate", "device and workload")
+# Four columns have room on a phone.
+HEADS = ("figure", "reported", "measured", "verdict and gate")
 
 
 def markdown(ledger: Ledger, claims: Mapping[str, Claim]) -> str:
@@ -26,18 +27,21 @@ def markdown(ledger: Ledger, claims: Mapping[str, Claim]) -> str:
     machine = ", ".join(f"{key} {value}" for key, value in ledger.machine.items())
     lines = [
         f"Measured on: {escaped(machine) or 'no machine yet'}; "
-        f"{escaped(ledger.date) or 'no run yet'}.",
+        f"{escaped(minute(ledger.date)) or 'no run yet'}.",
         "",
     ]
     for name, kind in (("Verdicts", Verdict), ("Gates", GateResult)):
         counts = ", ".join(f"{n} {k}" for k, n in ledger.counts(kind).items())
         lines += [f"{name}: {counts or 'none'}.", ""]
+    if ledger.ages:
+        lines += [f"Of several runs: {escaped(ledger.ages)}.", ""]
     for claim in claims.values():
-        lines += _section(claim, [e for e in ledger.entries if e.claim == claim.id])
+        lines += _section(claim, ledger)
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _section(claim: Claim, entries: list[Entry]) -> list[str]:
+def _section(claim: Claim, ledger: Ledger) -> list[str]:
+    entries = [e for e in ledger.entries if e.claim == claim.id]
     lines = [
         f"## {escaped(claim.id)} · {escaped(claim.title)}",
         "",
@@ -48,11 +52,16 @@ def _section(claim: Claim, entries: list[Entry]) -> list[str]:
         _row(["---"] * len(HEADS)),
     ]
     for e in entries:
-        where = (e.note,) if e.verdict in ABSENT else (e.device, e.workload, e.note)
-        gate = ", ".join(filter(None, (e.gate, e.bound)))
-        gate = "-" if e.gate is GateResult.NONE else gate
+        told = (e.machine or e.device, e.workload, e.made_of, e.note)
+        where = (e.note,) if e.verdict in ABSENT else told
         words = "; ".join(filter(None, where))
-        lines.append(_row([e.figure, e.reported, e.measured, e.judged, gate, words]))
+        if e.value is not None and ledger.is_earlier(e):
+            words += f"; measured {minute(e.date)}"
+        gate = e.judged if e.gate is GateResult.NONE else f"{e.judged}; gate {e.gated}"
+        figure = e.figure.replace("-", " ")
+        lines.append(
+            _row([f"{figure}: {words}" if words else figure, e.reported, e.measured, gate])
+        )
     return [*lines, ""]
 
 

@@ -13,6 +13,7 @@ import io
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from math import exp
 from pathlib import Path
 from shutil import get_terminal_size
@@ -37,8 +38,9 @@ from mpnn_core.gate.judging import (
     unbound,
 )
 from mpnn_core.gate.ledger import STORED, Entry, Ledger, now, this_machine
+from mpnn_core.gate.merging import onto_earlier
 from mpnn_core.gate.pairing import Rounds
-from mpnn_core.gate.printing import print_short, print_whole
+from mpnn_core.gate.printing import print_short, print_whole, print_words
 from mpnn_core.gate.project import Project, load_project
 from mpnn_core.gate.revisions.compare import compare_revisions
 from mpnn_core.gate.revisions.comparison import Comparison, print_comparison
@@ -505,6 +507,7 @@ class LedgerKeeper:
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
         self.project = config.stash[PROJECT]
+        self.started = now()
         self.ledger = Ledger(
             [], mode="acceptance" if config.getoption("--acceptance") else "default"
         )
@@ -539,10 +542,13 @@ class LedgerKeeper:
             print_comparison(self.config.stash[COMPARISON], console)
         if self.ledger.entries:
             path = self.config.rootpath / (self.config.getoption("--ledger") or self.project.ledger)
-            ledger = self._completed()
+            latest = replace(self._completed(), started=self.started)
+            ledger, lines = onto_earlier(path, latest, self.config.stash[CLAIMS])
             ledger.save(path)
             whole = self.config.getoption("--ledger-all")
             (print_whole if whole else print_short)(ledger, console)
+            for line in lines:
+                print_words(line, console)
             if path.is_relative_to(self.config.rootpath):
                 path = path.relative_to(self.config.rootpath)
             how = "" if whole else "; `mpnn-core claims --all` prints it"
