@@ -12,7 +12,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from mpnn_core import ALPHABET
+from mpnn_core import ALPHABET, Structure
 from mpnn_core.acceptance.candidate import Candidate, DifferenceError, Judge, described, residue
 from mpnn_core.acceptance.cases import Cut, K, Question
 
@@ -23,6 +23,7 @@ EDGE = 5e-4
 """The same of cuts of any layout, which are worse conditioned than whole proteins."""
 
 SHORT, LONG = 40, 100  # residues: fewer than k, where each one hears from all; and more
+TIE = 1e-3  # Å: of two residues as far away as this alike, either may be the nearer one
 SMALL = 0.3  # nats, what rounding to half precision may do
 EXPERIMENTS = 3  # failures of a run that are explained by experiment; a cause explains the rest
 ATOMS = ("N", "CA", "C", "O")
@@ -92,10 +93,14 @@ def cause(
         if np.nanmax(np.abs(theirs[seen] - found[seen])) < min(10 * EDGE, largest / 10):
             return sentence
     rows = np.flatnonzero(seen)
+    if candidate.offers("neighbours"):
+        found_neighbours = candidate.neighbours(question.structure)
+        if wrong := wrong_neighbours(question.structure, found_neighbours):
+            return f"the choice of the nearest residues (k-NN): {wrong}"
     if len(rows) > K and _agrees(candidate, question.of_rows(rows[:SHORT]), judge):
         return (
-            f"the choice of the {K} nearest residues (k-NN), or what differs with the length: its "
-            f"first {SHORT} residues alone, where each hears from all, are right"
+            f"the choice of the {K} nearest residues (k-NN), or something else that depends on "
+            f"the length: its first {SHORT} residues alone, where each hears from all, are right"
         )
     if len(rows) <= K and _agrees(candidate, Cut(LONG).build(), judge):
         return (
@@ -108,6 +113,31 @@ def cause(
             "constant in the features"
         )
     return "none of the common mistakes that this suite knows; compare layer by layer"
+
+
+def wrong_neighbours(structure: Structure, found: NDArray[np.int64]) -> str:
+    """Where rows (L, k) do not hold the nearest residues, in a sentence; "" where all do.
+
+    Of two residues that are as far away, either may be the nearer one.
+    """
+    rows = np.flatnonzero(structure.mask)
+    k = min(K, len(rows))
+    CA = structure.coords[:, 1].astype(np.float64)
+    for i in rows.tolist():
+        distance = np.linalg.norm(CA[rows] - CA[i], axis=-1)
+        farthest = np.sort(distance)[k - 1]
+        must = set(rows[distance < farthest - TIE].tolist())
+        may = set(rows[distance <= farthest + TIE].tolist())
+        got = set(found[i].tolist()) - {-1}
+        if len(got) == k and must <= got <= may:
+            continue
+        lacking = sorted((may if len(got) < k else must) - got)
+        return (
+            f"{residue(structure, i)} of {described(structure)} has {len(got)} neighbours; "
+            f"expected the {k} nearest by CA, itself among them; rows that are missing: "
+            f"{lacking or 'none'}, rows too many: {sorted(got - may) or 'none'}"
+        )
+    return ""
 
 
 def _agrees(candidate: Candidate, question: Question, judge: Judge) -> bool:

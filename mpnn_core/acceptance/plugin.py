@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import ExitStack
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -41,6 +42,10 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     opened = ExitStack()
     config.add_cleanup(opened.close)
+    # Hypothesis keeps what it learns about Unicode and constants; not in the user's folder.
+    storage = opened.enter_context(TemporaryDirectory())
+    patch = opened.enter_context(pytest.MonkeyPatch.context())
+    patch.setenv("HYPOTHESIS_STORAGE_DIRECTORY", storage)
     try:
         peer = opened.enter_context(open_candidate(spec))
     except CandidateError as error:
