@@ -104,8 +104,8 @@ def cause(
         )
     if len(rows) <= K and _agrees(candidate, Cut(LONG).build(), judge):
         return (
-            f"with {len(rows)} residues there are not {K} neighbours, and what stands in the empty "
-            f"places (padding) is heard: a chain of {LONG} residues is right"
+            f"in a chain of fewer than {K} residues, what stands in the places of absent "
+            f"neighbours (padding) is heard: a chain of {LONG} residues is right"
         )
     if largest < SMALL and (apart[seen] > PARITY).any(-1).mean() > 0.5:
         return (

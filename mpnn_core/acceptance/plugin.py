@@ -82,12 +82,6 @@ def speed_lines(request: pytest.FixtureRequest) -> list[str]:
     return request.config.stash[_SPEED]
 
 
-def pytest_report_header(config: pytest.Config) -> str | None:
-    if _CANDIDATE not in config.stash:
-        return None
-    return f"candidate: {config.stash[_CANDIDATE]}; judged by {config.stash[_JUDGE]}"
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
@@ -104,7 +98,8 @@ def pytest_runtest_makereport(
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     if _CANDIDATE not in config.stash:
         return
-    for line in config.stash[_SPEED]:
+    judged = f"judged by stored answers of the original, and by {config.stash[_JUDGE]}"
+    for line in (judged, *config.stash[_SPEED]):
         terminalreporter.write_line(line)
     terminalreporter.write_line(sentence(str(config.stash[_CANDIDATE]), terminalreporter.stats))
 
