@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from mpnn_core.acceptance import cases, frequencies
+from mpnn_core.acceptance import test_speed as speed
 from mpnn_core.acceptance.candidate import (
     Candidate,
     CandidateError,
@@ -277,6 +278,31 @@ def test_right_draws_are_not_called_wrong_and_wrong_ones_are(outcomes) -> None:
     assert max(right) < 1, f"{max(right):.2f}"
     wrong = frequencies.excess(rng.multinomial(2000, p**2 / (p**2).sum()), p)
     assert wrong > 1, f"{wrong:.2f}"
+
+
+def timed(monkeypatch, theirs: list[float], at_least: float | None) -> str:
+    """What test_speed.py says of a candidate that takes a second, on a clock of this test."""
+    clock = iter(theirs)
+    candidate, judge = Candidate(Odd()), Judge(Odd(), is_original=True)
+    monkeypatch.setattr(
+        speed, "seconds", lambda peer, n=8: 1.0 if peer is candidate.peer else next(clock)
+    )
+    lines: list[str] = []
+    speed.test_designs_are_timed(candidate, judge, at_least, lines)
+    return lines[0]
+
+
+def test_speed_is_told_and_is_no_gate_unless_asked_for(monkeypatch) -> None:
+    assert "odd 0 1.00 s, the original (odd 0) 0.10 s" in timed(monkeypatch, [0.1], None)
+
+
+def test_at_least_is_a_gate(monkeypatch) -> None:
+    said = timed(monkeypatch, [6.0, 5.0, 7.0], 5)
+    assert "is 6 times as fast as the original (odd 0) [5 to 7 in 3 rounds]" in said
+    with pytest.raises(DifferenceError, match=r"4 times as fast .*; --at-least asks for 5"):
+        timed(monkeypatch, [3.0, 4.0, 4.5], 5)
+    with pytest.raises(pytest.skip.Exception, match=r"inconclusive: .*\[4 to 6 in 12 rounds\]"):
+        timed(monkeypatch, [4.0, 6.0] * 6, 5)
 
 
 @pytest.mark.parametrize("name", ["5L33", "3HTN-three-chains", "5L33-five-masked"])
