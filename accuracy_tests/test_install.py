@@ -44,7 +44,7 @@ LICENCES = {
 # compiled where they run.
 DATA = re.compile(
     r"mpnn_core/(py\.typed|data/(5L33\.pdb|TS50\.npz|residue_letters\.txt)|gate/report\.html\.jinja"
-    r"|weights/[\w-]+\.(safetensors|json|training\.json)|backends/cuda/\w+\.cuh?)"
+    r"|acceptance/(answers\.npz|pytest\.ini)|weights/[\w-]+\.(safetensors|json|training\.json)|backends/cuda/\w+\.cuh?)"
 )
 NATIVE = re.compile(rf"mpnn_core/backends/native/_({'|'.join(INSTRUCTION_SETS)})\.(\S+)")
 # What an sdist holds besides the package.
@@ -283,7 +283,8 @@ def test_a_wheel_holds_what_it_needs_and_nothing_else(wheel) -> None:
     assert [n for n in sorted(rest) if not DATA.fullmatch(n)] == []
     for needed in ("py.typed", "data/5L33.pdb", "data/TS50.npz", "data/residue_letters.txt",
                    "weights/v_48_020.safetensors",
-                   "gate/report.html.jinja", "backends/cuda/decode_levels.cu",
+                   "gate/report.html.jinja", "acceptance/answers.npz", "acceptance/pytest.ini",
+                   "backends/cuda/decode_levels.cu",
                    "backends/cuda/ptx.cuh"):  # fmt: skip
         assert f"mpnn_core/{needed}" in package
 
