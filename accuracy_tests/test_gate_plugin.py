@@ -13,6 +13,9 @@ from statistics import median
 
 import pytest
 
+# pytester forgets the modules that a run inside it loads first, and this one loads once a process.
+import scipy.special  # noqa: F401
+
 from mpnn_core.commands.main import main
 from mpnn_core.gate.budget import seconds
 from mpnn_core.gate.history import load_runs, series
@@ -317,13 +320,19 @@ def test_a_proof_runs_when_it_is_asked_for(suite) -> None:
     suite(tests, "--proof")[0].assert_outcomes(passed=1, failed=1)
 
 
-@pytest.mark.parametrize("option", ["--benchmark-disable", "--budget=0s"])
-def test_without_time_nothing_is_settled(suite, option) -> None:
+@pytest.mark.parametrize(
+    ("option", "pairs", "note"),
+    [
+        ("--benchmark-disable", 1, "benchmarks are disabled"),
+        ("--budget=0s", 0, "the budget has 0 s left"),
+    ],
+)
+def test_without_time_nothing_is_settled(suite, option, pairs, note) -> None:
     result, entries = suite(SPEED, option)
     result.assert_outcomes(passed=1)
     speed = entries["speed"]
-    assert (speed.verdict, speed.gate, speed.pairs) == ("inconclusive", "inconclusive", 1)
-    assert ("the budget has 0 s left" in speed.note) == (option == "--budget=0s"), speed.note
+    assert (speed.verdict, speed.gate) == ("inconclusive", "inconclusive")
+    assert (speed.pairs, speed.note) == (pairs, note)
 
 
 @pytest.mark.parametrize(("cost", "ran"), [(10, True), (3600, False)])

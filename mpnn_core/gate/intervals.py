@@ -85,13 +85,14 @@ def fresh_process(log_values: Sequence[float]) -> Interval | None:
     value of a process that is yet to come, so it grows no narrower than processes differ. None from
     fewer than FEWEST_PROCESSES.
     """
-    from scipy import stats
+    from scipy.special import stdtrit
 
     n = len(log_values)
     if n < FEWEST_PROCESSES:
         return None
     mean, deviation = float(np.mean(log_values)), float(np.std(log_values, ddof=1))
-    half = float(stats.t.ppf((1 + FRESH_CONFIDENCE) / 2, n - 1)) * deviation * math.sqrt(1 + 1 / n)
+    quantile = float(stdtrit(n - 1, (1 + FRESH_CONFIDENCE) / 2))
+    half = quantile * deviation * math.sqrt(1 + 1 / n)
     return Interval(math.exp(mean), math.exp(mean - half), math.exp(mean + half))
 
 

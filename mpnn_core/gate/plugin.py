@@ -354,8 +354,8 @@ def timed(request: pytest.FixtureRequest, benchmark: Any) -> Callable[..., Times
     """Time several sides in fresh processes.
 
     A fresh process times a few rounds of the sides, and ends the test there. The run that started
-    it, and that a user sees, goes on with what all processes found. With `--benchmark-disable`, or
-    if the budget pays for no process, it times one round by itself, which has no interval.
+    it, and that a user sees, goes on with what all processes found; nothing, if the budget pays for
+    none. With `--benchmark-disable` it times one round by itself, which has no interval.
     """
     config, test = request.config, request.node.nodeid
     hardware = hardware_of(config.stash[PROJECT])
@@ -376,17 +376,16 @@ def timed(request: pytest.FixtureRequest, benchmark: Any) -> Callable[..., Times
         waits = synchronise or hardware.synchroniser(device_class(device))
         if TIMING in config.stash:
             config.stash[TIMING].time(sides, waits, warm_up)
-        times = Times(())
-        if benchmark.enabled:
-            sessions = _sessions(request)
-            if errors := sessions.errors(test):
-                pytest.fail(f"{test}, in a fresh process: {errors[0]}", pytrace=False)
-            times = sessions.times(test)
-        if not times.processes:
+        if not benchmark.enabled:
             rounds = Rounds(sides, waits, warm_up)
             rounds.round()
-            note = times.noted("" if benchmark.enabled else "benchmarks are disabled")
-            return Times([rounds.log_seconds], note)
+            return Times([rounds.log_seconds], "benchmarks are disabled")
+        sessions = _sessions(request)
+        if errors := sessions.errors(test):
+            pytest.fail(f"{test}, in a fresh process: {errors[0]}", pytrace=False)
+        times = sessions.times(test)
+        if not times.processes:
+            return times
         replayed = request.node.stash[REPLAYED]
         replayed.seconds = times.seconds(ours)
         benchmark.pedantic(replayed.run, rounds=len(times.processes), iterations=1)
