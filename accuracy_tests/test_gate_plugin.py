@@ -472,7 +472,7 @@ def test_a_timed_figure_is_gated_by_what_was_recorded_on_its_class_of_machine(
     assert line in result.stdout.str() and f"no gate for {timed.machine} yet" in timed.note
 
     assert main(["claims", "--record"]) == 0
-    assert f"recorded 1 figures of {timed.machine} in fixtures" in capsys.readouterr().out
+    assert f"timed figures of {timed.machine} recorded in fixtures" in capsys.readouterr().out
     assert main(["claims", "--record"]) == 1
     assert "recorded already" in capsys.readouterr().out
 
@@ -483,7 +483,7 @@ def test_a_timed_figure_is_gated_by_what_was_recorded_on_its_class_of_machine(
     result.assert_outcomes(passed=1)
     assert (entries["timed"].gate, entries["timed"].note) == (
         "inconclusive",
-        "busy; the gate is 0.8 x 1 recorded run on " + f"{timed.processor}: 2",
+        f"busy; the gate is 0.8 x 2, the median of 1 recorded run on {timed.processor}",
     )
     result, entries = suite(nothing.replace("None", "None, workload='another'"))
     assert (entries["timed"].gate, entries["timed"].note) == ("inconclusive", "busy")

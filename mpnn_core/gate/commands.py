@@ -128,7 +128,7 @@ def _record(ledger: Ledger, project: Project) -> int:
     for line in recording.refused:
         print(f"not recorded: {line}")
     for path, count in recording.files.items():
-        print(f"recorded {count} figures of {path.parent.name} in {_shown(path)}")
+        print(f"timed figures of {path.parent.name} recorded in {_shown(path)}: {count}")
     if not recording.files:
         print('nothing was recorded; a run must time a figure that has gated = "recorded"')
     return int(not recording.files)

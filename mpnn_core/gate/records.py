@@ -50,12 +50,17 @@ class Records:
             return None
         worst = max if figure.less_is_better else min
         value, share = (median(own), OWN) if own else (worst(others), OTHER)
-        where = processor if own else f"another processor of {machine}"
         number = len(own) or len(others)
-        runs = f"{number} recorded run{'s' if number > 1 else ''} on {where}: {value:.3g}"
+        runs = f"of {number} recorded run{'s' if number > 1 else ''}"
+        where = f"the median {runs} on {processor}"
+        if not own:
+            which = "highest" if figure.less_is_better else "lowest"
+            where = f"the {which} {runs} on other processors of {machine}"
         if figure.less_is_better:
-            return Gate(f"{1 / share:g} x {runs}", at_most=float(f"{value / share:.3g}"))
-        return Gate(f"{share:g} x {runs}", at_least=float(f"{value * share:.3g}"))
+            return Gate(
+                f"{1 / share:g} x {value:.3g}, {where}", at_most=float(f"{value / share:.3g}")
+            )
+        return Gate(f"{share:g} x {value:.3g}, {where}", at_least=float(f"{value * share:.3g}"))
 
 
 @dataclass(frozen=True)
