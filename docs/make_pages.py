@@ -6,8 +6,8 @@ a measured figure outside of a block. Run from the repository's root, after a me
 option of the command line:  python docs/make_pages.py
 
 The stored measurements: fixtures/ledgers/*.json, fixtures/cuda-h100.json, docs/pareto.json,
-fixtures/coverage/*.json, fixtures/complexes.json, docs/guard-runs.jsonl and
-mpnn_core/weights/*.json.
+fixtures/coverage/*.json, fixtures/complexes.json, docs/guard-runs.jsonl,
+docs/history-alarms.json and mpnn_core/weights/*.json.
 """
 
 from __future__ import annotations
@@ -184,6 +184,19 @@ def losses() -> str:
         f"{first['chains']} chains that chose the recipes",
     )  # fmt: skip
     return table(headings, rows, 3)
+
+
+def history() -> str:
+    """How often an unchanged engine is called slower, and a fall is seen, by simulation."""
+    rows = [
+        (
+            str(of["earlier"]),
+            f"{of['false alarms']} of {of['histories']}",
+            f"{of['seen']} of {of['falls']}",
+        )
+        for of in json.loads((DOCS / "history-alarms.json").read_text("utf-8"))
+    ]
+    return table(("runs of other commits", "false alarms", "falls by 30 % that were seen"), rows, 2)
 
 
 def ledger_of(ledger: Ledger, wanted: Callable[[Entry], bool]) -> str:
@@ -397,6 +410,7 @@ def _option(action: argparse.Action) -> str:
 BLOCKS: dict[str, Callable[[], str]] = {
     "speeds": speeds,
     "choices": choices,
+    "history": history,
     "losses": losses,
     "cpu": cpu,
     "gpu": gpu,
