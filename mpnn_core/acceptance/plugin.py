@@ -55,6 +55,14 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_SPEED] = []
 
 
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Let go of both networks: what native code holds is freed before Python ends."""
+    keys: list[pytest.StashKey[Any]] = [_CANDIDATE, _JUDGE]
+    for key in keys:
+        if key in config.stash:
+            del config.stash[key]
+
+
 @pytest.fixture(scope="session")
 def candidate(request: pytest.FixtureRequest) -> Candidate:
     """The peer that `--candidate` names."""
