@@ -5,8 +5,8 @@ test fails where a block is not what the stored measurements say, and where READ
 a measured figure outside of a block. Run from the repository's root, after a measurement or a new
 option of the command line:  python docs/make_pages.py
 
-The stored measurements: fixtures/ledgers/*.json, fixtures/cuda-h100.json, docs/pareto.json,
-docs/guard-runs.jsonl and mpnn_core/weights/*.json.
+The stored measurements: fixtures/ledgers/*.json, fixtures/ledgers/peers/*.json,
+fixtures/cuda-h100.json, docs/pareto.json, docs/guard-runs.jsonl and mpnn_core/weights/*.json.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from mpnn_core.gate.claims import load_claims
 from mpnn_core.gate.ledger import Entry, Ledger
 from mpnn_core.gate.pages import markdown
 from mpnn_core.gate.verdicts import Verdict
+from mpnn_core.peers.table import PARITY, SPEED, parity_rows, speed_rows
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -270,6 +271,24 @@ def variants() -> str:
     return f"{source}\n\n{table(('variant', 'plain torch', 'native code'), rows, numbers=2)}"
 
 
+def peers() -> str:
+    """Other implementations: how far they are from the original, and how fast."""
+    parts = []
+    for path in sorted((LEDGERS / "peers").glob("*.json")):
+        ledger = json.loads(path.read_text("utf-8"))
+        of = ledger["machine"]
+        parts.append(
+            f"{of['processor']}, {of['cores']} cores, Python {of['python']}; {ledger['date']}."
+        )
+        rows = parity_rows(ledger)
+        parts.append(table(PARITY, rows, numbers=len(PARITY) - 1))
+        parts.append(table(SPEED, speed_rows(ledger), numbers=len(SPEED) - 2))
+        if ledger["left_out"]:
+            parts.append(f"Not measured, for want of time: {', '.join(ledger['left_out'])}.")
+        parts += [f"Not exercised: {e['failed']}" for e in ledger["peers"] if e["failed"]]
+    return "\n\n".join(parts) or "No run is stored yet; `mpnn-core bench` makes one."
+
+
 def parity() -> str:
     """How far the exact model is from the original."""
     found = next(e for _, e in measured([CPU], "E3", "difference"))
@@ -394,6 +413,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "gpu-rates": gpu_rates,
     "gpu-accuracy": gpu_accuracy,
     "variants": variants,
+    "peers": peers,
     "parity": parity,
     "orders": orders,
     "study": study,
