@@ -6,6 +6,7 @@ Every peer runs in a process of its own; candidates are files that a test writes
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import subprocess
@@ -15,14 +16,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from proteins import protein, random_order
+from proteins import EXAMPLES, protein, random_order
 
 from mpnn_core import ALPHABET
+from mpnn_core.commands import bench
+from mpnn_core.commands.main import main
 from mpnn_core.peers import environments, worker
 from mpnn_core.peers.contract import Peer, PeerError
 from mpnn_core.peers.opening import ADAPTERS, OpenPeer, open_peer, place_of
 from mpnn_core.peers.original import Original
 from mpnn_core.peers.ours import Ours
+from mpnn_core.peers.proteins import examples
+from mpnn_core.peers.speed import SESSIONS, WORKLOADS, Race, fresh_process, workloads
 
 TOLERANCE = 1e-4  # nats
 
@@ -324,3 +329,178 @@ def test_other_implementations_agree_with_the_original(name, opened_original) ->
             log_probs - opened_original.log_probs(structure, structure.sequence, order)
         ).max()
         assert difference <= TOLERANCE, f"log-probabilities differ by {difference:.1e} nats"
+
+
+# Proteins.
+
+
+def test_the_examples_that_are_shipped_are_those_of_the_fixtures() -> None:
+    assert tuple(examples()) == EXAMPLES
+    for name, shipped in examples().items():
+        structure = protein(name)
+        for attribute in ("coords", "chain_ids", "residue_index", "residue_numbers", "mask"):
+            np.testing.assert_array_equal(
+                getattr(shipped, attribute), getattr(structure, attribute), f"{name}: {attribute}"
+            )
+        assert shipped.sequence == structure.sequence, name
+
+
+# Speed, on a clock that the test owns.
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Timed:
+    """A side whose runs take known seconds: a first call of each process, and later ones."""
+
+    def __init__(self, clock: Clock, first: float, later: float, has: tuple[str, ...] = ()) -> None:
+        self.clock, self.first, self.later, self.has = clock, first, later, frozenset(has)
+        self.called: set[tuple] = set()
+        self.batches: list[int | None] = []
+
+    def __enter__(self) -> Timed:
+        self.called.clear()
+        self.clock.now += 1
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def time(self, call, structures, n, seed, batch) -> float:
+        size = n * sum(map(len, structures)) / 106
+        seconds = size * self.later * (1 if batch in (None, n) else 0.5)
+        key = (call, len(structures), n, batch)
+        seconds += 0 if key in self.called else self.first
+        self.called.add(key)
+        self.batches.append(batch)
+        self.clock.now += seconds
+        return seconds
+
+
+def race(sides: dict[str, Timed], clock: Clock, names: tuple[str, ...], budget_s: float) -> Race:
+    lines: list[str] = []
+    found = Race(
+        [name for name in sides if name != "original"],
+        [w for w in workloads(()) if w.name in names],
+        examples(), budget_s, lines.append, opener=sides.__getitem__, clock=clock,
+    )  # fmt: skip
+    found.run()
+    found.lines = lines
+    return found
+
+
+def test_the_ratio_is_that_of_later_runs_and_the_first_call_stands_apart() -> None:
+    clock = Clock()
+    sides = {"original": Timed(clock, 0.5, 1.0), "fast": Timed(clock, 20.0, 0.25)}
+    found = race(sides, clock, ("5L33x1",), 1e6).of("0")["5L33x1"]
+    assert found["ratio"] == pytest.approx(4) and found["sessions"] == SESSIONS
+    assert found["interval"] == pytest.approx([4, 4])
+    assert found["first_s"] == pytest.approx(20) and found["seconds"] == pytest.approx(0.25)
+
+
+def test_the_fastest_batch_is_the_one_that_is_timed() -> None:
+    clock = Clock()
+    sides = {"original": Timed(clock, 0, 1.0), "batched": Timed(clock, 0, 1.0, ("batch",))}
+    found = race(sides, clock, ("5L33x8",), 1e6).of("0")["5L33x8"]
+    assert found["batch"] == 2 and found["ratio"] == pytest.approx(2)
+    assert sides["batched"].batches[4:] == [2] * (4 * SESSIONS), "other batches were timed"
+
+
+def test_workloads_without_room_in_the_budget_are_left_out_and_said() -> None:
+    clock = Clock()
+    sides = {"original": Timed(clock, 0, 1.0), "slow": Timed(clock, 0, 1.0)}
+    # A session of 5L33x1 takes 2 s to open and 8 s of runs; one of 5L33x8 64 s more.
+    found = race(sides, clock, ("5L33x1", "5L33x8", "5L33x64"), 120)
+    assert found.left_out == ["5L33x8", "5L33x64"]
+    (line,) = found.lines
+    assert line.startswith("the budget has no room for 5L33x8, 5L33x64; the first of them needs")
+    assert found.of("0")["5L33x1"]["sessions"] == SESSIONS and clock.now <= 120
+    minutes = int(line.split("--budget ")[1].split("m")[0])
+    clock.now = 0
+    assert race(sides, clock, ("5L33x1", "5L33x8"), 60 * minutes).left_out == []
+
+
+def test_fewer_than_six_sessions_have_no_interval() -> None:
+    assert fresh_process([0.1] * 5) is None
+    values = np.random.default_rng(0).normal(1, 0.1, (2000, 9))
+    inside = [
+        low <= np.exp(row[8]) <= high for row in values for low, high in (fresh_process(row[:8]),)
+    ]
+    assert np.mean(inside) == pytest.approx(0.95, abs=0.02), "of fresh values lie inside"
+
+
+def test_a_peer_that_dies_while_it_is_timed_fails_alone(tmp_path) -> None:
+    clock = Clock()
+
+    class Dies(Timed):
+        def time(self, *arguments) -> float:
+            if len(self.batches) > 5:
+                raise PeerError("peer dies: its process ended")
+            return super().time(*arguments)
+
+    sides = {
+        "original": Timed(clock, 0, 1.0), "dies": Dies(clock, 0, 1.0), "lives": Timed(clock, 0, 0.5)
+    }  # fmt: skip
+    found = race(sides, clock, ("5L33x1",), 1e6)
+    assert found.failed == {"dies": "peer dies: its process ended"}
+    assert found.lines == ["peer dies: its process ended"]
+    assert found.of("1")["5L33x1"]["ratio"] == pytest.approx(2)
+    assert found.of("1")["5L33x1"]["sessions"] == SESSIONS
+
+
+# The command.
+
+
+def test_an_implementation_that_is_not_exact_turns_the_exit_code(tmp_path, capsys) -> None:
+    out = tmp_path / "peers.json"
+    call = ["bench", "--protein", "6MRR", "--chains", "0", "--budget", "0s", "--out", str(out)]
+    spec = candidate(tmp_path)
+    assert main([*call, "--peer", spec]) == 0
+    assert main([*call, "--peer", spec, "--exact"]) == 1
+    said = capsys.readouterr()
+    assert f"peer {spec}: not exact: its log-probabilities of 6MRR differ by" in said.err
+    (entry,) = json.loads(out.read_text("utf-8"))["peers"]
+    assert entry["name"] == "echo" and entry["parity"]["difference"]["6MRR"]["largest"] > 1
+
+
+def test_a_peer_that_fails_does_not_keep_others_from_being_compared(tmp_path, capsys) -> None:
+    out = tmp_path / "peers.json"
+    spec = candidate(tmp_path, "return np.zeros", "raise RuntimeError('no')  #")
+    assert (
+        main([
+            "bench", "--peer", spec, "--peer", "ours", "--protein", "6MRR", "--chains", "2",
+            "--budget", "0s", "--out", str(out),
+        ])
+        == 1
+    )  # fmt: skip
+    failed, ours = json.loads(out.read_text("utf-8"))["peers"]
+    assert failed["failed"].endswith("RuntimeError: no") and not ours["failed"]
+    assert ours["parity"]["difference"]["6MRR"]["largest"] <= TOLERANCE
+    recovery = ours["parity"]["recovery"]
+    assert recovery["chains"] == 2 and 20 < recovery["value"] < 70
+    assert recovery["above"] == pytest.approx(recovery["value"] - recovery["original"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--peer", "nobody"], "peer nobody: there is no file of Python nobody; expected one of"),
+        (["--peer", "ours", "--protein", "1ABC"], "--protein 1ABC: expected one of 5L33, 6MRR"),
+        (["--peer", "ours", "--workload", "x"], "--workload x: expected one of score, 5L33x1"),
+    ],
+)
+def test_a_wrong_call_is_refused(tmp_path, capsys, arguments, words) -> None:
+    out = tmp_path / "peers.json"
+    assert main(["bench", *arguments, "--out", str(out)]) == 2
+    assert words in capsys.readouterr().err and not out.exists()
+
+
+def test_what_the_help_lists_is_what_there_is() -> None:
+    assert bench.PEERS.split(", ") == list(ADAPTERS)
+    assert bench.PROTEINS.split(", ") == list(examples())
+    assert bench.WORKLOADS.split(", ") == list(WORKLOADS)

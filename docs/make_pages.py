@@ -5,7 +5,7 @@ test fails where a block is not what the stored measurements say, and where READ
 a measured figure outside of a block. Run from the repository's root, after a measurement or a new
 option of the command line:  python docs/make_pages.py
 
-The stored measurements: fixtures/ledgers/*.json, fixtures/cuda-h100.json, docs/pareto.json,
+The stored measurements: fixtures/ledgers/**/*.json, fixtures/cuda-h100.json, docs/pareto.json,
 fixtures/coverage/*.json, fixtures/complexes.json, docs/guard-runs.jsonl,
 docs/history-alarms.json and mpnn_core/weights/*.json.
 """
@@ -32,6 +32,7 @@ from mpnn_core.gate.revisions.comparison import CAUGHT
 from mpnn_core.gate.revisions.rates import rates, read_runs
 from mpnn_core.gate.verdicts import Change, Verdict
 from mpnn_core.network.variants import QUOTED
+from mpnn_core.peers.table import PARITY, SPEED, parity_rows, speed_rows
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -281,6 +282,24 @@ def variants() -> str:
     return f"{source}\n\n{table(('variant', 'plain torch', 'native code'), rows, numbers=2)}"
 
 
+def peers() -> str:
+    """Other implementations: how far they are from the original, and how fast."""
+    parts = []
+    for path in sorted((LEDGERS / "peers").glob("*.json")):
+        ledger = json.loads(path.read_text("utf-8"))
+        of = ledger["machine"]
+        parts.append(
+            f"{of['processor']}, {of['cores']} cores, Python {of['python']}; {ledger['date']}."
+        )
+        rows = parity_rows(ledger)
+        parts.append(table(PARITY, rows, numbers=len(PARITY) - 1))
+        parts.append(table(SPEED, speed_rows(ledger), numbers=len(SPEED) - 2))
+        if ledger["left_out"]:
+            parts.append(f"Not measured, for want of time: {', '.join(ledger['left_out'])}.")
+        parts += [f"Not exercised: {e['failed']}" for e in ledger["peers"] if e["failed"]]
+    return "\n\n".join(parts) or "No run is stored yet; `mpnn-core bench` makes one."
+
+
 def parity() -> str:
     """How far the exact model is from the original."""
     found = next(e for _, e in measured([CPU], "E3", "difference"))
@@ -417,6 +436,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "gpu-rates": gpu_rates,
     "gpu-accuracy": gpu_accuracy,
     "variants": variants,
+    "peers": peers,
     "parity": parity,
     "orders": orders,
     "study": study,

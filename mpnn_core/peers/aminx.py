@@ -69,7 +69,8 @@ class PrxteinMPNN:
             raise ValueError(f"its network has no place for {sorted(unused)}")
         self.network = equinox.nn.inference_mode(network)
         self.score = make_score_fn(self.network)
-        self.sampler = make_hoisted_sampler(self.network, inference_only=True)
+        # Called as it is, it compiles anew each time.
+        self.sampler = jax.jit(make_hoisted_sampler(self.network, inference_only=True).__call__)
 
     def log_probs(self, structure: Any, sequence: str, order: Any) -> Any:
         """See `Peer`."""

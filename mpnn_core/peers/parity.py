@@ -105,12 +105,13 @@ def recovery(peer: OpenPeer, chains: Sequence[Structure]) -> list[float]:
     return values
 
 
-def _difference(a: NDArray[np.float32], b: NDArray[np.float32]) -> dict[str, float]:
+def _difference(a: NDArray[np.float32], b: NDArray[np.float32]) -> dict[str, float | None]:
     difference = np.abs(a.astype(np.float64) - b)
+    constant = np.ptp(a) == 0  # which correlates with nothing
     return {
         "largest": float(difference.max()),
         "mean": float(difference.mean()),
-        "pearson": float(np.corrcoef(a.ravel(), b.ravel())[0, 1]),
+        "pearson": None if constant else float(np.corrcoef(a.ravel(), b.ravel())[0, 1]),
     }
 
 

@@ -25,10 +25,11 @@ def parity_rows(ledger: Mapping[str, Any]) -> list[tuple[str, ...]]:
         differences = list(found["difference"].values())
         cells = [found["why"], "", ""]
         if differences:
+            correlations = [of["pearson"] for of in differences]
             cells = [
                 f"{largest(found):.1e}",
                 f"{sum(of['mean'] for of in differences) / len(differences):.1e}",
-                f"{min(of['pearson'] for of in differences):.5f}",
+                "none" if None in correlations else f"{min(correlations):.5f}",
             ]
         cells.append("" if found["neighbours"] is None else f"{100 * found['neighbours']:.1f} %")
         recovery = found["recovery"]
