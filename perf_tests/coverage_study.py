@@ -98,6 +98,7 @@ def main() -> None:
     figures = options.only or list(TESTS)
     tests = [TESTS[figure][0] for figure in figures]
     project, load = load_project(ROOT), os.getloadavg()[0]
+    machine_class = hardware_of(project).machine_class("cpu")
     environment, total = environment_of_child(), options.published + options.processes
     machine = {**this_machine(project), "OMP_WAIT_POLICY": environment["OMP_WAIT_POLICY"]}
     processes: list[Ended] = []
@@ -118,7 +119,7 @@ def main() -> None:
         run()
     first, later = processes[: options.published], processes[options.published :]
     study = Study(
-        hardware_of(project).machine_class("cpu"),
+        machine_class,
         machine,
         options.condition,
         load,
