@@ -469,7 +469,10 @@ def test_a_timed_figure_is_gated_by_what_was_recorded_on_its_class_of_machine(
     assert (timed.gate, timed.judged) == ("no gate yet", "short by 33 %")
     assert timed.machine.startswith("cpu-") and "cores" in timed.processor and timed.date
     line = f"no gate for this class yet ({timed.machine}): 1 timed figure; `mpnn-core claims --rec"
-    assert line in result.stdout.str() and f"no gate for {timed.machine} yet" in timed.note
+    assert (
+        line in " ".join(result.stdout.str().split())
+        and f"no gate for {timed.machine} yet" in timed.note
+    )
 
     assert main(["claims", "--record"]) == 0
     assert f"timed figures of {timed.machine} recorded in fixtures" in capsys.readouterr().out
@@ -664,9 +667,9 @@ def test_a_run_of_a_part_keeps_the_other_rows_and_stores_its_own_alone(suite, py
     ledger = Ledger.load(path)
     ledger.entries = [replace(e, date=monday) for e in ledger.entries]
     ledger.save(path)
-    result, entries = suite(tests, "-k", "speed", "--budget=0s", "--benchmark-autosave")
+    result, entries = suite(tests, "-k", "speed", "--benchmark-autosave")
     assert (entries["loss"].value, entries["loss"].date) == (0.5, monday)
-    assert entries["speed"].pairs == 1 and entries["speed"].date > monday
+    assert entries["speed"].pairs == 3 * PROCESSES and entries["speed"].date > monday
     text = " ".join(result.stdout.str().split())
     assert "rows: 1 of this run, 1 of earlier runs, the oldest of 2020-01-06 10:00 UTC" in text
     (run,) = load_runs(pytester.path / ".benchmarks")

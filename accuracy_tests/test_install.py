@@ -43,8 +43,9 @@ LICENCES = {
 # What a wheel holds besides Python and compiled modules: data, weights, and CUDA sources, which are
 # compiled where they run.
 DATA = re.compile(
-    r"mpnn_core/(py\.typed|data/(5L33\.pdb|TS50\.npz|residue_letters\.txt)|gate/report\.html\.jinja"
-    r"|acceptance/(answers\.npz|pytest\.ini)|weights/[\w-]+\.(safetensors|json|training\.json)|backends/cuda/\w+\.cuh?)"
+    r"mpnn_core/(py\.typed|data/(5L33\.pdb|TS50\.npz|examples\.npz|residue_letters\.txt)"
+    r"|gate/report\.html\.jinja|acceptance/(answers\.npz|pytest\.ini)"
+    r"|weights/[\w-]+\.(safetensors|json|training\.json)|backends/cuda/\w+\.cuh?)"
 )
 NATIVE = re.compile(rf"mpnn_core/backends/native/_({'|'.join(INSTRUCTION_SETS)})\.(\S+)")
 # What an sdist holds besides the package.
@@ -281,8 +282,8 @@ def test_a_wheel_holds_what_it_needs_and_nothing_else(wheel) -> None:
     assert {n for n in package if n.endswith(".py")} == python
     rest = {n for n in package - python if not NATIVE.fullmatch(n)}
     assert [n for n in sorted(rest) if not DATA.fullmatch(n)] == []
-    for needed in ("py.typed", "data/5L33.pdb", "data/TS50.npz", "data/residue_letters.txt",
-                   "weights/v_48_020.safetensors",
+    for needed in ("py.typed", "data/5L33.pdb", "data/TS50.npz", "data/examples.npz",
+                   "data/residue_letters.txt", "weights/v_48_020.safetensors",
                    "gate/report.html.jinja", "acceptance/answers.npz", "acceptance/pytest.ini",
                    "backends/cuda/decode_levels.cu",
                    "backends/cuda/ptx.cuh"):  # fmt: skip

@@ -27,7 +27,7 @@ from mpnn_core.peers.opening import ADAPTERS, OpenPeer, open_peer, place_of
 from mpnn_core.peers.original import Original
 from mpnn_core.peers.ours import Ours
 from mpnn_core.peers.proteins import examples
-from mpnn_core.peers.speed import SESSIONS, WORKLOADS, Race, fresh_process, workloads
+from mpnn_core.peers.speed import SESSIONS, WORKLOADS, Race, workloads
 
 TOLERANCE = 1e-4  # nats
 
@@ -423,15 +423,6 @@ def test_workloads_without_room_in_the_budget_are_left_out_and_said() -> None:
     minutes = int(line.split("--budget ")[1].split("m")[0])
     clock.now = 0
     assert race(sides, clock, ("5L33x1", "5L33x8"), 60 * minutes).left_out == []
-
-
-def test_fewer_than_six_sessions_have_no_interval() -> None:
-    assert fresh_process([0.1] * 5) is None
-    values = np.random.default_rng(0).normal(1, 0.1, (2000, 9))
-    inside = [
-        low <= np.exp(row[8]) <= high for row in values for low, high in (fresh_process(row[:8]),)
-    ]
-    assert np.mean(inside) == pytest.approx(0.95, abs=0.02), "of fresh values lie inside"
 
 
 def test_a_peer_that_dies_while_it_is_timed_fails_alone(tmp_path) -> None:

@@ -47,7 +47,6 @@ class PrxteinMPNN:
     version = version("aminx")
 
     def __init__(self) -> None:
-        self.batch = 0  # sequences that go through the network together; 0 is all
         network = Aminx(
             128, 128, 128, 3, 3, k_neighbors=48, num_positional_embeddings=32,
             key=jax.random.PRNGKey(0),
@@ -69,8 +68,7 @@ class PrxteinMPNN:
             raise ValueError(f"its network has no place for {sorted(unused)}")
         self.network = equinox.nn.inference_mode(network)
         self.score = make_score_fn(self.network)
-        # Called as it is, it compiles anew each time.
-        self.sampler = jax.jit(make_hoisted_sampler(self.network, inference_only=True).__call__)
+        self.sampler = make_hoisted_sampler(self.network, inference_only=True)
 
     def log_probs(self, structure: Any, sequence: str, order: Any) -> Any:
         """See `Peer`."""
@@ -84,19 +82,16 @@ class PrxteinMPNN:
         self, structure: Any, n: int = 1, temperature: float = 0.1, seed: int = 0
     ) -> list[str]:
         """See `Peer`."""
-        batch = min(self.batch or n, n)
         names = ("structure_coordinates", "mask", "residue_index", "chain_index")
         arrays = dict(zip(names, self.arrays(structure), strict=True))
         # Its sampler draws among all 21 letters; the original never draws X.
         bias = jnp.zeros((len(structure), 21)).at[:, LETTERS.index("X")].set(-1e9)
-        keys = jax.random.split(jax.random.PRNGKey(seed), -(-n // batch) * batch)
         sequences: list[str] = []
-        for start in range(0, n, batch):
-            tokens, _, _ = self.sampler(
-                keys[start : start + batch], **arrays, bias=bias, temperature=temperature
-            )
-            sequences += ["".join(LETTERS[t] for t in row) for row in np.asarray(tokens)]
-        return sequences[:n]
+        # One key a call: on a CPU, several in one call take far longer than one after the other.
+        for key in jax.random.split(jax.random.PRNGKey(seed), n):
+            tokens, _, _ = self.sampler(key[None], **arrays, bias=bias, temperature=temperature)
+            sequences.append("".join(LETTERS[t] for t in np.asarray(tokens)[0]))
+        return sequences
 
     def arrays(self, structure: Any) -> tuple[Any, ...]:
         """Coordinates, mask, residue and chain indices as its functions take them."""

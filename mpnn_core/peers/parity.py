@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpnn_core import Structure
+from mpnn_core.gate.intervals import paired_mean
 from mpnn_core.peers.opening import OpenPeer
 
 EXACT = 1e-4  # nats; a peer within it is called exact
@@ -79,12 +79,13 @@ def parity(peer: OpenPeer, reference: Reference) -> dict[str, Any]:
     if reference.chains:
         theirs_of = recovery(peer, reference.chains)
         above = np.subtract(theirs_of, reference.recovery())
+        interval = paired_mean(above, error=0.05) if len(above) > 1 else None
         found["recovery"] = {
             "chains": len(reference.chains),
             "value": float(np.mean(theirs_of)),
             "original": float(np.mean(reference.recovery())),
             "above": float(above.mean()),
-            "interval": _interval(above),
+            "interval": interval and [interval.low, interval.high],
         }
     return found
 
@@ -117,14 +118,3 @@ def _difference(a: NDArray[np.float32], b: NDArray[np.float32]) -> dict[str, flo
 
 def _same_sets(a: NDArray[np.int64], b: NDArray[np.int64]) -> list[bool]:
     return [set(x) == set(y) for x, y in zip(a.tolist(), b.tolist(), strict=True)]
-
-
-def _interval(values: NDArray[np.float64]) -> list[float] | None:
-    """The interval at 95 % of a mean over chains, by Student's t; None of fewer than two."""
-    from scipy import stats
-
-    n = len(values)
-    if n < 2:
-        return None
-    half = float(stats.t.ppf(0.975, n - 1)) * float(values.std(ddof=1)) / math.sqrt(n)
-    return [float(values.mean()) - half, float(values.mean()) + half]

@@ -17,11 +17,11 @@ from statistics import median
 from typing import Any
 
 from mpnn_core import Structure
+from mpnn_core.gate.intervals import fresh_process
 from mpnn_core.peers.contract import PeerError
 from mpnn_core.peers.opening import OpenPeer, open_peer
 
 SESSIONS, ROUNDS = 8, 3
-FEWEST = 6  # sessions that have an interval
 BASELINE = "original"
 Say = Callable[[str], None]
 
@@ -74,7 +74,7 @@ class Measured:
             "seconds": median(self.seconds),
             "sessions": len(self.log_ratios),
             "ratio": math.exp(sum(self.log_ratios) / len(self.log_ratios)),
-            "interval": interval,
+            "interval": interval and [interval.low, interval.high],
         }
 
 
@@ -229,19 +229,3 @@ class Race:
                         found.seconds.append(median(values))
                         pairs = zip(seconds[BASELINE], values, strict=True)
                         found.log_ratios.append(median(math.log(a / b) for a, b in pairs))
-
-
-def fresh_process(log_values: Sequence[float]) -> list[float] | None:
-    """The interval at 95 % of a ratio in another process, from the logarithms of n; None under 6.
-
-    Student's t, for a new value: mean +- t s sqrt(1 + 1/n).
-    """
-    from scipy import stats
-
-    n = len(log_values)
-    if n < FEWEST:
-        return None
-    mean = sum(log_values) / n
-    s = math.sqrt(sum((value - mean) ** 2 for value in log_values) / (n - 1))
-    half = float(stats.t.ppf(0.975, n - 1)) * s * math.sqrt(1 + 1 / n)
-    return [math.exp(mean - half), math.exp(mean + half)]
