@@ -192,7 +192,7 @@ def test_options_of_pytest_choose_checks(tmp_path) -> None:
 def test_a_refusal_is_an_error_of_usage(tmp_path) -> None:
     done = process("-m", "mpnn_core.acceptance", "none.py", folder=tmp_path)
     assert done.returncode == 4, done.stdout + done.stderr
-    assert "no candidate 'none.py'" in done.stderr and "Traceback" not in done.stderr
+    assert "there is no file of Python none.py" in done.stderr and "Traceback" not in done.stderr
 
 
 class Odd:
