@@ -20,10 +20,8 @@ from mpnn_core.acceptance import cases, frequencies
 from mpnn_core.acceptance import test_speed as speed
 from mpnn_core.acceptance.candidate import (
     Candidate,
-    CandidateError,
     DifferenceError,
     Judge,
-    open_candidate,
 )
 from mpnn_core.acceptance.comparing import cause, wrong_neighbours
 from mpnn_core.peers import original
@@ -191,29 +189,10 @@ def test_options_of_pytest_choose_checks(tmp_path) -> None:
 # ----------------------------------------------------------------------------- what is refused
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        (None, "no candidate '{path}': expected a Python file that defines peer()"),
-        ("x = 1\n", "{path}: AttributeError: module 'candidate_mine' has no attribute 'peer'"),
-        ("raise KeyError('v')\n", "{path}: KeyError: 'v'; expected a file with a function peer()"),
-        ("def peer(): return 1\n", "{path}: what peer() returns has no name and no version"),
-    ],
-    ids=["no-file", "no-peer", "does-not-load", "no-methods"],
-)
-def test_a_candidate_that_cannot_be_opened_is_refused_in_a_sentence(text, said, tmp_path) -> None:
-    path = tmp_path / "mine.py"
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(CandidateError) as refused, open_candidate(str(path)):
-        pass
-    assert said.format(path=path) in str(refused.value)
-
-
 def test_a_refusal_is_an_error_of_usage(tmp_path) -> None:
     done = process("-m", "mpnn_core.acceptance", "none.py", folder=tmp_path)
     assert done.returncode == 4, done.stdout + done.stderr
-    assert "no candidate 'none.py'" in done.stderr and "Traceback" not in done.stderr
+    assert "there is no file of Python none.py" in done.stderr and "Traceback" not in done.stderr
 
 
 class Odd:

@@ -84,7 +84,7 @@ def toy(folder: Path, bound: float) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
     return subprocess.run(
         [sys.executable, "-c", RUN], cwd=folder, capture_output=True, text=True, timeout=600,
-        env={**environment, "PYTHONPATH": str(ROOT)},
+        env={**environment, "PYTHONPATH": str(ROOT), "COLUMNS": "150"},
     )  # fmt: skip
 
 

@@ -2,6 +2,6 @@
 
     python -m mpnn_core.acceptance FORK.py
 
-FORK.py defines `peer()`, which returns an object as `mpnn_core.peers.contract.Peer` describes it.
-`contract.py` names what it may have besides; docs/how-to/accept-a-fork.md is the guide.
+FORK.py defines `peer()`, which returns an object as `mpnn_core.peers.contract` describes it, with
+what it may have besides; docs/how-to/accept-a-fork.md is the guide.
 """

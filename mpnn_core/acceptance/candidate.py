@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -24,49 +21,6 @@ class DifferenceError(AssertionError):
     """A check that failed, in sentences: who, what differs, by how much, where, and why."""
 
 
-class CandidateError(ValueError):
-    """A candidate that cannot be opened, and what to do."""
-
-
-@contextmanager
-def open_candidate(spec: str) -> Iterator[Peer]:
-    """The peer of "ours", "original" or FILE.py, in this process."""
-    if spec == "ours":
-        from mpnn_core.peers.ours import Ours
-
-        yield Ours()
-        return
-    if spec == "original":
-        from mpnn_core.peers.original import Original
-
-        yield Original()
-        return
-    path = Path(spec)
-    if path.suffix != ".py" or not path.is_file():
-        raise CandidateError(
-            f"no candidate {spec!r}: expected a Python file that defines peer(), or ours, original"
-        )
-    module_spec = importlib.util.spec_from_file_location(f"candidate_{path.stem}", path)
-    assert module_spec is not None and module_spec.loader is not None
-    module = importlib.util.module_from_spec(module_spec)
-    try:
-        module_spec.loader.exec_module(module)
-        peer: Peer = module.peer()
-    except Exception as error:
-        raise CandidateError(
-            f"{spec}: {type(error).__name__}: {error}; expected a file with a function peer() that "
-            "returns the peer to judge"
-        ) from error
-    missing = [n for n in ("name", "version", "log_probs", "design") if not hasattr(peer, n)]
-    if missing:
-        raise CandidateError(
-            f"{spec}: what peer() returns has no {' and no '.join(missing)}; a peer has name, "
-            "version, log_probs(structure, sequence, order) and "
-            "design(structure, n, temperature, seed)"
-        )
-    yield peer
-
-
 @dataclass(eq=False)
 class Candidate:
     """A peer under test. Its answers are checked for their form, and its errors are failures."""
@@ -81,7 +35,7 @@ class Candidate:
         return f"{self.peer.name} {self.peer.version}"
 
     def offers(self, method: str) -> bool:
-        """Whether it has one of the methods of `contract.py`."""
+        """Whether it has one of the methods that a peer need not have (peers/contract.py)."""
         return method in getattr(self.peer, "has", dir(self.peer))
 
     def log_probs(self, question: Question) -> NDArray[np.float64]:

@@ -14,11 +14,11 @@ import pytest
 
 from mpnn_core.acceptance.candidate import (
     Candidate,
-    CandidateError,
     DifferenceError,
     Judge,
-    open_candidate,
 )
+from mpnn_core.peers.contract import PeerError
+from mpnn_core.peers.opening import open_peer
 
 _CANDIDATE = pytest.StashKey[Candidate]()
 _JUDGE = pytest.StashKey[Judge]()
@@ -28,7 +28,9 @@ _SPEED = pytest.StashKey[list[str]]()
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("acceptance of a fork")
     group.addoption(
-        "--candidate", metavar="FILE", help="a Python file that defines peer(); or: ours, original"
+        "--candidate",
+        metavar="FILE",
+        help="FILE.py that defines peer(), or FILE.py:PYTHON; or a name, such as ours",
     )
     group.addoption(
         "--at-least", type=float, metavar="TIMES",
@@ -47,8 +49,8 @@ def pytest_configure(config: pytest.Config) -> None:
     patch = opened.enter_context(pytest.MonkeyPatch.context())
     patch.setenv("HYPOTHESIS_STORAGE_DIRECTORY", storage)
     try:
-        peer = opened.enter_context(open_candidate(spec))
-    except CandidateError as error:
+        peer = opened.enter_context(open_peer(spec))
+    except PeerError as error:
         raise pytest.UsageError(str(error)) from None
     config.stash[_CANDIDATE] = Candidate(peer)
     config.stash[_JUDGE] = Judge.here()

@@ -16,7 +16,10 @@ batch : int, an attribute
     How many sequences of one structure go through the network together, where one may choose. It
     is set before `design` is called; the fastest of a few is what is timed.
 neighbours(structure) -> (L, k) integers
-    For each residue the k nearest ones that the network sees, itself among them; any order.
+    For each residue the k nearest ones that the network sees, itself among them; any order. -1
+    fills rows of residues without a complete backbone, and what is left of others.
+log_probs_many(structures, sequences, orders) -> list of (L, 21) float32
+    `log_probs` of several structures in one batch, each with its own L.
 design_many(structures, n, temperature, seed) -> list of lists of sequences
     Designs for several structures in one call; without it they are designed one after the other.
 """

@@ -117,7 +117,23 @@ class OpenPeer:
     ) -> NDArray[np.float32]:
         """See `Peer`."""
         _, arrays = self._order("log_probs", [structure], sequence=sequence, order=order)
-        log_probs = arrays["log_probs"]
+        return self._log_probs(structure, arrays["log_probs"])
+
+    def log_probs_many(
+        self,
+        structures: Sequence[Backbone],
+        sequences: Sequence[str],
+        orders: Sequence[NDArray[np.int64]],
+    ) -> list[NDArray[np.float32]]:
+        """`log_probs` of several structures in one call; for a peer that `has` this."""
+        reply, arrays = self._order(
+            "log_probs_many", structures, sequences=list(sequences), orders=orders
+        )
+        self._expect(reply["count"], len(structures), "structures with log_probs:")
+        return [self._log_probs(s, arrays[str(i)]) for i, s in enumerate(structures)]
+
+    def _log_probs(self, structure: Backbone, log_probs: NDArray[Any]) -> NDArray[np.float32]:
+        """What a peer answered, checked."""
         self._expect(log_probs.shape, (len(structure), len(ALPHABET)), "log_probs gave the shape")
         if log_probs.dtype.kind != "f":
             self._expect(str(log_probs.dtype), "float32", "log_probs gave the dtype")
@@ -177,6 +193,8 @@ class OpenPeer:
         texts, arrays = worker.packed(structures)
         if "order" in settings:
             arrays["order"] = settings.pop("order")
+        for i, order in enumerate(settings.pop("orders", ())):
+            arrays[f"{i}.order"] = order
         message = {"batch": None, **settings, "order": what, "structures": texts}
         assert self._process.stdin is not None
         with suppress(OSError):  # it is dead, and the reply says so

@@ -129,7 +129,8 @@ class Worker:
 
     def about(self) -> Dict[str, Any]:  # noqa: UP006
         """What the peer is, and what it has of what it need not have."""
-        has = [name for name in ("neighbours", "design_many", "batch") if hasattr(self.peer, name)]
+        optional = ("neighbours", "design_many", "log_probs_many", "batch")
+        has = [name for name in optional if hasattr(self.peer, name)]
         return {
             "name": str(self.peer.name),
             "version": str(self.peer.version),
@@ -142,6 +143,12 @@ class Worker:
         (structure,) = unpacked(message["structures"], arrays)
         order = arrays["order"] if getattr(self.peer, "takes_order", True) else None
         return {}, {"log_probs": self.peer.log_probs(structure, message["sequence"], order)}
+
+    def log_probs_many(self, message: Any, arrays: Arrays) -> Any:
+        structures = unpacked(message["structures"], arrays)
+        orders = [arrays[f"{i}.order"] for i in range(len(structures))]
+        found = self.peer.log_probs_many(structures, message["sequences"], orders)
+        return {"count": len(found)}, {str(i): array for i, array in enumerate(found)}
 
     def design(self, message: Any, arrays: Arrays) -> Any:
         structures = unpacked(message["structures"], arrays)
