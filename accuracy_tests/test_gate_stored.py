@@ -45,7 +45,7 @@ def test_a_damaged_file_is_an_error_of_the_gate_that_names_it(kind, content, tmp
         READERS[kind](path)
 
 
-@pytest.mark.parametrize("kind", READERS.keys() - {"benchmarks"})
+@pytest.mark.parametrize("kind", sorted(READERS.keys() - {"benchmarks"}))
 @pytest.mark.parametrize("what", ["a folder", "a FIFO", "too large"])
 def test_what_is_no_file_of_a_sane_size_is_refused_without_waiting(kind, what, tmp_path) -> None:
     path = tmp_path / NAMES.get(kind, f"{kind}.json")
