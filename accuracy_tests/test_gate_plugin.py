@@ -130,6 +130,7 @@ class Recorded:
 @pytest.fixture
 def suite(pytester: pytest.Pytester, monkeypatch):
     """Run a small suite with these tests: the outcome, and the ledger's entries by figure."""
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # a run of its own, in no worker
     pytester.makefile(".toml", claims=CLAIMS, pyproject=PROJECT)
     pytester.makeconftest('pytest_plugins = ["mpnn_core.gate.plugin"]')
 
@@ -274,16 +275,14 @@ def test_same(paired, not_exercised):
 
 
 def test_xdist_s_workers_do_not_time_beside_each_other(suite, pytester) -> None:
-    pytester.makeconftest(
-        'pytest_plugins = ["mpnn_core.gate.plugin"]\n'
-        "def pytest_addoption(parser):\n"
-        "    parser.addoption('--numprocesses', type=int)\n"
-    )
-    result, _ = suite(SPEED, "--numprocesses=2")
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    said = result.stdout.str() + result.stderr.str()
+    suite(SPEED + LOSS.format("0.5"), "--collect-only")  # writes the files
+    result = pytester.runpytest_subprocess("-n", "2", "-p", "no:cacheprovider", timeout=300)
+    entries = {e.figure: e for e in Ledger.load(pytester.path / ".mpnn_core/ledger.json").entries}
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.assert_outcomes(passed=1, errors=1)
+    said = result.stdout.str()
     assert "test_speed is timed, and pytest-xdist's workers would disturb each other" in said
-    suite(LOSS.format("0.5"), "--numprocesses=2")[0].assert_outcomes(passed=1)
+    assert (entries["loss"].value, entries["speed"].value) == (0.5, None)
 
 
 def test_a_number_of_processes_that_is_none_is_refused(suite) -> None:

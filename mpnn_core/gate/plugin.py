@@ -182,13 +182,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=deselected)
     items[:] = sorted((i for i in items if i not in deselected), key=_cost)
     timed_items = [item for item in items if _is_timed(item)]
-    if timed_items and (
-        getattr(config.option, "numprocesses", None) or hasattr(config, "workerinput")
-    ):
-        raise pytest.UsageError(
-            f"{timed_items[0].nodeid} is timed, and pytest-xdist's workers would disturb each "
-            "other; leave out -n, or the timed tests"
-        )
     for item in timed_items:
         replayed = item.stash[REPLAYED] = Replayed()
         own = item.get_closest_marker("benchmark")
@@ -358,6 +351,11 @@ def timed(request: pytest.FixtureRequest, benchmark: Any) -> Callable[..., Times
     none. With `--benchmark-disable` it times one round by itself, which has no interval.
     """
     config, test = request.config, request.node.nodeid
+    if hasattr(config, "workerinput"):
+        pytest.fail(
+            f"{test} is timed, and pytest-xdist's workers would disturb each other; leave out -n, "
+            "or the timed tests", pytrace=False,
+        )  # fmt: skip
     hardware = hardware_of(config.stash[PROJECT])
 
     def measure_sides(
