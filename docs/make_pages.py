@@ -30,7 +30,7 @@ from mpnn_core.gate.ledger import Entry, Ledger
 from mpnn_core.gate.pages import markdown
 from mpnn_core.gate.revisions.comparison import CAUGHT
 from mpnn_core.gate.revisions.rates import rates, read_runs
-from mpnn_core.gate.verdicts import Change, Verdict
+from mpnn_core.gate.verdicts import Change
 from mpnn_core.network.variants import QUOTED
 from mpnn_core.peers.table import PARITY, SPEED, parity_rows, speed_rows
 
