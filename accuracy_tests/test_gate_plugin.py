@@ -274,7 +274,8 @@ def test_same(paired, not_exercised):
     assert [t.split("::")[1] for t in processes.plans[0].tests] == ["test_speed"]
 
 
-def test_xdist_s_workers_do_not_time_beside_each_other(suite, pytester) -> None:
+def test_xdist_s_workers_do_not_time_beside_each_other(suite, pytester, monkeypatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1] / "fixtures"))  # hardware.py
     suite(SPEED + LOSS.format("0.5"), "--collect-only")  # writes the files
     result = pytester.runpytest_subprocess("-n", "2", "-p", "no:cacheprovider", timeout=300)
     entries = {e.figure: e for e in Ledger.load(pytester.path / ".mpnn_core/ledger.json").entries}
