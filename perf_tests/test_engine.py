@@ -197,9 +197,8 @@ def test_many_structures_in_one_call(model, network, timed, judge) -> None:
     judge(
         times.ratio("original", "ours"),
         control=times.ratio("a tenth", "control"),
-        processes=len(times.processes),
-        pairs=times.pairs,
-        note=times.noted(f"{how['note']}; the control is of every tenth structure"),
+        times=times,
+        note=f"{how['note']}; the control is of every tenth structure",
         only_record=how["only_record"],
     )
 
@@ -236,9 +235,8 @@ def test_the_command_keeps_the_rate_of_the_model(model, timed, judge, tmp_path) 
     judge(
         times.ratio("command", "model"),
         control=times.ratio("model", "control"),
-        processes=len(times.processes),
-        pairs=times.pairs,
-        note=times.noted(str(how["note"])),
+        times=times,
+        note=str(how["note"]),
         only_record=how["only_record"],
     )
 
@@ -271,9 +269,8 @@ def test_time_is_linear_in_length(model, timed, judge) -> None:
     judge(
         ratio and Interval(*(float(np.log10(v)) for v in (ratio.value, ratio.low, ratio.high))),
         control=times.ratio("small", "control"),
-        processes=len(times.processes),
-        pairs=times.pairs,
-        note=times.noted(str(how["note"])),
+        times=times,
+        note=str(how["note"]),
         only_record=how["only_record"],
     )
 

@@ -78,10 +78,8 @@ def test_trees_of_a_large_assembly(original_knn, timed, judge) -> None:
         judge(
             times.ratio("all pairs", name),
             control=times.ratio("all pairs", "control"),
-            processes=len(times.processes),
-            pairs=times.pairs,
+            times=times,
             workload=f"k-NN of 10000 residues, {name} against all pairs",
-            note=times.noted(),
         )
 
 

@@ -57,8 +57,7 @@ def test_threads_do_no_harm_on_a_busy_machine(timed, judge) -> None:
     judge(
         times.ratio("two", "one"),
         control=times.ratio("one", "control"),
-        processes=len(times.processes),
-        pairs=times.pairs,
-        note=times.noted(how),
+        times=times,
+        note=how,
         only_record=model.backend.name != "native",
     )

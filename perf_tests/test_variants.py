@@ -17,9 +17,8 @@ def test_time_of_the_baseline(original_forward, timed, judge) -> None:
     judge(
         times.product({"original": 1}, 1e3),
         control=times.ratio("original", "control"),
-        processes=len(times.processes),
-        pairs=times.pairs,
-        note=times.noted("milliseconds of the original on this machine"),
+        times=times,
+        note="milliseconds of the original on this machine",
     )
 
 
@@ -59,9 +58,7 @@ def test_batching_and_pruning(original_forward, timed, judge) -> None:
     )
     shared = {
         "control": times.ratio("alone", "control"),
-        "processes": len(times.processes),
-        "pairs": times.pairs,
-        "note": times.noted(),
+        "times": times,
     }
     for n in (2, 4, 8):  # the study reports batches of 8; the smaller ones are kept beside it
         judge(
@@ -107,10 +104,8 @@ def test_batching_different_lengths(examples, timed, judge) -> None:
         judge(
             times.ratio(f"{prefix}alone", f"{prefix}together"),
             control=times.ratio(f"{prefix}alone", f"{prefix}control"),
-            processes=len(times.processes),
-            pairs=times.pairs,
+            times=times,
             workload=f"the six example proteins together, {engine}",
-            note=times.noted(),
             only_record=True,
         )
 

@@ -13,6 +13,7 @@ from mpnn_core.gate.intervals import Interval, exactly
 from mpnn_core.gate.ledger import Entry, now
 from mpnn_core.gate.project import Project
 from mpnn_core.gate.records import Records, load_records
+from mpnn_core.gate.sessions import Times
 from mpnn_core.gate.verdicts import (
     GateResult,
     Verdict,
@@ -65,8 +66,7 @@ class Judge:
         workload: str = "",
         device: Any = "cpu",
         control: Interval | None = None,
-        processes: int = 0,
-        pairs: int = 0,
+        times: Times | None = None,
         note: str = "",
         only_record: bool = False,
         gate: Gate | None = None,
@@ -80,8 +80,7 @@ class Judge:
         workload : what was measured; the claim's own if ""
         device : its class, or a framework's own object for it
         control : the baseline against itself, where something was timed
-        processes : how many fresh processes timed it
-        pairs : how many pairs of runs they timed, all together
+        times : what was timed, and what there is to know of it; None where nothing was
         note : anything that a reader of the ledger should know
         only_record : the workload is not the claim's; written down beside it and not judged
         gate : what must hold, where the test brings the bounds; the figure's own gate if None
@@ -129,11 +128,11 @@ class Judge:
                 low=None if measured is None else float(measured.low),
                 high=None if measured is None else float(measured.high),
                 control=None if control is None else (float(control.low), float(control.high)),
-                processes=processes,
-                pairs=pairs,
+                processes=len(times.processes) if times else 0,
+                pairs=times.pairs if times else 0,
                 agrees=None if measured is None else agrees(figure, measured),
                 test=self.request.node.nodeid,
-                note="; ".join(filter(None, (note, remark))),
+                note="; ".join(filter(None, (note, times.note if times else "", remark))),
                 headline=figure.headline,
                 machine=machine,
                 processor=processor,

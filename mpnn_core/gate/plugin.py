@@ -435,9 +435,8 @@ def paired(
                 workload=workload,
                 device=device,
                 control=control,
-                processes=len(times.processes),
-                pairs=times.pairs,
-                note=times.noted(note),
+                times=times,
+                note=note,
                 only_record=only_record,
             )
         finally:  # a red is stored as well

@@ -22,7 +22,7 @@ from mpnn_core.gate.claims import EXACT, Claim
 from mpnn_core.gate.history import Series
 from mpnn_core.gate.ledger import Entry, Ledger, minute
 from mpnn_core.gate.pages import escaped
-from mpnn_core.gate.revisions.comparison import Comparison
+from mpnn_core.gate.revisions.comparison import CAUGHT, Comparison
 from mpnn_core.gate.stored import write_whole
 from mpnn_core.gate.verdicts import Change, GateResult, Verdict
 
@@ -198,6 +198,7 @@ def write(report: Report, path: Path) -> None:
         comparison=report.comparison,
         groups=groups,
         glyphs=GLYPHS,
+        caught_words=CAUGHT,
         minute=minute,
         machine_in_words=machine_in_words,
         trades=trades(report),

@@ -163,10 +163,6 @@ class Times:
         """One value for each process."""
         return [float(np.exp(value)) for value in self.values({side: 1})]
 
-    def noted(self, note: str = "") -> str:
-        """A test's own note, and that of the measurement."""
-        return "; ".join(filter(None, (note, self.note)))
-
 
 @dataclass
 class Sessions:
