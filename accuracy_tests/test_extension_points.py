@@ -118,7 +118,7 @@ class LabelledMPNN(MPNN):
     def initial_states(self, backbones: Backbones, context: Tensor) -> Tensor:
         return self.labels(context)
 
-    def changed_states(self, h_V: Tensor, backbones: Backbones, context: Tensor) -> Tensor:
+    def changed_states(self, h_V, graph, backbones, context: Tensor) -> Tensor:
         return h_V + 0.5 * self.labels(context)
 
 

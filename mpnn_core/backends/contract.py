@@ -81,6 +81,12 @@ class Backend(Protocol):
         h_V: Tensor = encoding.h_V
         return h_V
 
+    def changed_states(self, encoding: Any, backbones: Backbones, context: Any) -> Tensor:
+        """What decoding starts from, (N, H); see `MPNN.changed_states`."""
+        return self.network.changed_states(
+            self.states(encoding), encoding.graph, backbones, context
+        )
+
     def with_states(self, encoding: Any, h_V: Tensor) -> Encoded:
         """The encoding with other node states, (N, H), for the decoder; the edges are shared."""
         return self.network.with_states(encoding, h_V)
@@ -162,6 +168,6 @@ def encoded(
         h_V = network.initial_states(backbones, context)
     encoding = backend.encode(backbones, graph, h_V)
     if CHANGED_STATES in network.requires:
-        h_V = network.changed_states(backend.states(encoding), backbones, context)
+        h_V = backend.changed_states(encoding, backbones, context)
         encoding = backend.with_states(encoding, h_V)
     return encoding

@@ -64,11 +64,13 @@ class DecodeArguments(NamedTuple):
     tokens : (n, L) int64
     ranks : (n, L) int64, when each position is decoded; positions of equal rank do not see each
         other
+    designed : (L,) bool, the positions that are not fixed
     """
 
     structures: list[Structure]
     tokens: list[NDArray[np.int64]]
     ranks: list[NDArray[np.int64]]
+    designed: list[NDArray[np.bool_]]
 
 
 class ScoreArguments(NamedTuple):
@@ -109,10 +111,7 @@ def design_arguments(
     temperatures = checked_temperature(temperature)
     seed = checked_seed(seed)
     items = listed(structures)
-    if isinstance(constraints, Constraints) or constraints is None:
-        constraints = [constraints or Constraints()] * len(items)
-    if len(constraints) != len(items):
-        raise ValueError(f"{len(constraints)} constraints for {len(items)} structures")
+    constraints = constraints_of(items, constraints)
     if isinstance(decoding_order, str) and decoding_order != COLOURED:
         raise ValueError(
             f"decoding_order is {decoding_order!r}; expected positions, {COLOURED!r} or None"
@@ -138,6 +137,17 @@ def design_arguments(
             for structure, r, name in zip(items, resolved, digests, strict=True)
         ]
     return DesignArguments(items, num_sequences, temperatures, seed, digests, resolved, orders)
+
+
+def constraints_of(
+    structures: Sequence[Structure], constraints: Constraints | Sequence[Constraints] | None
+) -> Sequence[Constraints]:
+    """The constraints of each structure, from one for all, none, or one each."""
+    if isinstance(constraints, Constraints) or constraints is None:
+        return [constraints or Constraints()] * len(structures)
+    if len(constraints) != len(structures):
+        raise ValueError(f"{len(constraints)} constraints for {len(structures)} structures")
+    return constraints
 
 
 def check_count(num_sequences: int) -> None:
@@ -177,6 +187,7 @@ def decode_arguments(
     decoding_order: Any,
     seed: int,
     common_random_numbers: bool = False,
+    constraints: Constraints | Sequence[Constraints] | None = None,
 ) -> DecodeArguments:
     """The arguments of `Model.log_probs`, checked; orders that are not given are drawn.
 
@@ -208,7 +219,10 @@ def decode_arguments(
             items, tokens, given, digests_of(items, common_random_numbers), strict=True
         )
     ]
-    return DecodeArguments(items, tokens, [ranks(order) for order in orders])
+    designed = [
+        c.designed(s) for s, c in zip(items, constraints_of(items, constraints), strict=True)
+    ]
+    return DecodeArguments(items, tokens, [ranks(order) for order in orders], designed)
 
 
 def score_arguments(

@@ -75,13 +75,15 @@ class Executor:
                 for (job, batch), outputs in zip(parts, replayed, strict=True):
                     yield job, batch, self._kept(outputs, job.fetched)
                 return
-        backbones = Backbones.from_structures(structures, self.device)
+        backbones = self.network.backbones(structures, self.device)
+        fixed = [first.fixed[s] for s in batch.group]
+        context = self.network.context(structures, fixed, self.device)
         with self._computing(self.backend):
             inputs = [job.inputs(batch, self.backend) for job, batch in parts]
             needs = self.network.requires.union(*(x.needs for x in inputs))
         backend = serving(self.backend, needs)
         with self._computing(backend):
-            encoding = encoded(backend, backbones)
+            encoding = encoded(backend, backbones, context=context)
         for (job, batch), x in zip(parts, inputs, strict=True):
             with self._computing(backend):
                 outputs = job.compute(backend, batch, encoding, x)

@@ -52,6 +52,10 @@ class Job(Protocol):
         """The number of sequences of each structure."""
 
     @property
+    def fixed(self) -> list[NDArray[np.bool_]]:
+        """(L,) bool, of each structure: the residues whose letters are given from the start."""
+
+    @property
     def recordable(self) -> bool:
         """Whether `compute` depends on the shapes of its inputs and of the batch alone."""
 
@@ -155,6 +159,10 @@ class Sampling:
     @property
     def counts(self) -> list[int]:
         return [self.arguments.num_sequences] * len(self.structures)
+
+    @property
+    def fixed(self) -> list[NDArray[np.bool_]]:
+        return [~r.designed for r in self.arguments.constraints]
 
     @property
     def recordable(self) -> bool:
@@ -362,6 +370,10 @@ class GivenSequences:
     def counts(self) -> list[int]:
         tokens, ranks = self.arguments.tokens, self.arguments.ranks
         return [max(len(t), len(r)) for t, r in zip(tokens, ranks, strict=True)]
+
+    @property
+    def fixed(self) -> list[NDArray[np.bool_]]:
+        return [~designed for designed in self.arguments.designed]
 
     def inputs(self, batch: Batch, backend: Backend) -> DecodeInputs:
         """One sequence or a few orders of a structure are taken in turn."""

@@ -203,6 +203,7 @@ class Model:
         decoding_order: Any = None,
         seed: int = 0,
         common_random_numbers: bool = False,
+        constraints: Constraints | Sequence[Constraints] | None = None,
     ) -> Any:
         """Teacher-forced log-probabilities, as the original's `forward`.
 
@@ -214,6 +215,7 @@ class Model:
         decoding_order : (L,) or (n, L) positions as decoded; None draws one per sequence from
             `seed`. For a list of structures, a list with one such entry each.
         seed, common_random_numbers : of the orders that are drawn, as in `design`
+        constraints : what is fixed, which counts for a model that sees the side chains of that
 
         Returns
         -------
@@ -228,7 +230,7 @@ class Model:
             The results would be larger than memory.
         """
         arguments = decode_arguments(
-            structures, sequences, decoding_order, seed, common_random_numbers
+            structures, sequences, decoding_order, seed, common_random_numbers, constraints
         )
         log_probs = self._decoded(arguments)
         return log_probs[0] if isinstance(structures, Structure) else log_probs
@@ -240,7 +242,8 @@ class Model:
         """
         items = listed(structures)
         unseen = [np.zeros((1, len(s)), np.int64) for s in items]  # of equal rank
-        arguments = DecodeArguments(items, [s.tokens[None] for s in items], unseen)
+        designed = [s.mask for s in items]
+        arguments = DecodeArguments(items, [s.tokens[None] for s in items], unseen, designed)
         log_probs = self._decoded(arguments)
         return log_probs[0][0] if isinstance(structures, Structure) else [lp[0] for lp in log_probs]
 

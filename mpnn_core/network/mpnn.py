@@ -21,7 +21,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -30,6 +32,7 @@ from mpnn_core.network.encoding import Copies, Encoding
 from mpnn_core.network.features import EdgeFeatures
 from mpnn_core.network.graph import Backbones, Graph, nearest_neighbours
 from mpnn_core.network.layers import Embedding, LayerNorm, Linear
+from mpnn_core.structures.structure import Structure
 
 # Edges that plain torch computes at a time, so that they stay in a processor's cache: those of 48
 # nodes with 48 neighbours, 1.2 MB at H = 128 in float32.
@@ -240,6 +243,22 @@ class MPNN(nn.Module):
         blocks = [layer.blocks() for layer in self.decoders]
         return replace(encoding, h_V=h_V, undecoded=undecoded(h_V, blocks))
 
+    def backbones(self, structures: Sequence[Structure], device: torch.device) -> Backbones:
+        """The residues of the structures that are nodes, end to end on the device."""
+        return Backbones.from_structures(structures, device)
+
+    def context(
+        self,
+        structures: Sequence[Structure],
+        fixed: Sequence[NDArray[np.bool_]],
+        device: torch.device,
+    ) -> Any:
+        """What the architecture reads of the structures besides their backbones, on the device.
+
+        fixed (L,) bool, of each structure: the residues whose letters are given.
+        """
+        return None
+
     def initial_states(self, backbones: Backbones, context: Any) -> Tensor:
         """The node states (N, H) that the encoder starts from, if `requires` has INITIAL_STATES.
 
@@ -247,7 +266,9 @@ class MPNN(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} starts from zeros")
 
-    def changed_states(self, h_V: Tensor, backbones: Backbones, context: Any) -> Tensor:
+    def changed_states(
+        self, h_V: Tensor, graph: Graph, backbones: Backbones, context: Any
+    ) -> Tensor:
         """What decoding starts from, of the encoder's states (N, H), if `requires` has
         CHANGED_STATES: (N, H)."""
         raise NotImplementedError(f"{type(self).__name__} decodes from the encoder's states")

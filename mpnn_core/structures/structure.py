@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mpnn_core.constants import ALPHABET, BACKBONE, CHAIN_GAP
+from mpnn_core.structures.context import NO_CONTEXT, SIDE_CHAIN_ATOMS, ContextAtoms
 
 if TYPE_CHECKING:  # a structure takes tensors, and needs no torch
     from torch import Tensor
@@ -86,6 +87,10 @@ class Structure:
     residue_index : (L,) int64, the `residue_idx` of the original's `tied_featurize`: it counts
         residues through all chains, missing numbers included, and jumps by 100 between chains
     residue_numbers : (L,) str, the author's residue numbers with insertion codes, such as "52A"
+    context : the atoms around the protein that are neither protein nor water
+    side_chains : (L, 32, 3) float32, Å: the atoms `SIDE_CHAIN_ATOMS`, NaN where there is none; None
+        where no side chain is known
+    membrane : (L,) int64, 0 other, 1 interface, 2 buried; None where nothing is said
     mask : (L,) bool, True where all of N, CA, C, O are known; follows from `coords`
 
     Raises
@@ -101,6 +106,9 @@ class Structure:
     chain_ids: NDArray[np.str_]
     residue_index: NDArray[np.int64]
     residue_numbers: NDArray[np.str_]
+    context: ContextAtoms = NO_CONTEXT
+    side_chains: NDArray[np.float32] | None = None
+    membrane: NDArray[np.int64] | None = None
     mask: NDArray[np.bool_] = field(init=False)
 
     def __post_init__(self) -> None:
