@@ -11,7 +11,7 @@ import os
 import pytest
 
 from mpnn_core.gate.project import Project
-from mpnn_core.gate.revisions import builds
+from mpnn_core.gate.revisions import builds, processes
 from mpnn_core.gate.revisions.compare import answers_of
 from mpnn_core.gate.revisions.comparison import COULD_NOT_TELL, CompareError, Comparison
 from mpnn_core.gate.revisions.processes import Processes
@@ -101,6 +101,16 @@ def test_a_benchmark_that_dies_fails_alone(sides, how, where, side, change) -> N
         assert "the budget paid for" in other.note, other
 
 
+def test_a_benchmark_that_hangs_is_ended_and_fails_alone(sides, monkeypatch) -> None:
+    monkeypatch.setattr(processes, "LONGEST_REPLY_S", 8.0)
+    body = "import time; time.sleep(600)"
+    text = BENCHMARKS.format(sides=("head",), after=RUNS_FIRST, body=body)
+    first, failing, last = raced(sides, text)[0]
+    assert failing.change is Change.BROKEN, failing
+    assert "was ended: it had not answered within 8 s" in failing.note, failing
+    assert first.sessions == last.sessions == 1
+
+
 def test_a_benchmark_that_dies_on_both_sides_says_so(sides) -> None:
     text = BENCHMARKS.format(sides=("base", "head"), after=RUNS_FIRST, body="os._exit(7)")
     first, failing, last = raced(sides, text)[0]
@@ -132,8 +142,8 @@ def test_answers_that_end_their_process_say_so(sides) -> None:
     text = BENCHMARKS.format(sides=(), after=0, body="pass").replace("return []", "os._exit(5)")
     project = project_of(sides, text)
     pair = {side: sides[side] for side in ("base", "head")}
-    with Processes(pair, sides["head"], project) as processes:
-        (answer,) = answers_of(processes, project.exact)
+    with Processes(pair, sides["head"], project) as started:
+        (answer,) = answers_of(started, project.exact)
     assert answer.is_worse and "ended with exit code 5" in answer.note
 
 
@@ -155,8 +165,8 @@ def test_all_sides_compute_under_the_same_rules(sides, monkeypatch) -> None:
     project = project_of(sides, text)
 
     def seen() -> list[list[str]]:
-        with Processes(sides, sides["head"], project, threads=2) as processes:
-            return [list(process.errors()) for process in processes.values()]
+        with Processes(sides, sides["head"], project, threads=2) as started:
+            return [list(process.errors()) for process in started.values()]
 
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     assert seen() == [["2", "PASSIVE"]] * 3

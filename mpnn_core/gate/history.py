@@ -20,12 +20,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from mpnn_core.gate import GateError
 from mpnn_core.gate.ledger import STORED, Entry, Ledger
-from mpnn_core.gate.printing import WHOLE_COLUMNS
+from mpnn_core.gate.printing import print_table, print_words
 from mpnn_core.gate.stored import read_json
 
 # A smaller change of level, by this factor, is no step.
@@ -288,27 +287,28 @@ def print_history(series: Sequence[Series], console: Console) -> None:
     if not series:
         console.print("no run is stored; `pytest -m claim --benchmark-autosave` stores one")
         return
-    console.width = max(console.width, WHOLE_COLUMNS)
-    table = Table(title="History", title_justify="left", box=None, pad_edge=False)
-    headings = ("claim", "figure", "runs", "first", "latest", "other commits", "", "workload")
-    for column in headings:
-        table.add_column(column, no_wrap=column != "workload")
+    print_words("History", console, "italic")
     several = len({s.processor for s in series}) > 1
+    rows: list[list[str | Text]] = []
     for s in series:
         last = s.points[-1]
         style = "bold red" if s.is_slower else ""
         other = "-" if s.reference is None else f"{s.reference:.3g}"
         place = f"{s.device}, {s.processor}" if several else s.device
-        table.add_row(
-            Text(s.claim), Text(s.figure), str(len(s.points)), f"{s.points[0].value:.3g}",
+        rows.append([
+            s.claim, s.figure, str(len(s.points)), f"{s.points[0].value:.3g}",
             Text(last.entry.measured, style), other, Text(s.latest, style),
-            Text(f"{place}; {s.workload}"),
-        )  # fmt: skip
+            f"{place}; {s.workload}",
+        ])  # fmt: skip
         for step in s.steps:
             run = s.points[step.at].run
             text = f"step {step.before:.3g} to {step.after:.3g} at {run.commit[:12]}, {run.date}"
-            table.add_row("", "", "", "", Text(text, "yellow"), "", "", "")
-    console.print(table)
+            rows.append(["", "", "", "", Text(text, "yellow"), "", "", ""])
+    heads = (
+        "claim", "figure", "runs", "first", "latest", "other commits", "latest against them",
+        "workload",
+    )  # fmt: skip
+    print_table(heads, rows, console)
     few = sum(s.latest is Latest.TOO_FEW for s in series)
     if few:
         console.print(

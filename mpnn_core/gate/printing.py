@@ -14,8 +14,6 @@ from mpnn_core.gate.ledger import ABSENT, Entry, Ledger, minute
 from mpnn_core.gate.records import unrecorded
 from mpnn_core.gate.verdicts import GateResult, Verdict
 
-# What other tables than the ledger's need; a narrower terminal gets so many columns all the same.
-WHOLE_COLUMNS = 150
 GAP = 2  # between two columns
 INDENT = 2  # of what stands below its name, where a table is too wide
 STYLES: Mapping[str, str] = {
@@ -70,7 +68,8 @@ def print_table(
         for row in cells:
             print_words(Text(" ").join(row[:2]), console)
             for head, cell in zip(heads[2:], row[2:], strict=True):
-                print_words(Text(f"{head}: ", "dim") + cell, console, indent=INDENT)
+                if cell:
+                    print_words(Text(f"{head}: ", "dim") + cell, console, indent=INDENT)
         return
     while sum(widths) > room:
         widest = max((w, i) for i, w in enumerate(widths) if w > least[i])[1]

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mpnn_core.constants import ALPHABET, BACKBONE, CHAIN_GAP
-from mpnn_core.structures.context import NO_CONTEXT, SIDE_CHAIN_ATOMS, ContextAtoms
+from mpnn_core.structures.context import NO_CONTEXT, ContextAtoms
 
 if TYPE_CHECKING:  # a structure takes tensors, and needs no torch
     from torch import Tensor

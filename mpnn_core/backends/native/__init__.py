@@ -11,6 +11,7 @@ import importlib
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from threading import local
@@ -25,6 +26,7 @@ from mpnn_core.backends.contract import Backend, UnavailableError, require_known
 from mpnn_core.backends.native.cores import available_cores
 from mpnn_core.backends.native.missing import why_missing
 from mpnn_core.constants import LETTERS
+from mpnn_core.network.context import LigandMPNN, context_sets
 from mpnn_core.network.encoding import CHANGED_STATES, INITIAL_STATES, Copies, Encoding
 from mpnn_core.network.graph import Backbones, Graph, nearest_neighbours
 from mpnn_core.network.mpnn import MPNN
@@ -83,6 +85,10 @@ class NativeBackend(Backend):
         self.layers = len(network.decoders)
         module = importlib.import_module(f"mpnn_core.backends.native._{self.instruction_set}")
         weights = {name: _array(p, np.float32) for name, p in network.state_dict().items()}
+        if isinstance(network, LigandMPNN):
+            folded = network.folded()
+            for field in fields(folded):
+                weights[f"context.{field.name}"] = _array(getattr(folded, field.name), np.float32)
         self._engine: Any = module.Engine(weights)
 
     @property
@@ -122,6 +128,24 @@ class NativeBackend(Backend):
             threads=_undisturbed_threads(),
         )
         return Encoding(graph, *map(torch.from_numpy, (states, edges, undecoded)))
+
+    def changed_states(self, encoding: Encoding, backbones: Backbones, context: Any) -> Tensor:
+        """What decoding starts from, (N, H); see `LigandMPNN.changed_states`."""
+        network = self.network
+        if not isinstance(network, LigandMPNN):
+            return super().changed_states(encoding, backbones, context)
+        sets = context_sets(context, encoding.graph, backbones, network.context_atoms)
+        h_V = _array(encoding.h_V, np.float32).copy()
+        self._engine.see(
+            coords=_array(backbones.coords, np.float32),
+            xyz=_array(sets.xyz, np.float32),
+            element=_array(sets.element, np.int64),
+            atoms=_array(sets.atoms, np.int64),
+            set_of_node=_array(sets.set_of_node, np.int64),
+            h_V=h_V,
+            threads=_undisturbed_threads(),
+        )
+        return torch.from_numpy(h_V)
 
     def decode(self, encoding: Encoding, copies: Copies, tokens: Tensor, rank: Tensor) -> Tensor:
         """Logits (M, 21) of given residues; see `MPNN.decode`."""

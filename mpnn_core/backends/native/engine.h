@@ -32,6 +32,15 @@ struct Backbones {
   const int64_t* chain;          // (N,)
 };
 
+// The atoms around the structures, and which of them each node sees (network/context.py).
+struct Surroundings {
+  const float* xyz;              // (A, 3)
+  const int64_t* element;        // (A,)
+  int64_t sets, most;            // S, M
+  const int64_t* atoms;          // (S, M), ascending, then -1
+  const int64_t* set_of_node;    // (N,)
+};
+
 struct Encoding {
   float* h_V;        // (N, H)
   float* edges;      // (layers, N, K, H), B h_E
@@ -74,6 +83,8 @@ class Engine {
   virtual ~Engine() = default;
   // From the states `initial` (N, H), or from zeros if it is null.
   virtual void encode(const Backbones&, const Graph&, const float* initial, const Encoding&) = 0;
+  // From the states h_V (N, H) to what decoding starts from, by the atoms around; in place.
+  virtual void see(const Backbones&, int64_t nodes, const Surroundings&, float* h_V) = 0;
   // Logits (M, 21) of given tokens.
   virtual void decode(const Graph&, const Encoding&, const Rows&, const int64_t* tokens,
                       float* logits) = 0;

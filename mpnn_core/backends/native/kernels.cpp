@@ -359,6 +359,50 @@ struct DecoderLayer : MessageLayer {
   }
 };
 
+// The network on the atoms around a protein; its weights are those of network/context.py, multiplied
+// out there (`Folded`), under the names "context.*".
+struct ContextLayers {
+  static constexpr int kLayers = 2, kSeen = 5 * 16, kAngles = 4;
+  std::vector<MessageLayer> on_atoms, on_nodes;
+  Linear node_rbf, node_angles, first_edge, second_edge, second_own, W_c, V_C;
+  Linear own[kLayers], node[kLayers], atom[kLayers];
+  Buffer node_table, atom_table, first_table, length;  // (120, H), (120, H), (120, H), (16, 16)
+  Norm norm_nodes, V_C_norm;
+
+  explicit ContextLayers(const Reader& read)
+      : node_rbf(plain(read, "context.node_rbf")), node_angles(plain(read, "context.node_angles")),
+        first_edge(plain(read, "context.first_edge")),
+        second_edge(plain(read, "context.second_edge", read("context.second_bias").data)),
+        second_own(plain(read, "context.second_own")), W_c(read.linear("W_c")), V_C(read.linear("V_C")),
+        node_table(copy(read, "context.node_table")), atom_table(copy(read, "context.atom_table")),
+        first_table(copy(read, "context.first_table")), length(copy(read, "context.length")),
+        norm_nodes(read.norm("features.norm_nodes")), V_C_norm(read.norm("V_C_norm")) {
+    for (int l = 0; l < kLayers; l++) {
+      on_atoms.emplace_back(read, "y_context_encoder_layers." + std::to_string(l));
+      on_nodes.emplace_back(read, "context_encoder_layers." + std::to_string(l));
+      own[l] = plain(read, "context.own", read("context.bias").data + l * W_c.out, l);
+      node[l] = plain(read, "context.node", nullptr, l);
+      atom[l] = plain(read, "context.atom", nullptr, l);
+    }
+  }
+
+ private:
+  // One matrix (out, in) of those that a parameter (out, in) or (layers, out, in) has.
+  static Linear plain(const Reader& read, const std::string& name, const float* bias = nullptr, int layer = 0) {
+    const Parameter& w = read(name);
+    const int64_t out = w.shape[w.shape.size() - 2], in = w.shape.back();
+    return Linear(w.data + layer * out * in, in, 0, in, out, bias);
+  }
+  static Buffer copy(const Reader& read, const std::string& name) {
+    const Parameter& w = read(name);
+    int64_t size = 1;
+    for (int64_t n : w.shape) size *= n;
+    Buffer values(size);
+    std::copy_n(w.data, size, values.data());
+    return values;
+  }
+};
+
 // A message of the decoder's first layer that nobody has computed yet.
 struct Missing { int row, k, state; int32_t slot; bool mine; float* to; };
 
@@ -458,10 +502,12 @@ class Network : public Engine {
       decoders_.emplace_back(read, layer_name("decoder", l));
     if (encoders_.empty() || decoders_.empty())
       throw std::invalid_argument("the network has no encoder or no decoder layers");
+    if (read.has("context.length")) context_ = std::make_unique<ContextLayers>(read);
   }
 
   void encode(const Backbones& backbones, const Graph& graph, const float* initial,
               const Encoding& out) override;
+  void see(const Backbones& backbones, int64_t nodes, const Surroundings& around, float* h_V) override;
   void decode(const Graph& graph, const Encoding& encoding, const Rows& rows,
               const int64_t* tokens, float* logits) override;
   int64_t sample(const Graph& graph, const Encoding& encoding, const Rows& rows,
@@ -502,6 +548,7 @@ class Network : public Engine {
   Norm norm_edges_;
   std::vector<EncoderLayer> encoders_;
   std::vector<DecoderLayer> decoders_;
+  std::unique_ptr<ContextLayers> context_;  // null where the network sees no atoms around
   FirstMessages first_messages_;
 };
 
@@ -740,6 +787,274 @@ void Network::encode(const Backbones& backbones, const Graph& graph, const float
       } else {
         for (size_t d = 0; d < decoders_.size(); d++)
           product_into(h, H, rows, decoders_[d].D, out.undecoded + (d * N + first) * H, H);
+      }
+    });
+  }
+}
+
+// ------------------------------------------------------------------------------- context
+
+// 16 Gaussians of a distance.
+inline void gaussians_of(float distance, float* to) {
+  for (int g = 0; g < kGaussians; g += W) {
+    V centre;
+    for (int i = 0; i < W; i++) centre[i] = kFirst + (g + i) * kStep;
+    const V scaled = (splat(distance) - centre) * (1 / kWidth);
+    store(to + g, exp_negative(-(scaled * scaled)));
+  }
+}
+
+inline float distance_of(const float* u, const float* v) {
+  const float dx = u[0] - v[0], dy = u[1] - v[1], dz = u[2] - v[2];
+  return std::sqrt(1e-6f + dx * dx + dy * dy + dz * dz);
+}
+
+// The frame of N, CA and C: three unit vectors, as `context.angles` has them.
+struct Frame {
+  float axes[3][3];
+  explicit Frame(const float* atoms) {
+    const float *n = atoms, *ca = atoms + 3, *c = atoms + 6;
+    float v1[3], v2[3];
+    for (int x = 0; x < 3; x++) { v1[x] = n[x] - ca[x]; v2[x] = c[x] - ca[x]; }
+    unit(v1, axes[0]);
+    const float along = axes[0][0] * v2[0] + axes[0][1] * v2[1] + axes[0][2] * v2[2];
+    for (int x = 0; x < 3; x++) v2[x] -= axes[0][x] * along;
+    unit(v2, axes[1]);
+    for (int x = 0; x < 3; x++) {
+      const int y = (x + 1) % 3, z = (x + 2) % 3;
+      axes[2][x] = axes[0][y] * axes[1][z] - axes[0][z] * axes[1][y];
+    }
+  }
+  static void unit(const float* v, float* to) {
+    const float length = std::max(std::sqrt(v[0] * v[0] + v[1] * v[1] + v[2] * v[2]), 1e-12f);
+    for (int x = 0; x < 3; x++) to[x] = v[x] / length;
+  }
+  void angles(const float* ca, const float* atom, float* to) const {
+    float local[3], squares = 0;
+    for (int a = 0; a < 3; a++) {
+      local[a] = 0;
+      for (int x = 0; x < 3; x++) local[a] += axes[a][x] * (atom[x] - ca[x]);
+      squares += local[a] * local[a];
+    }
+    const float across = std::sqrt(local[0] * local[0] + local[1] * local[1] + 1e-8f);
+    const float whole = std::sqrt(squares) + 1e-8f;
+    to[0] = local[0] / across;
+    to[1] = local[1] / across;
+    to[2] = across / whole;
+    to[3] = local[2] / whole;
+  }
+};
+
+// Some sets of atoms, the distinct ordered pairs in them, and what is computed of both.
+struct ContextTile {
+  int64_t first, count;          // sets
+  std::vector<int32_t> size;     // atoms of each set
+  std::vector<int32_t> pair_of;  // (count, M, M)
+  std::vector<int32_t> start;    // first pair of each receiving atom, and their number
+  std::vector<int32_t> receivers, senders;
+  Buffer messages, edges;      // (P, H) each
+  Buffer states[2];            // (count, M, H), what the atoms' states add for the nodes
+};
+
+// The pairs of a tile: those of one receiving atom follow each other.
+void find_pairs(const Surroundings& around, ContextTile& tile) {
+  const int64_t M = around.most;
+  std::vector<std::pair<int64_t, int64_t>> seats;  // (atom, set * M + place)
+  tile.size.assign(tile.count, 0);
+  for (int64_t s = 0; s < tile.count; s++)
+    for (int64_t m = 0; m < M; m++) {
+      const int64_t atom = around.atoms[(tile.first + s) * M + m];
+      if (atom < 0) break;
+      seats.emplace_back(atom, s * M + m);
+      tile.size[s]++;
+    }
+  std::sort(seats.begin(), seats.end());
+  tile.pair_of.assign(size_t(tile.count) * M * M, 0);
+  tile.receivers.clear();
+  tile.senders.clear();
+  tile.start.assign(1, 0);
+  std::vector<std::pair<int64_t, int32_t>> known;  // of one receiver: sender, pair
+  size_t at = 0;
+  std::vector<int32_t> place(seats.empty() ? 0 : size_t(seats.back().first) + 1, -1);
+  while (at < seats.size()) {
+    const int64_t receiver = seats[at].first;
+    const size_t from = tile.senders.size();
+    for (; at < seats.size() && seats[at].first == receiver; at++) {
+      const int64_t s = seats[at].second / M, m = seats[at].second % M;
+      const int64_t* atoms = around.atoms + (tile.first + s) * M;
+      for (int32_t j = 0; j < tile.size[s]; j++) {
+        int32_t& pair = place[atoms[j]];
+        if (pair < 0) {
+          pair = int32_t(tile.senders.size());
+          tile.senders.push_back(int32_t(atoms[j]));
+        }
+        tile.pair_of[(s * M + m) * M + j] = pair;
+      }
+    }
+    for (size_t p = from; p < tile.senders.size(); p++) place[tile.senders[p]] = -1;
+    tile.receivers.push_back(int32_t(receiver));
+    tile.start.push_back(int32_t(tile.senders.size()));
+  }
+}
+
+void Network::see(const Backbones& backbones, int64_t nodes, const Surroundings& around, float* h_V) {
+  if (!context_) throw std::invalid_argument("the network sees no atoms around a protein");
+  const ContextLayers& net = *context_;
+  const int64_t M = around.most, H = H_;
+  constexpr int64_t kSets = 512;
+  constexpr int kNodes = 6, kRows = 4 * MR;
+  const std::vector<float> atoms = with_virtual_cb(backbones.coords, nodes);
+  // Nodes by their set.
+  std::vector<int64_t> begin(around.sets + 1, 0), by_set(nodes);
+  for (int64_t i = 0; i < nodes; i++) begin[around.set_of_node[i] + 1]++;
+  std::partial_sum(begin.begin(), begin.end(), begin.begin());
+  {
+    std::vector<int64_t> next(begin.begin(), begin.end() - 1);
+    for (int64_t i = 0; i < nodes; i++) by_set[next[around.set_of_node[i]]++] = i;
+  }
+  ContextTile tile;
+  for (tile.first = 0; tile.first < around.sets; tile.first += kSets) {
+    tile.count = std::min(kSets, around.sets - tile.first);
+    find_pairs(around, tile);
+    const size_t pairs = tile.senders.size();
+    tile.messages.resize(std::max<size_t>(pairs, 1) * H);
+    tile.edges.resize(std::max<size_t>(pairs, 1) * H);
+    for (Buffer& states : tile.states) states.resize(size_t(tile.count) * M * H);
+
+    // Of each pair: its message in the first layer, and what its edge adds in the second.
+    parallel_for(tile.receivers.size(), [&](int64_t r) {
+      Scratch& s = scratch();
+      s.x.resize(kRows * kGaussians);
+      s.a.resize(size_t(kRows) * H);
+      const int64_t receiver = tile.receivers[r];
+      const float* table = &net.first_table[around.element[receiver] * H];
+      for (int64_t first = tile.start[r]; first < tile.start[r + 1]; first += kRows) {
+        const int rows = std::min<int64_t>(kRows, tile.start[r + 1] - first);
+        for (int p = 0; p < rows; p++) {
+          float* g = &s.x[p * kGaussians];
+          gaussians_of(distance_of(around.xyz + receiver * 3, around.xyz + tile.senders[first + p] * 3), g);
+          float variance = 0;
+          for (int i = 0; i < kGaussians; i++) {
+            float along = 0;
+            for (int j = i; j < kGaussians; j++) along += net.length[i * kGaussians + j] * g[j];
+            variance += along * along;
+          }
+          const float scale = 1.0f / std::sqrt(variance + 1e-5f);
+          for (int i = 0; i < kGaussians; i++) g[i] *= scale;
+        }
+        product(s.x.data(), kGaussians, rows, net.first_edge, [&](int p, int column, V* acc) {
+          for (int v = 0; v < NV; v++) {
+            const int c = column + v * W;
+            store(&s.a[p * H + c], gelu(acc[v] + load(table + c)));
+          }
+        });
+        product(s.a.data(), H, rows, net.on_atoms[0].W2, [&](int p, int column, V* acc) {
+          for (int v = 0; v < NV; v++) store(&tile.messages[(first + p) * H + column + v * W], gelu(acc[v]));
+        });
+        product_into(s.x.data(), kGaussians, rows, net.second_edge, &tile.edges[first * H], H);
+      }
+    });
+
+    // Of each set: the states of its atoms after each layer, and what they add for the nodes.
+    parallel_for(tile.count, [&](int64_t set) {
+      Scratch& s = scratch();
+      const int n = tile.size[set];
+      if (n == 0) return;
+      s.h.resize(size_t(n) * H);
+      s.agg.resize(size_t(n) * H);
+      s.here.resize(size_t(n) * H);
+      s.a.resize(size_t(n) * H);
+      const std::vector<float> count(n, float(n));
+      const int64_t* members = around.atoms + (tile.first + set) * M;
+      for (int m = 0; m < n; m++) {
+        std::copy_n(&net.atom_table[around.element[members[m]] * H], H, &s.h[m * H]);
+        const int32_t* pair_of = &tile.pair_of[(set * M + m) * M];
+        for (int column = 0; column < H; column += NB) {
+          V total[NV] = {};
+          for (int j = 0; j < n; j++) {
+            const float* message = &tile.messages[size_t(pair_of[j]) * H + column];
+            for (int v = 0; v < NV; v++) total[v] += load(message + v * W);
+          }
+          for (int v = 0; v < NV; v++) store(&s.agg[m * H + column + v * W], total[v]);
+        }
+      }
+      update(net.on_atoms[0], s.h.data(), s.agg.data(), count.data(), n);
+      product_into(s.h.data(), H, n, net.atom[0], &tile.states[0][set * M * H], H);
+      product_into(s.h.data(), H, n, net.second_own, s.here.data(), H);
+      for (int m = 0; m < n; m++) {
+        const int32_t* pair_of = &tile.pair_of[(set * M + m) * M];
+        for (int j = 0; j < n; j++) {
+          const float* edge = &tile.edges[size_t(pair_of[j]) * H];
+          for (int c = 0; c < H; c += W) store(&s.a[j * H + c], gelu(load(edge + c) + load(&s.here[m * H + c])));
+        }
+        aggregate(net.on_atoms[1], s.a.data(), n, nullptr, &s.agg[m * H]);
+      }
+      update(net.on_atoms[1], s.h.data(), s.agg.data(), count.data(), n);
+      product_into(s.h.data(), H, n, net.atom[1], &tile.states[1][set * M * H], H);
+    });
+
+    // Of each node: two layers of messages from the atoms that it sees.
+    const int64_t start = begin[tile.first], stop = begin[tile.first + tile.count];
+    parallel_for((stop - start + kNodes - 1) / kNodes, [&](int64_t t) {
+      Scratch& s = scratch();
+      const int64_t first = start + t * kNodes;
+      const int rows = std::min<int64_t>(kNodes, stop - first);
+      s.x.resize(size_t(M) * ContextLayers::kSeen);
+      s.distances.resize(size_t(M) * ContextLayers::kAngles);
+      s.there.resize(size_t(M) * H);
+      s.b.resize(size_t(kNodes) * M * H);
+      s.a.resize(size_t(M) * H);
+      s.c.resize(size_t(kNodes) * H);
+      s.h.resize(size_t(kNodes) * H);
+      s.here.resize(size_t(kNodes) * H);
+      s.agg.resize(size_t(kNodes) * H);
+      float count[kNodes];
+      for (int r = 0; r < rows; r++) {
+        const int64_t i = by_set[first + r], set = around.set_of_node[i];
+        std::copy_n(h_V + i * H, H, &s.c[r * H]);
+        const int n = tile.size[set - tile.first];
+        count[r] = n;
+        const float* own = atoms.data() + i * kAtoms * 3;
+        const Frame frame(own);
+        for (int m = 0; m < n; m++) {
+          const float* atom = around.xyz + around.atoms[set * M + m] * 3;
+          for (int a = 0; a < kAtoms; a++)
+            gaussians_of(distance_of(own + a * 3, atom), &s.x[m * ContextLayers::kSeen + a * kGaussians]);
+          frame.angles(own + 3, atom, &s.distances[m * ContextLayers::kAngles]);
+        }
+        float* features = &s.b[r * M * H];
+        product_into(s.distances.data(), ContextLayers::kAngles, n, net.node_angles, s.there.data(), H);
+        product(s.x.data(), ContextLayers::kSeen, n, net.node_rbf, [&](int m, int column, V* acc) {
+          const float* table = &net.node_table[around.element[around.atoms[set * M + m]] * H];
+          for (int v = 0; v < NV; v++) {
+            const int c = column + v * W;
+            store(features + m * H + c, acc[v] + load(table + c) + load(&s.there[m * H + c]));
+          }
+        });
+        net.norm_nodes(features, n);
+      }
+      product_into(s.c.data(), H, rows, net.W_c, s.h.data(), H);
+      for (int l = 0; l < ContextLayers::kLayers; l++) {
+        product_into(s.h.data(), H, rows, net.own[l], s.here.data(), H);
+        for (int r = 0; r < rows; r++) {
+          const int64_t set = around.set_of_node[by_set[first + r]] - tile.first;
+          const int n = tile.size[set];
+          const float* states = &tile.states[l][set * M * H];
+          product(&s.b[r * M * H], H, n, net.node[l], [&](int m, int column, V* acc) {
+            for (int v = 0; v < NV; v++) {
+              const int c = column + v * W;
+              store(&s.a[m * H + c], gelu(acc[v] + load(states + m * H + c) + load(&s.here[r * H + c])));
+            }
+          });
+          aggregate(net.on_nodes[l], s.a.data(), n, nullptr, &s.agg[r * H]);
+        }
+        update(net.on_nodes[l], s.h.data(), s.agg.data(), count, rows);
+      }
+      product_into(s.h.data(), H, rows, net.V_C, s.here.data(), H);
+      net.V_C_norm(s.here.data(), rows);
+      for (int r = 0; r < rows; r++) {
+        float* to = h_V + by_set[first + r] * H;
+        for (int c = 0; c < H; c += W) store(to + c, load(to + c) + load(&s.here[r * H + c]));
       }
     });
   }

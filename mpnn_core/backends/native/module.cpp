@@ -66,6 +66,15 @@ class Module {
                     pointer(initial), {h_V.data(), edges.data(), undecoded.data()});
   }
 
+  void see(Array<const float> coords, Array<const float> xyz, Array<const int64_t> element,
+           Array<const int64_t> atoms, Array<const int64_t> set_of_node, Array<float> h_V, int threads) {
+    const Computing computing(threads);
+    engine_->see({coords.data(), nullptr, nullptr}, h_V.shape(0),
+                 {xyz.data(), element.data(), int64_t(atoms.shape(0)), int64_t(atoms.shape(1)), atoms.data(),
+                  set_of_node.data()},
+                 h_V.data());
+  }
+
   void decode(Array<const int64_t> neighbours, Optional<const uint8_t> valid, Array<float> h_V,
               Array<float> edges, Array<float> undecoded, Array<const int64_t> starts,
               Array<const int64_t> first_node, Array<const int64_t> rank, Array<const int64_t> tokens,
@@ -122,6 +131,8 @@ NB_MODULE(MPNN_MODULE, m) {
       .def("encode", &Module::encode, array("coords"), array("residue_index"), array("chain"),
            array("neighbours"), optional("valid"), optional("initial"), array("h_V"), array("edges"),
            array("undecoded"), nb::arg("threads"))
+      .def("see", &Module::see, array("coords"), array("xyz"), array("element"), array("atoms"),
+           array("set_of_node"), array("h_V"), nb::arg("threads"))
       .def("decode", &Module::decode, array("neighbours"), optional("valid"), array("h_V"),
            array("edges"), array("undecoded"), array("starts"), array("first_node"), array("rank"),
            array("tokens"), array("logits"), nb::arg("threads"))

@@ -10,12 +10,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from mpnn_core.gate import GateError
 from mpnn_core.gate.intervals import ERROR
-from mpnn_core.gate.printing import WHOLE_COLUMNS
+from mpnn_core.gate.printing import print_table, print_words
 from mpnn_core.gate.revisions.race import FIRST_LOOK, LOOKS, Outcome
 from mpnn_core.gate.stored import read_json, typed, write_whole
 from mpnn_core.gate.verdicts import Change
@@ -168,34 +167,35 @@ STYLES = {
 def print_comparison(comparison: Comparison, console: Console) -> None:
     """Print the table, the answers and the verdict."""
     c = comparison
-    console.width = max(console.width, WHOLE_COLUMNS)
-    table = Table(title=Text(f"{c.head} against {c.base}"), title_justify="left", box=None)
-    for column in ("benchmark", "time", "verdict", CAUGHT, "control"):
-        table.add_column(column, no_wrap=True)
-    table.add_column("")
+    print_words(f"{c.head} against {c.base}", console, "italic")
+    rows: list[list[str | Text]] = []
     for o in c.outcomes:
         caught, control = o.sensitivity(c.threshold), "-"
         if o.control is not None:
             control = f"[{o.control.low:.3f}, {o.control.high:.3f}]"
-        table.add_row(
-            Text(o.benchmark),
-            Text(o.time),
+        rows.append([
+            o.benchmark,
+            o.time,
             Text(o.change, STYLES.get(o.change, "")),
-            Text("-" if caught is None else f"{100 * (caught - 1):.1f} %"),
-            Text(control),
-            Text(o.note),
-        )
-    console.print(table)
+            "-" if caught is None else f"{100 * (caught - 1):.1f} %",
+            control,
+            o.note,
+        ])  # fmt: skip
+    print_table(("benchmark", "time", "verdict", CAUGHT, "control", "note"), rows, console)
     for a in c.answers:
         base, head = ("-" if x is None else f"{x:.1e}" for x in (a.base, a.head))
         style = "bold red" if a.is_worse else ""
-        console.print(Text(f"{a.name}: largest error {head} {c.unit}, in {c.base} {base}", style))
+        print_words(f"{a.name}: largest error {head} {c.unit}, in {c.base} {base}", console, style)
     for regression in c.regressions:
-        console.print(Text(regression, "bold red"))
+        print_words(regression, console, "bold red")
     style = "bold red" if c.regressions else "yellow" if c.untold else ""
-    console.print(Text(f"{c.conclusion}; threshold {100 * (c.threshold - 1):.3g} %, "
-                       f"{c.seconds:.0f} s of measuring", style))  # fmt: skip
+    print_words(
+        f"{c.conclusion}; threshold {100 * (c.threshold - 1):.3g} %, "
+        f"{c.seconds:.0f} s of measuring",
+        console,
+        style,
+    )
     if c.untold:
         names = ", ".join(f"{o.benchmark} ({o.time})" for o in c.untold)
-        console.print(Text(f"open: {names}"))
-        console.print(Text(f"this could tell: {c.command_that_could_tell}"))
+        print_words(f"open: {names}", console)
+        print_words(f"this could tell: {c.command_that_could_tell}", console)

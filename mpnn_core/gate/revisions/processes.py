@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -17,6 +18,9 @@ from mpnn_core.gate.project import Project
 from mpnn_core.gate.revisions import builds, worker
 from mpnn_core.gate.revisions.comparison import CompareError
 from mpnn_core.gate.revisions.race import BenchmarkError, EndedError
+
+# A benchmark that has not answered by then hangs: the longest takes a few seconds.
+LONGEST_REPLY_S = 300.0
 
 
 def threading_rules(threads: int) -> dict[str, str]:
@@ -97,9 +101,18 @@ class Process:
 
     def _reply(self) -> dict[str, Any]:
         assert self._process.stdout is not None
+        started = time.monotonic()
+        hangs = threading.Timer(LONGEST_REPLY_S, self._process.kill)
+        hangs.start()
         line = self._process.stdout.readline()
+        hangs.cancel()
         if not line:
-            code = self._process.wait()
+            code, waited = self._process.wait(), time.monotonic() - started
+            if waited >= LONGEST_REPLY_S:
+                raise EndedError(
+                    f"a process of tree {self._build.tree[:12]} was ended: it had not answered "
+                    f"within {LONGEST_REPLY_S:g} s"
+                )
             how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
             self._output.seek(0)
             output = self._output.read().strip()[-500:] or "without a word"
