@@ -1,7 +1,8 @@
 """LigandMPNN as its authors run it, the plain reference, and what the engine makes of it.
 
 The goldens were computed by the authors' code in float64. The reference is tied to them, and the
-engine to both, so that nothing here needs the authors' environment; with `--proof` it is asked live.
+engine to both, so that nothing here needs the authors' environment; with `--proof` their code is
+asked live.
 """
 
 from __future__ import annotations
@@ -25,10 +26,9 @@ from mpnn_core import ALPHABET, Constraints, Model, Structure, load_model, read_
 from mpnn_core.acceptance.frequencies import DOUBT, excess, tempered
 from mpnn_core.backends.contract import encoded
 from mpnn_core.backends.native import NativeBackend, instruction_sets
-from mpnn_core.backends.plain import TorchBackend
 from mpnn_core.network import context as room
 from mpnn_core.network.checkpoints import load_checkpoint
-from mpnn_core.network.context import LigandMPNN, context_sets
+from mpnn_core.network.context import context_sets
 from mpnn_core.network.graph import Backbones, nearest_neighbours
 from mpnn_core.network.reference import ReferenceLigandMPNN
 from mpnn_core.structures.context import NO_CONTEXT, ContextAtoms
@@ -219,15 +219,11 @@ def test_a_file_that_we_read_gives_the_originals_log_probabilities(name):
 SEQUENCES, TEMPERATURE = 96, 0.5  # those of the golden
 
 
-@pytest.fixture(scope="module")
-def drawn(models) -> tuple[Golden, Model, np.ndarray]:
-    """1hvr, and sequences (n, L) that we draw for it under the golden's order."""
-    golden = family_goldens.load_golden("1hvr")
-    model = models[False]
-    designs = model.design(
-        golden.structure, SEQUENCES, TEMPERATURE, seed=11, decoding_order=golden.order
-    )
-    return golden, model, tokens_of(designs.sequences)
+def drawn(model: Model, golden: Golden, temperature: float = TEMPERATURE):
+    """Sequences that we draw under the golden's order."""
+    return model.design(
+        golden.structure, SEQUENCES, temperature, seed=11, decoding_order=golden.order
+    ).sequences
 
 
 def tokens_of(sequences) -> np.ndarray:
@@ -239,14 +235,12 @@ def counts_of(tokens: np.ndarray, classes: int = 21) -> np.ndarray:
     return (tokens[..., None] == np.arange(classes)).sum(0)
 
 
-def test_letters_are_drawn_from_the_tempered_log_probabilities(drawn):
-    golden, model, _ = drawn
-    designs = model.design(
-        golden.structure, SEQUENCES, TEMPERATURE, seed=12, decoding_order=golden.order
-    )
-    log_probs = model.log_probs(golden.structure, designs.sequences, golden.order)
+def test_letters_are_drawn_from_the_tempered_log_probabilities(models):
+    golden = family_goldens.load_golden("1hvr")
+    sequences = drawn(models[False], golden)
+    log_probs = models[False].log_probs(golden.structure, list(sequences), golden.order)
     p = tempered(log_probs.astype(np.float64), TEMPERATURE)  # (n, L, 20), each after its own prefix
-    counts = counts_of(tokens_of(designs.sequences), 20)
+    counts = counts_of(tokens_of(sequences), 20)
     worst = max(excess(c, q) for c, q in zip(counts, p.mean(0), strict=True))
     assert worst <= 1, f"{worst:.2f}"
 
@@ -260,20 +254,21 @@ def two_samples(first: np.ndarray, second: np.ndarray) -> float:
     return float(square / (d + 2 * sqrt(d * DOUBT) + 2 * DOUBT))
 
 
-def test_our_samples_are_like_the_originals(drawn):
-    golden, _, tokens = drawn
+def their_samples() -> np.ndarray:
+    """1hvr's, (n, L) tokens."""
     with np.load(family_goldens.FOLDER / "1hvr.npz") as stored:
-        theirs = stored["samples"].astype(int)
-    assert two_samples(tokens, theirs) <= 1
+        return stored["samples"].astype(int)
+
+
+def test_our_samples_are_like_the_originals(models):
+    ours = tokens_of(drawn(models[False], family_goldens.load_golden("1hvr")))
+    assert two_samples(ours, their_samples()) <= 1
 
 
 def test_samples_at_another_temperature_are_unlike_the_originals(models):
     golden = family_goldens.load_golden("1hvr")
-    designs = models[False].design(
-        golden.structure, SEQUENCES, 2 * TEMPERATURE, seed=11, decoding_order=golden.order
-    )
-    with np.load(family_goldens.FOLDER / "1hvr.npz") as stored:
-        assert two_samples(tokens_of(designs.sequences), stored["samples"].astype(int)) > 1
+    ours = tokens_of(drawn(models[False], golden, 2 * TEMPERATURE))
+    assert two_samples(ours, their_samples()) > 1
 
 
 # Any atoms.
