@@ -386,7 +386,7 @@ def test_an_unknown_file_does_not_take_a_published_name(stem, unknown, folder):
 @pytest.mark.parametrize("stem", ["two words", "a" * 101, ".hidden", "x.pt", "é"])
 def test_a_name_that_is_no_file_name_everywhere_is_refused(stem, unknown, folder):
     renamed = unknown.rename(unknown.with_name(f"{stem}.pt"))
-    with pytest.raises(CheckpointError, match="it would be added as .*; rename it to at most 100"):
+    with pytest.raises(CheckpointError, match=r"it would be added as .*; rename it to at most 100"):
         add_weights([renamed])
     assert not folder.exists()
 
