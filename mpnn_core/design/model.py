@@ -287,8 +287,9 @@ def load_model(
 
     Parameters
     ----------
-    weights : a published name ("v_48_020", "soluble/v_48_010", ...), a path to a `.pt` or
-        `.safetensors` file, or "random" for measurements of speed. For a variant that was trained,
+    weights : a published name ("v_48_020", "soluble/v_48_010", ...) or its short name ("soluble",
+        ...), the name of one that was added, a path to a `.pt` or `.safetensors` file, or "random"
+        for measurements of speed (docs/reference/weights.md). For a variant that was trained,
         "v_48_020" means the weights trained from it; a path is taken as it is
     variant : a name in `mpnn_core.VARIANTS`
     device : "cpu", "cuda", "mps", ...

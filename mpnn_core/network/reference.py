@@ -116,6 +116,20 @@ def edge_input(h_V: Tensor, *per_edge: Tensor) -> Tensor:
     return torch.cat([h_i, *per_edge], -1)
 
 
+class MembraneStates(nn.Module):
+    """What the membrane models start from: Linear(LayerNorm(Linear(one-hot of 3 labels)))."""
+
+    def __init__(self, hidden: int = 128) -> None:
+        super().__init__()
+        self.node_embedding = nn.Linear(3, hidden, bias=False)
+        self.norm_nodes = nn.LayerNorm(hidden)
+        self.W_v = nn.Linear(hidden, hidden)
+
+    def forward(self, labels: Tensor) -> Tensor:
+        one_hot = F.one_hot(labels, 3).to(self.W_v.weight.dtype)  # (L, 3)
+        return self.W_v(self.norm_nodes(self.node_embedding(one_hot)))  # (L, H)
+
+
 class ReferenceMPNN(nn.Module):
     """The network of the paper.
 
@@ -141,7 +155,13 @@ class ReferenceMPNN(nn.Module):
         self.W_out = nn.Linear(hidden, LETTERS)
 
     def forward(
-        self, X: Tensor, S: Tensor, residue_index: Tensor, chain: Tensor, decoding_order: Tensor
+        self,
+        X: Tensor,
+        S: Tensor,
+        residue_index: Tensor,
+        chain: Tensor,
+        decoding_order: Tensor,
+        start: Tensor | None = None,
     ) -> Tensor:
         """Teacher-forced log-probabilities of one structure.
 
@@ -151,6 +171,7 @@ class ReferenceMPNN(nn.Module):
         S : (L,) int64, the sequence as indices into the alphabet
         residue_index, chain : (L,) int64
         decoding_order : (L,) int64, positions in the order in which they are decoded
+        start : (L, H), the node states that encoding starts from; None is zeros
 
         Returns
         -------
@@ -158,7 +179,7 @@ class ReferenceMPNN(nn.Module):
         """
         E, E_idx = self.features(X, residue_index, chain)
         h_E = self.W_e(E)  # (L, K, H)
-        h_V = torch.zeros_like(h_E[:, 0])  # (L, H)
+        h_V = torch.zeros_like(h_E[:, 0]) if start is None else start  # (L, H)
         for encoder in self.encoder_layers:
             h_V, h_E = encoder(h_V, h_E, E_idx)
 
