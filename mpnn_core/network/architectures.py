@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from mpnn_core.network.ca_only import CAOnlyMPNN
 from mpnn_core.network.families import CA_ONLY, PROTEIN_MPNN
 from mpnn_core.network.mpnn import MPNN
 from mpnn_core.network.variants import Variant
@@ -44,7 +45,7 @@ class Architecture:
 
 ARCHITECTURES: dict[str, Architecture] = {
     PROTEIN_MPNN: Architecture(MPNN, frozenset({"backbone"})),
-    CA_ONLY: Architecture(None, frozenset({"CA"}), {"features.node_embedding.weight": None}),
+    CA_ONLY: Architecture(CAOnlyMPNN, frozenset({"CA"}), {"features.node_embedding.weight": None}),
 }
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -37,21 +40,31 @@ class OffsetEmbedding(nn.Module):
 
 
 class EdgeFeatures(nn.Module):
+    """The embedded features of edges; an architecture that reads others derives from it.
+
+    Attributes
+    ----------
+    width : how many numbers `of_edges` gives for an edge
+    """
+
+    width: ClassVar[int] = GAUSSIANS * len(ATOM_PAIRS)
+
     def __init__(self, hidden: int) -> None:
         super().__init__()
         self.embeddings = OffsetEmbedding()
-        width = OFFSET_WIDTH + GAUSSIANS * len(ATOM_PAIRS)
-        self.edge_embedding = Linear(width, hidden, bias=False)
+        self.edge_embedding = Linear(OFFSET_WIDTH + self.width, hidden, bias=False)
         self.norm_edges = LayerNorm(hidden)
+
+    def of_edges(self, backbones: Backbones, graph: Graph, nodes: slice) -> Tensor:
+        """What is read of the edges of `nodes` besides the residue offset: (n, K, width)."""
+        return gaussians(pair_distances(backbones, graph, nodes))
 
     def forward(self, backbones: Backbones, graph: Graph, nodes: slice) -> Tensor:
         """Embedded, normalised features of the edges of `nodes`: (n, K, H)."""
-        W_offset, W_rbf = self.edge_embedding.weight.split(
-            [OFFSET_WIDTH, GAUSSIANS * len(ATOM_PAIRS)], 1
-        )
+        W_offset, W_rbf = self.edge_embedding.weight.split([OFFSET_WIDTH, self.width], 1)
         # The embedding of the offset is linear in its class: one (66, H) table, one gather.
         table = F.linear(self.embeddings.table(), W_offset)  # (66, H)
-        E = F.linear(gaussians(pair_distances(backbones, graph, nodes)), W_rbf)  # (n, K, H)
+        E = F.linear(self.of_edges(backbones, graph, nodes), W_rbf)  # (n, K, H)
         classes = offset_classes(backbones, graph, nodes)
         if table.requires_grad:
             # The gradient of a gather from so few rows is a queue of additions to the same ones.
@@ -71,10 +84,18 @@ def with_virtual_cb(coords: Tensor) -> Tensor:
 
 def pair_distances(backbones: Backbones, graph: Graph, nodes: slice) -> Tensor:
     """Distances of the 25 atom pairs along the edges of `nodes`: (n, K, 25), Å."""
-    atoms = with_virtual_cb(backbones.coords).permute(2, 0, 1).contiguous()  # (3, N, 5)
-    own, other = torch.tensor(ATOM_PAIRS, device=atoms.device).T  # (25,), (25,)
-    first = atoms[:, nodes][:, :, own]  # (3, n, 25)
-    second = atoms[:, :, other]  # (3, N, 25)
+    return distances_of(with_virtual_cb(backbones.coords), ATOM_PAIRS, graph, nodes)
+
+
+def distances_of(
+    atoms: Tensor, pairs: Sequence[tuple[int, int]], graph: Graph, nodes: slice
+) -> Tensor:
+    """Distances of P pairs of the A atoms of each node, (N, A, 3), along the edges of `nodes`: the
+    first of a pair is the node's, the second its neighbour's. (n, K, P), Å."""
+    atoms = atoms.permute(2, 0, 1).contiguous()  # (3, N, A)
+    own, other = torch.tensor(pairs, device=atoms.device).T  # (P,), (P,)
+    first = atoms[:, nodes][:, :, own]  # (3, n, P)
+    second = atoms[:, :, other]  # (3, N, P)
     neighbours = graph.neighbours[nodes]  # (n, K)
     squared: Tensor | float = 1e-6
     for axis in range(3):
@@ -84,11 +105,11 @@ def pair_distances(backbones: Backbones, graph: Graph, nodes: slice) -> Tensor:
 
 
 def gaussians(distances: Tensor) -> Tensor:
-    """(n, K, 25) Å -> (n, K, 400): each distance in 16 Gaussians of width 1.25 Å, 2 to 22 Å."""
+    """(n, K, P) Å -> (n, K, 16 P): each distance in 16 Gaussians of width 1.25 Å, 2 to 22 Å."""
     centres = torch.linspace(
         FIRST_CENTRE, LAST_CENTRE, GAUSSIANS, dtype=distances.dtype, device=distances.device
     )
-    scaled = (distances[..., None] - centres) / SIGMA  # (n, K, 25, 16)
+    scaled = (distances[..., None] - centres) / SIGMA  # (n, K, P, 16)
     return torch.exp(-scaled.square()).flatten(-2)
 
 
