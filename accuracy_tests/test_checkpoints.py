@@ -129,14 +129,9 @@ def test_random_weights_follow_their_seed_and_leave_the_generator_alone():
 
 
 @pytest.mark.parametrize("name", CA_ONLY)
-def test_ca_only_models_are_not_supported_yet(name):
-    with pytest.raises(CheckpointError, match=f"'{name}' is a CA-only model.*not supported yet"):
-        load_checkpoint(name)
-
-
-def test_a_path_to_a_ca_only_model_is_recognised():
-    with pytest.raises(CheckpointError, match=r"v_48_020\.pt is a CA-only model.*not supported"):
-        load_checkpoint(published_file("ca/v_48_020"))
+def test_ca_only_models_are_known_by_name_and_by_their_tensors(name):
+    assert load_checkpoint(name).architecture == "CA-only"
+    assert load_checkpoint(published_file(name)).architecture == "CA-only"
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from mpnn_core.constants import (
     SHORTEST_STEP,
 )
 from mpnn_core.network.encoding import OWN_FEATURES
-from mpnn_core.network.features import EdgeFeatures, distances_of, gaussians
+from mpnn_core.network.features import EdgeFeatures, gaussians
 from mpnn_core.network.graph import Backbones, Graph, upload
 from mpnn_core.network.layers import LayerNorm, Linear
 from mpnn_core.network.mpnn import MPNN
@@ -55,7 +55,7 @@ class CAFeatures(EdgeFeatures):
 
     def of_edges(self, backbones: Backbones, graph: Graph, nodes: slice) -> Tensor:
         """(n, K, 151)."""
-        distances = distances_of(backbones.coords, CA_PAIRS, graph, nodes)  # (n, K, 9)
+        distances = ca_distances(backbones, graph, nodes)  # (n, K, 9)
         return torch.cat([gaussians(distances), orientations(backbones, graph, nodes)], -1)
 
 
@@ -135,6 +135,17 @@ def frames(around: Tensor) -> Tensor:
     along = F.normalize(to_here - from_here, dim=-1)
     normal = F.normalize(torch.linalg.cross(to_here, from_here), dim=-1)
     return torch.stack([along, normal, torch.linalg.cross(along, normal)], 1)
+
+
+def ca_distances(backbones: Backbones, graph: Graph, nodes: slice) -> Tensor:
+    """Distances of `CA_PAIRS` along the edges of `nodes`: (n, K, 9), Å."""
+    own = backbones.coords[nodes].unbind(-1)  # 3 x (n, 3)
+    other = backbones.coords[graph.neighbours[nodes]].unbind(-1)  # 3 x (n, K, 3)
+    squared = _sum(
+        (a[:, None, :, None] - b[:, :, None, :]).square() for a, b in zip(own, other, strict=True)
+    )
+    distances = (squared + 1e-6).sqrt()  # (n, K, 3, 3)
+    return torch.stack([distances[..., first, second] for first, second in CA_PAIRS], -1)
 
 
 def orientations(backbones: Backbones, graph: Graph, nodes: slice) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -84,18 +83,10 @@ def with_virtual_cb(coords: Tensor) -> Tensor:
 
 def pair_distances(backbones: Backbones, graph: Graph, nodes: slice) -> Tensor:
     """Distances of the 25 atom pairs along the edges of `nodes`: (n, K, 25), Å."""
-    return distances_of(with_virtual_cb(backbones.coords), ATOM_PAIRS, graph, nodes)
-
-
-def distances_of(
-    atoms: Tensor, pairs: Sequence[tuple[int, int]], graph: Graph, nodes: slice
-) -> Tensor:
-    """Distances of P pairs of the A atoms of each node, (N, A, 3), along the edges of `nodes`: the
-    first of a pair is the node's, the second its neighbour's. (n, K, P), Å."""
-    atoms = atoms.permute(2, 0, 1).contiguous()  # (3, N, A)
-    own, other = torch.tensor(pairs, device=atoms.device).T  # (P,), (P,)
-    first = atoms[:, nodes][:, :, own]  # (3, n, P)
-    second = atoms[:, :, other]  # (3, N, P)
+    atoms = with_virtual_cb(backbones.coords).permute(2, 0, 1).contiguous()  # (3, N, 5)
+    own, other = torch.tensor(ATOM_PAIRS, device=atoms.device).T  # (25,), (25,)
+    first = atoms[:, nodes][:, :, own]  # (3, n, 25)
+    second = atoms[:, :, other]  # (3, N, 25)
     neighbours = graph.neighbours[nodes]  # (n, K)
     squared: Tensor | float = 1e-6
     for axis in range(3):
