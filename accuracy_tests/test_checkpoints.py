@@ -161,6 +161,12 @@ def test_a_path_to_a_ca_only_model_is_recognised():
         load_checkpoint(published_file("ca/v_48_010").with_name("v_48_020.pt"))
 
 
+@pytest.mark.parametrize("name", CA_ONLY)
+def test_ca_only_models_are_known_by_name_and_by_their_tensors(name):
+    assert load_checkpoint(name).architecture == "CA-only"
+    assert load_checkpoint(published_file(name)).architecture == "CA-only"
+
+
 @pytest.mark.parametrize(
     "name", ["v_48_021", "soluble/v_48_999", "nowhere.pt", "", "a\0b", "long" * 999]
 )

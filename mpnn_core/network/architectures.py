@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from mpnn_core.network.ca_only import CAOnlyMPNN
+from mpnn_core.network.context import LigandMPNN
 from mpnn_core.network.families import (
     CA_ONLY,
     LIGAND_MPNN,
@@ -56,7 +58,7 @@ class Architecture:
 ARCHITECTURES: dict[str, Architecture] = {
     PROTEIN_MPNN: Architecture(MPNN, frozenset({"backbone"})),
     CA_ONLY: Architecture(
-        None,
+        CAOnlyMPNN,
         frozenset({"CA"}),
         {"features.node_embedding.weight": None, "features.edge_embedding.weight": (128, 167)},
     ),
@@ -67,7 +69,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         ("name",),
     ),
     LIGAND_MPNN: Architecture(
-        None,
+        LigandMPNN,
         frozenset({"backbone", "context"}),
         {"W_c.weight": None, "y_context_encoder_layers.0.W1.weight": None},
         ("context_atoms",),
