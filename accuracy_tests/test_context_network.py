@@ -5,6 +5,8 @@ That it is the published one is tested in test_ligand_parity.py.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -46,12 +48,7 @@ def with_atoms(structure: Structure, count: int, seed: int = 0, spread: float = 
     atoms = ContextAtoms.of(
         centre + spread * rng.normal(size=(count, 3)), rng.choice([6, 7, 8, 15, 16, 26], count)
     )
-    return dataclasses_replace(structure, context=atoms)
-
-
-def dataclasses_replace(structure: Structure, **fields) -> Structure:
-    names = ("name", "coords", "sequence", "chain_ids", "residue_index", "residue_numbers")
-    return Structure(**{name: getattr(structure, name) for name in names} | fields)
+    return replace(structure, context=atoms)
 
 
 def seen(network: LigandMPNN, structures, fixed=None, most: int | None = None):
@@ -78,9 +75,7 @@ def test_a_node_sees_the_atoms_nearest_to_its_virtual_cb(network, count) -> None
 def test_of_equal_distances_the_first_atom_is_seen(network) -> None:
     structure = protein("6MRR")
     xyz = np.repeat(structure.coords[structure.mask][:1, 1], 40, 0)
-    _, _, _, sets = seen(
-        network, [dataclasses_replace(structure, context=ContextAtoms.of(xyz, [6] * 40))]
-    )
+    _, _, _, sets = seen(network, [replace(structure, context=ContextAtoms.of(xyz, [6] * 40))])
     assert sets.atoms.tolist() == [list(range(25))]
 
 
@@ -150,7 +145,7 @@ def test_side_chains_of_fixed_residues_are_seen(network) -> None:
     rng = np.random.default_rng(0)
     side = np.full((len(structure), 32, 3), np.nan, np.float32)
     side[:, :3] = structure.coords[:, 1, None] + rng.normal(size=(len(structure), 3, 3))
-    structure = dataclasses_replace(with_atoms(structure, 40), side_chains=side)
+    structure = replace(with_atoms(structure, 40), side_chains=side)
     fixed = np.arange(len(structure)) % 3 == 0
     backbones, graph, _, sets = seen(network, [structure], [fixed])
     shown = [(i, k) for i in np.flatnonzero(fixed) for k in range(3)]
@@ -170,5 +165,5 @@ def test_side_chains_of_fixed_residues_are_seen(network) -> None:
 
 def test_elements_that_the_original_does_not_know_are_left_out(network) -> None:
     atoms = ContextAtoms.of(np.zeros((3, 3)), [6, 42, 118])
-    context = Surroundings.of([dataclasses_replace(protein("6MRR"), context=atoms)], None)
+    context = Surroundings.of([replace(protein("6MRR"), context=atoms)], None)
     assert context.element.tolist() == [6]

@@ -26,7 +26,7 @@ from mpnn_core.network.checkpoints import (
     resolve,
 )
 from mpnn_core.network.encoding import CHANGED_STATES, INITIAL_STATES, Copies
-from mpnn_core.network.families import FAMILIES, Family
+from mpnn_core.network.families import FAMILIES, Family, Source
 from mpnn_core.network.graph import Backbones
 from mpnn_core.network.mpnn import MPNN
 from mpnn_core.network.reference import ReferenceMPNN
@@ -76,7 +76,8 @@ def test_a_family_of_checkpoints_is_a_row_and_its_licence(tmp_path, monkeypatch)
     replace(ours, state=state).save(tmp_path / "toy_weights" / "v.safetensors")
     monkeypatch.syspath_prepend(tmp_path)
 
-    row = Family({"v": 0.2}, "toy", "1.0", "toy_weights", licence="CC0-1.0", suffix=".safetensors")
+    source = Source("toy", "1.0", "toy_weights", "{}.safetensors")
+    row = Family({"v": 0.2}, (source,), licence="CC0-1.0")
     monkeypatch.setitem(FAMILIES, "toy/", row)
 
     model = load_model("toy/v")
@@ -88,7 +89,7 @@ def test_a_family_of_checkpoints_is_a_row_and_its_licence(tmp_path, monkeypatch)
 
 
 def test_a_family_whose_package_is_missing_says_what_to_install(monkeypatch) -> None:
-    row = Family({"v": 0.2}, "toy", "1.0", "toy_weights", licence="CC0-1.0")
+    row = Family({"v": 0.2}, (Source("toy", "1.0", "toy_weights"),), licence="CC0-1.0")
     monkeypatch.setitem(FAMILIES, "toy/", row)
     with pytest.raises(
         CheckpointError, match=r"package toy, which is .*pip install toy==1.0, or give"
@@ -283,9 +284,9 @@ def test_an_architecture_is_what_the_file_says_or_its_tensors_have(tmp_path, lab
         CheckpointError, match="of the architecture 'another'; expected one of Prot"
     ):
         load_checkpoint(path)
-    state = ours.state | {"features.node_embedding.weight": torch.zeros(128, 6)}
-    replace(ours, state=state).save(path)
-    with pytest.raises(CheckpointError, match="is a CA-only model, which is not supported yet"):
+    state = ours.state | {name: torch.zeros(1) for name in ("W_c.weight", "W_torsions.weight")}
+    replace(ours, state=state | {"W_v_sc.weight": torch.zeros(1)}).save(path)
+    with pytest.raises(CheckpointError, match="is a side-chain packer model, which is not supp"):
         load_checkpoint(path)
 
 

@@ -37,6 +37,7 @@ LICENCES = {
     "LICENSE": "MIT License",
     "THIRD_PARTY.md": "robin_map",
     "mpnn_core/weights/LICENSE-ProteinMPNN": "Copyright (c) 2022 Justas Dauparas",
+    "mpnn_core/weights/LICENSE-LigandMPNN": "Copyright (c) 2024 Justas Dauparas",
     "mpnn_core/backends/native/LICENSE-nanobind": "Copyright (c) 2022 Wenzel Jakob",
     "mpnn_core/backends/native/LICENSE-robin_map": "Copyright (c) 2017 Thibaut Goetghebuer",
 }  # fmt: skip
@@ -45,7 +46,7 @@ LICENCES = {
 DATA = re.compile(
     r"mpnn_core/(py\.typed|data/(5L33\.pdb|TS50\.npz|examples\.npz|residue_letters\.txt)"
     r"|gate/report\.html\.jinja|acceptance/(answers\.npz|pytest\.ini)"
-    r"|weights/[\w-]+\.(safetensors|json|training\.json)|backends/cuda/\w+\.cuh?)"
+    r"|weights/([\w-]+/)?[\w-]+\.(safetensors|json|training\.json)|backends/cuda/\w+\.cuh?)"
 )
 NATIVE = re.compile(rf"mpnn_core/backends/native/_({'|'.join(INSTRUCTION_SETS)})\.(\S+)")
 # What an sdist holds besides the package.

@@ -31,6 +31,7 @@ from mpnn_core.gate.pages import markdown
 from mpnn_core.gate.revisions.comparison import CAUGHT
 from mpnn_core.gate.revisions.rates import rates, read_runs
 from mpnn_core.gate.verdicts import Change
+from mpnn_core.network.families import ALIASES, checkpoint_of, find_family, published_names
 from mpnn_core.network.variants import QUOTED
 from mpnn_core.peers.table import PARITY, SPEED, parity_rows, speed_rows
 
@@ -388,11 +389,14 @@ def gate_table() -> str:
 
 def command_line() -> str:
     """Every command and option, from the parsers' own help."""
-    parts = []
-    top = parser()
+    return "\n\n".join(_of_commands(parser(), "mpnn-core"))
+
+
+def _of_commands(top: argparse.ArgumentParser, start: str) -> Iterator[str]:
+    """The commands of a parser, and those of each command: headings, help and options."""
     for name, command in _commands(top):
-        parts.append(f"## mpnn-core {name}")
-        parts.append(_help_of_command(top, name))
+        yield f"## {start} {name}"
+        yield _help_of_command(top, name)
         rows = []
         for action in command._actions:
             if isinstance(action, argparse._HelpAction | argparse._SubParsersAction):
@@ -400,21 +404,22 @@ def command_line() -> str:
             text = command._get_formatter()._expand_help(action) if action.help else ""
             rows.append((_option(action), " ".join(text.split())))
         if rows:
-            parts.append(table(("option", "meaning"), rows))
-    return "\n\n".join(parts)
+            yield table(("option", "meaning"), rows)
+        yield from _of_commands(command, f"{start} {name}")
 
 
 def _commands(top: argparse.ArgumentParser) -> list[tuple[str, argparse.ArgumentParser]]:
-    return list(_subparsers(top).choices.items())
+    return [item for action in _subparsers(top) for item in action.choices.items()]
 
 
-def _subparsers(top: argparse.ArgumentParser) -> argparse._SubParsersAction[Any]:
-    return next(a for a in top._actions if isinstance(a, argparse._SubParsersAction))
+def _subparsers(top: argparse.ArgumentParser) -> list[argparse._SubParsersAction[Any]]:
+    return [a for a in top._actions if isinstance(a, argparse._SubParsersAction)]
 
 
 def _help_of_command(top: argparse.ArgumentParser, name: str) -> str:
     """What `mpnn-core --help` says of a command, as a sentence."""
-    actions = {action.dest: action.help for action in _subparsers(top)._choices_actions}
+    [commands] = _subparsers(top)
+    actions = {action.dest: action.help for action in commands._choices_actions}
     text = (actions.get(name) or "").strip()
     return f"{text[:1].upper()}{text[1:]}."
 
@@ -428,6 +433,40 @@ def _option(action: argparse.Action) -> str:
     if not action.option_strings:
         return f"`{metavar or action.dest}`"
     return f"`{', '.join(action.option_strings)}{f' {metavar}' if metavar else ''}`"
+
+
+# The published weights.
+
+
+def checkpoints() -> str:
+    """Every published checkpoint: its names, its network, and where it is."""
+    short = {full: f"`{alias}`" for alias, full in ALIASES.items()}
+    rows = []
+    for name in published_names():
+        family, checkpoint = find_family(name), checkpoint_of(name)
+        assert family is not None
+        packages = " or ".join(f"{s.package} {s.version}" for s in family.sources)
+        packaged = checkpoint in family.packaged
+        rows.append(
+            (
+                f"`{name}`", short.get(name, ""), family.architecture, str(family.neighbours),
+                f"{family.noise_levels[checkpoint]:g}",
+                "**mpnn-core**" if packaged else packages, family.licence,
+            )
+        )  # fmt: skip
+    return table(("name", "short", "network", "k", "noise", "in", "licence"), rows)
+
+
+def hashes() -> str:
+    """The sha256 of every published checkpoint, as published and as a file of ours."""
+    rows = []
+    for name in published_names():
+        family, checkpoint = find_family(name), checkpoint_of(name)
+        assert family is not None
+        rows.append(
+            (f"`{name}`", f"`{family.sha256[checkpoint]}`", f"`{family.converted[checkpoint]}`")
+        )
+    return table(("name", "sha256 as published", "sha256 as safetensors"), rows)
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
@@ -449,6 +488,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "ledger": whole_ledger,
     "gate-table": gate_table,
     "command-line": command_line,
+    "checkpoints": checkpoints,
+    "hashes": hashes,
 }
 
 

@@ -34,6 +34,14 @@ ATOM_PAIRS = (
     (CA, N), (CA, C), (CA, O), (CA, CB), (N, C), (N, O), (N, CB), (CB, C), (CB, O), (O, C),
     (N, CA), (C, CA), (O, CA), (CB, CA), (C, N), (O, N), (CB, N), (C, CB), (O, CB), (C, O),
 )  # fmt: skip
+# Of a CA-only model: the CA of the row before, its own, and that of the row after, in its order.
+PREVIOUS, OWN, NEXT = range(3)
+CA_PAIRS = (
+    (OWN, OWN), (PREVIOUS, PREVIOUS), (NEXT, NEXT), (PREVIOUS, OWN), (PREVIOUS, NEXT),
+    (OWN, PREVIOUS), (OWN, NEXT), (NEXT, PREVIOUS), (NEXT, OWN),
+)  # fmt: skip
+ORIENTATION_WIDTH = 7  # a direction and a quaternion
+SHORTEST_STEP, LONGEST_STEP = 3.6, 4.0  # Å, between CA atoms that follow each other
 GAUSSIANS = 16  # of each distance
 FIRST_CENTRE, LAST_CENTRE, SIGMA = 2.0, 22.0, 1.25  # Å
 

@@ -18,11 +18,20 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import mpnn_core as mpnn
-from mpnn_core.commands import bench, design, distill, evaluate, example, export, score
+from mpnn_core.commands import (
+    bench,
+    design,
+    distill,
+    evaluate,
+    example,
+    export,
+    score,
+    weights,
+)
 from mpnn_core.commands.options import CallError, Parser, complain, number
 from mpnn_core.gate.commands import add_commands
 
-COMMANDS = (design, score, example, evaluate, distill, export, bench)
+COMMANDS = (design, score, example, weights, evaluate, distill, export, bench)
 WRONG_CALL, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 
 

@@ -99,8 +99,8 @@ def add_weight_options(command: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     command.add_argument(
         "--weights", default="v_48_020", metavar="NAME",
-        help="a published checkpoint, such as v_48_010 or soluble/v_48_020, or the path of a .pt "
-        "or .safetensors file (default: v_48_020)",
+        help="a published or added checkpoint, such as v_48_010 or soluble (mpnn-core weights "
+        "lists all), or the path of a .pt or .safetensors file (default: v_48_020)",
     )  # fmt: skip
 
 

@@ -36,6 +36,7 @@ from mpnn_core.design.results import (
     log_prob_results,
     score_results,
 )
+from mpnn_core.network.ca_only import CAOnlyMPNN
 from mpnn_core.network.checkpoints import load_network, resolve
 from mpnn_core.network.families import PACKAGED
 from mpnn_core.network.mpnn import MPNN
@@ -83,6 +84,16 @@ class Model:
             f"<Model {self.name}, {self.variant.name}{loses}, {self.backend.name} on {self.device}>"
         )
 
+    @property
+    def ca_only(self) -> bool:
+        """Whether the network reads structures as traces of CA atoms (`Structure.ca_only`)."""
+        return isinstance(self.network, CAOnlyMPNN)
+
+    def _readable(self, structures: Structure | Sequence[Structure]) -> Any:
+        """Structures as the network reads them, in the form in which they are given."""
+        items = [self.network.readable(structure) for structure in listed(structures)]
+        return items[0] if isinstance(structures, Structure) else items
+
     def design(
         self,
         structures: Structure | Sequence[Structure],
@@ -125,8 +136,8 @@ class Model:
             The results would be larger than this machine's memory.
         """
         arguments = design_arguments(
-            structures, num_sequences, temperature, seed, constraints, decoding_order,
-            self.network.neighbours, common_random_numbers,
+            self._readable(structures), num_sequences, temperature, seed, constraints,
+            decoding_order, self.network.neighbours, common_random_numbers,
         )  # fmt: skip
         job = Sampling(arguments, self.executor.letters)
         batches = [(batch, Sampled(*outputs)) for _, batch, outputs in self.executor.run(job)]
@@ -153,7 +164,7 @@ class Model:
         """
         first, *others = temperatures
         arguments = design_arguments(
-            structures, num_sequences, first, seed, constraints, decoding_order,
+            self._readable(structures), num_sequences, first, seed, constraints, decoding_order,
             self.network.neighbours, common_random_numbers,
         )  # fmt: skip
         designs = [arguments]
@@ -230,8 +241,9 @@ class Model:
             The results would be larger than memory.
         """
         arguments = decode_arguments(
-            structures, sequences, decoding_order, seed, common_random_numbers, constraints
-        )
+            self._readable(structures), sequences, decoding_order, seed, common_random_numbers,
+            constraints,
+        )  # fmt: skip
         log_probs = self._decoded(arguments)
         return log_probs[0] if isinstance(structures, Structure) else log_probs
 
@@ -240,7 +252,7 @@ class Model:
 
         Returns (L, 21) float32, or a list of such for a list of structures.
         """
-        items = listed(structures)
+        items = listed(self._readable(structures))
         unseen = [np.zeros((1, len(s)), np.int64) for s in items]  # of equal rank
         designed = [s.mask for s in items]
         arguments = DecodeArguments(items, [s.tokens[None] for s in items], unseen, designed)
@@ -269,6 +281,7 @@ class Model:
         `global_score` all with a complete backbone; (n, num_orders) each. Raises what `log_probs`
         raises.
         """
+        structure = self._readable(structure)
         designed = (constraints or Constraints()).designed(structure)
         arguments = score_arguments(
             [structure], [sequences], [designed], num_orders, seed, common_random_numbers
@@ -287,8 +300,9 @@ def load_model(
 
     Parameters
     ----------
-    weights : a published name ("v_48_020", "soluble/v_48_010", ...), a path to a `.pt` or
-        `.safetensors` file, or "random" for measurements of speed. For a variant that was trained,
+    weights : a published name ("v_48_020", "soluble/v_48_010", ...) or its short name ("soluble",
+        ...), the name of one that was added, a path to a `.pt` or `.safetensors` file, or "random"
+        for measurements of speed (docs/reference/weights.md). For a variant that was trained,
         "v_48_020" means the weights trained from it; a path is taken as it is
     variant : a name in `mpnn_core.VARIANTS`
     device : "cpu", "cuda", "mps", ...

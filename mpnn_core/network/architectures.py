@@ -12,7 +12,16 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from mpnn_core.network.families import CA_ONLY, PROTEIN_MPNN
+from mpnn_core.network.ca_only import CAOnlyMPNN
+from mpnn_core.network.context import LigandMPNN
+from mpnn_core.network.families import (
+    CA_ONLY,
+    LIGAND_MPNN,
+    MEMBRANE_MPNN,
+    PROTEIN_MPNN,
+    SIDE_CHAIN_PACKER,
+)
+from mpnn_core.network.membrane import MembraneMPNN
 from mpnn_core.network.mpnn import MPNN
 from mpnn_core.network.variants import Variant
 
@@ -23,16 +32,19 @@ class Architecture:
 
     Attributes
     ----------
-    network : its class, made of hidden width, encoder layers, decoder layers and k; None where it
-        is known and not supported yet
-    needs : what it reads of a structure: "backbone" is the four backbone atoms of every residue
+    network : its class, made of hidden width, encoder layers, decoder layers and k, and then of
+        `takes`; None where it is known and not supported yet
+    needs : what it reads of a structure: "backbone" is the four backbone atoms of every residue,
+        "CA" one of them, "context" the atoms around them, "membrane" the labels of residues
     marks : tensors that tell its checkpoints from those of the other architectures: name -> shape,
         or None where any shape does
+    takes : attributes of a `Checkpoint` that the class is made of besides
     """
 
     network: type[MPNN] | None
     needs: frozenset[str]
     marks: Mapping[str, tuple[int, ...] | None] = field(default_factory=dict)
+    takes: tuple[str, ...] = ()
 
     def fits(self, state: Mapping[str, Tensor]) -> bool:
         """Whether a checkpoint's tensors have its marks."""
@@ -42,9 +54,31 @@ class Architecture:
         )
 
 
+# CA-only and membrane checkpoints have tensors of the same names: the widths of the edges differ.
 ARCHITECTURES: dict[str, Architecture] = {
     PROTEIN_MPNN: Architecture(MPNN, frozenset({"backbone"})),
-    CA_ONLY: Architecture(None, frozenset({"CA"}), {"features.node_embedding.weight": None}),
+    CA_ONLY: Architecture(
+        CAOnlyMPNN,
+        frozenset({"CA"}),
+        {"features.node_embedding.weight": None, "features.edge_embedding.weight": (128, 167)},
+    ),
+    MEMBRANE_MPNN: Architecture(
+        MembraneMPNN,
+        frozenset({"backbone", "membrane"}),
+        {"features.node_embedding.weight": (128, 3), "features.edge_embedding.weight": (128, 416)},
+        ("name",),
+    ),
+    LIGAND_MPNN: Architecture(
+        LigandMPNN,
+        frozenset({"backbone", "context"}),
+        {"W_c.weight": None, "y_context_encoder_layers.0.W1.weight": None},
+        ("context_atoms",),
+    ),
+    SIDE_CHAIN_PACKER: Architecture(
+        None,
+        frozenset({"backbone", "context"}),
+        {"W_c.weight": None, "W_torsions.weight": None, "W_v_sc.weight": None},
+    ),
 }
 
 

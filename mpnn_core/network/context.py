@@ -252,17 +252,12 @@ def distinct_pairs(atoms: Tensor) -> tuple[Tensor, Tensor]:
     """The ordered pairs of atoms that some of the sets (S, M) have: (P, 2), and which pair each two
     of a set are, (S, M, M) int64: P where one of them is no atom."""
     there = atoms >= 0
-    known, local = torch.unique(atoms.clamp(min=0), return_inverse=True)  # (a,), (S, M)
-    a = len(known)
-    key = local[:, :, None] * a + local[:, None]  # (S, M, M)
-    both = there[:, :, None] & there[:, None]
-    found = torch.zeros(a * a, dtype=torch.bool, device=atoms.device)
-    found[key[both]] = True
-    at = found.nonzero()[:, 0]  # (P,)
-    number = torch.full((a * a,), len(at), device=atoms.device)
-    number[at] = torch.arange(len(at), device=atoms.device)
-    pairs = torch.stack([known[at // a], known[at % a]], 1)
-    return pairs, torch.where(both, number[key], len(at))
+    both = there[:, :, None] & there[:, None]  # (S, M, M)
+    A = int(atoms.max()) + 1
+    keys, place = torch.unique((atoms[:, :, None] * A + atoms[:, None])[both], return_inverse=True)
+    pair_of = torch.full(both.shape, len(keys), device=atoms.device)
+    pair_of[both] = place
+    return torch.stack([keys // max(A, 1), keys % max(A, 1)], 1), pair_of
 
 
 class AtomFeatures(EdgeFeatures):

@@ -19,6 +19,7 @@ from mpnn_core.network.graph import Graph, run_of_each, upload
 # What an architecture may require of a backend beyond ProteinMPNN, and a backend may know.
 INITIAL_STATES = "initial states"  # the encoder starts from given node states, not from zeros
 CHANGED_STATES = "changed states"  # node states change between encoder and decoder
+OWN_FEATURES = "own features"  # edges are read by features other than the 25 distances
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -37,21 +39,31 @@ class OffsetEmbedding(nn.Module):
 
 
 class EdgeFeatures(nn.Module):
+    """The embedded features of edges; an architecture that reads others derives from it.
+
+    Attributes
+    ----------
+    width : how many numbers `of_edges` gives for an edge
+    """
+
+    width: ClassVar[int] = GAUSSIANS * len(ATOM_PAIRS)
+
     def __init__(self, hidden: int) -> None:
         super().__init__()
         self.embeddings = OffsetEmbedding()
-        width = OFFSET_WIDTH + GAUSSIANS * len(ATOM_PAIRS)
-        self.edge_embedding = Linear(width, hidden, bias=False)
+        self.edge_embedding = Linear(OFFSET_WIDTH + self.width, hidden, bias=False)
         self.norm_edges = LayerNorm(hidden)
+
+    def of_edges(self, backbones: Backbones, graph: Graph, nodes: slice) -> Tensor:
+        """What is read of the edges of `nodes` besides the residue offset: (n, K, width)."""
+        return gaussians(pair_distances(backbones, graph, nodes))
 
     def forward(self, backbones: Backbones, graph: Graph, nodes: slice) -> Tensor:
         """Embedded, normalised features of the edges of `nodes`: (n, K, H)."""
-        W_offset, W_rbf = self.edge_embedding.weight.split(
-            [OFFSET_WIDTH, GAUSSIANS * len(ATOM_PAIRS)], 1
-        )
+        W_offset, W_rbf = self.edge_embedding.weight.split([OFFSET_WIDTH, self.width], 1)
         # The embedding of the offset is linear in its class: one (66, H) table, one gather.
         table = F.linear(self.embeddings.table(), W_offset)  # (66, H)
-        E = F.linear(gaussians(pair_distances(backbones, graph, nodes)), W_rbf)  # (n, K, H)
+        E = F.linear(self.of_edges(backbones, graph, nodes), W_rbf)  # (n, K, H)
         classes = offset_classes(backbones, graph, nodes)
         if table.requires_grad:
             # The gradient of a gather from so few rows is a queue of additions to the same ones.
@@ -84,11 +96,11 @@ def pair_distances(backbones: Backbones, graph: Graph, nodes: slice) -> Tensor:
 
 
 def gaussians(distances: Tensor) -> Tensor:
-    """(n, K, 25) Å -> (n, K, 400): each distance in 16 Gaussians of width 1.25 Å, 2 to 22 Å."""
+    """(n, K, P) Å -> (n, K, 16 P): each distance in 16 Gaussians of width 1.25 Å, 2 to 22 Å."""
     centres = torch.linspace(
         FIRST_CENTRE, LAST_CENTRE, GAUSSIANS, dtype=distances.dtype, device=distances.device
     )
-    scaled = (distances[..., None] - centres) / SIGMA  # (n, K, 25, 16)
+    scaled = (distances[..., None] - centres) / SIGMA  # (n, K, P, 16)
     return torch.exp(-scaled.square()).flatten(-2)
 
 

@@ -48,16 +48,19 @@ class Backbones:
 
     Attributes
     ----------
-    coords : (N, 4, 3) float, Å: N, CA, C, O, all finite
+    coords : (N, 4, 3) float, Å: N, CA, C, O, all finite; or (N, 3, 3) of a CA-only model: the CA
+        of the row before, its own, and that of the row after (network/ca_only.py)
     residue_index : (N,) int64, the original's `residue_idx`; only differences within a chain count
     chain : (N,) int64, equal for residues of the same chain of the same structure only
     offsets : S + 1 ints; structure s has the nodes offsets[s] to offsets[s + 1]
+    frames : (N, 3, 3) float, of a CA-only model: a node's axes as rows, zeros where it has none
     """
 
     coords: Tensor
     residue_index: Tensor
     chain: Tensor
     offsets: tuple[int, ...]
+    frames: Tensor | None = None
 
     @classmethod
     def from_structures(

@@ -32,7 +32,7 @@ from mpnn_core.network.encoding import Copies, Encoding
 from mpnn_core.network.features import EdgeFeatures
 from mpnn_core.network.graph import Backbones, Graph, nearest_neighbours
 from mpnn_core.network.layers import Embedding, LayerNorm, Linear
-from mpnn_core.structures.structure import Structure
+from mpnn_core.structures.structure import Structure, StructureError
 
 # Edges that plain torch computes at a time, so that they stay in a processor's cache: those of 48
 # nodes with 48 neighbours, 1.2 MB at H = 128 in float32.
@@ -180,10 +180,12 @@ class MPNN(nn.Module):
     Attributes
     ----------
     requires : what an architecture that derives from this one requires of a backend besides:
-        `INITIAL_STATES`, `CHANGED_STATES`, for which it has a method each
+        `INITIAL_STATES`, `CHANGED_STATES`, for which it has a method each, and `OWN_FEATURES`
+    edges : the class of its edge features
     """
 
     requires: ClassVar[frozenset[str]] = frozenset()
+    edges: ClassVar[type[EdgeFeatures]] = EdgeFeatures
 
     def __init__(
         self,
@@ -194,7 +196,7 @@ class MPNN(nn.Module):
     ) -> None:
         super().__init__()
         self.neighbours = neighbours
-        self.features = EdgeFeatures(hidden)
+        self.features = self.edges(hidden)
         self.W_e = Linear(hidden, hidden)
         self.W_s = Embedding(LETTERS, hidden)
         self.encoder_layers = nn.ModuleList(EncoderLayer(hidden) for _ in range(encoder_layers))
@@ -242,6 +244,21 @@ class MPNN(nn.Module):
         """The encoding with the node states h_V (N, H) instead of the encoder's."""
         blocks = [layer.blocks() for layer in self.decoders]
         return replace(encoding, h_V=h_V, undecoded=undecoded(h_V, blocks))
+
+    def readable(self, structure: Structure) -> Structure:
+        """The structure as the network reads it.
+
+        Raises
+        ------
+        StructureError
+            It lacks what the network reads of every residue.
+        """
+        if structure.ca_only:
+            raise StructureError(
+                f"{structure.name} is read as a trace of CA atoms, and this model reads N, CA, C "
+                "and O; the CA-only models read traces: weights='ca/v_48_020'"
+            )
+        return structure
 
     def backbones(self, structures: Sequence[Structure], device: torch.device) -> Backbones:
         """The residues of the structures that are nodes, end to end on the device."""

@@ -90,6 +90,79 @@ class ProteinFeatures(nn.Module):
         return self.norm_edges(self.edge_embedding(E)), E_idx  # (L, K, H), (L, K)
 
 
+class CAProteinFeatures(nn.Module):
+    """Of the CA-only models, after the original's `CA_ProteinFeatures`."""
+
+    def __init__(self, hidden: int, neighbours: int) -> None:
+        super().__init__()
+        self.neighbours = neighbours
+        self.embeddings = PositionalEncodings()
+        self.node_embedding = nn.Linear(3, hidden, bias=False)  # not used
+        self.edge_embedding = nn.Linear(16 + 16 * 9 + 7, hidden, bias=False)
+        self.norm_nodes = nn.LayerNorm(hidden)  # not used
+        self.norm_edges = nn.LayerNorm(hidden)
+
+    def forward(
+        self, rows: Tensor, known: Tensor, residue_index: Tensor, chain: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The L residues whose CA is known, of R rows (R, 3) in the order of the chains.
+
+        A row of zeros stands for a residue without CA, and for residue numbers that are missing.
+        known (R,) bool; residue_index, chain (L,) int64.
+        """
+        zero = torch.zeros(1, 3, dtype=rows.dtype)
+        previous, following = torch.cat([zero, rows[:-1]]), torch.cat([rows[1:], zero])
+        atoms = {0: previous[known], 1: rows[known], 2: following[known]}  # (L, 3) each
+
+        def distance(first: int, second: int) -> Tensor:
+            delta = atoms[first][:, None] - atoms[second][None]
+            return torch.sqrt((delta**2).sum(-1) + 1e-6)  # (L, L)
+
+        L = len(atoms[1])
+        E_idx = distance(1, 1).topk(min(self.neighbours, L), largest=False).indices  # (L, K)
+        centres = torch.linspace(2.0, 22.0, 16, dtype=rows.dtype)
+        pairs = ((1, 1), (0, 0), (2, 2), (0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1))
+        rbf = [
+            torch.exp(-(((distance(*pair).gather(1, E_idx)[..., None] - centres) / 1.25) ** 2))
+            for pair in pairs
+        ]  # 9 x (L, K, 16)
+        turns = self.orientations(rows, known, E_idx)  # (L, K, 7)
+        offset = (residue_index[:, None] - residue_index[None]).gather(1, E_idx)  # (L, K)
+        same_chain = (chain[:, None] == chain[None]).gather(1, E_idx)
+        E = torch.cat([self.embeddings(offset, same_chain), *rbf, turns], -1)  # (L, K, 167)
+        return self.norm_edges(self.edge_embedding(E)), E_idx  # (L, K, H), (L, K)
+
+    @staticmethod
+    def orientations(rows: Tensor, known: Tensor, E_idx: Tensor) -> Tensor:
+        R = len(rows)
+        frames = torch.zeros(R, 3, 3, dtype=rows.dtype)
+        for r in range(1, R - 2):
+            to_here, from_here = rows[r] - rows[r - 1], rows[r + 1] - rows[r]
+            to_here, from_here = (
+                F.normalize(step, dim=0) if 3.6 < step.norm() < 4.0 else torch.zeros_like(step)
+                for step in (to_here, from_here)
+            )
+            along = F.normalize(to_here - from_here, dim=0)
+            normal = F.normalize(torch.linalg.cross(to_here, from_here), dim=0)
+            frames[r] = torch.stack([along, normal, torch.linalg.cross(along, normal)])
+        frames, CA = frames[known], rows[known]
+        own, other = frames[:, None], frames[E_idx]  # (L, 1, 3, 3), (L, K, 3, 3)
+        direction = (own @ (CA[E_idx] - CA[:, None])[..., None])[..., 0]
+        rotation = own.mT @ other  # (L, K, 3, 3)
+        xx, yy, zz = rotation.diagonal(dim1=-2, dim2=-1).unbind(-1)
+        x, y, z = (1 + xx - yy - zz, 1 - xx + yy - zz, 1 - xx - yy + zz)
+        quaternion = torch.stack(
+            [
+                torch.sign(rotation[..., 2, 1] - rotation[..., 1, 2]) * x.abs().sqrt() / 2,
+                torch.sign(rotation[..., 0, 2] - rotation[..., 2, 0]) * y.abs().sqrt() / 2,
+                torch.sign(rotation[..., 1, 0] - rotation[..., 0, 1]) * z.abs().sqrt() / 2,
+                (1 + xx + yy + zz).relu().sqrt() / 2,
+            ],
+            -1,
+        )
+        return torch.cat([F.normalize(direction, dim=-1), F.normalize(quaternion, dim=-1)], -1)
+
+
 class PositionWiseFeedForward(nn.Module):
     def __init__(self, hidden: int) -> None:
         super().__init__()
@@ -139,6 +212,20 @@ def edge_input(h_V: Tensor, *per_edge: Tensor) -> Tensor:
     return torch.cat([h_i, *per_edge], -1)
 
 
+class MembraneStates(nn.Module):
+    """What the membrane models start from: Linear(LayerNorm(Linear(one-hot of 3 labels)))."""
+
+    def __init__(self, hidden: int = 128) -> None:
+        super().__init__()
+        self.node_embedding = nn.Linear(3, hidden, bias=False)
+        self.norm_nodes = nn.LayerNorm(hidden)
+        self.W_v = nn.Linear(hidden, hidden)
+
+    def forward(self, labels: Tensor) -> Tensor:
+        one_hot = F.one_hot(labels, 3).to(self.W_v.weight.dtype)  # (L, 3)
+        return self.W_v(self.norm_nodes(self.node_embedding(one_hot)))  # (L, H)
+
+
 class ReferenceMPNN(nn.Module):
     """The network of the paper.
 
@@ -164,7 +251,13 @@ class ReferenceMPNN(nn.Module):
         self.W_out = nn.Linear(hidden, LETTERS)
 
     def forward(
-        self, X: Tensor, S: Tensor, residue_index: Tensor, chain: Tensor, decoding_order: Tensor
+        self,
+        X: Tensor,
+        S: Tensor,
+        residue_index: Tensor,
+        chain: Tensor,
+        decoding_order: Tensor,
+        start: Tensor | None = None,
     ) -> Tensor:
         """Teacher-forced log-probabilities of one structure.
 
@@ -174,6 +267,7 @@ class ReferenceMPNN(nn.Module):
         S : (L,) int64, the sequence as indices into the alphabet
         residue_index, chain : (L,) int64
         decoding_order : (L,) int64, positions in the order in which they are decoded
+        start : (L, H), the node states that encoding starts from; None is zeros
 
         Returns
         -------
@@ -188,7 +282,7 @@ class ReferenceMPNN(nn.Module):
         """The encoder's states h_V (L, H) and h_E (L, K, H), and the neighbours E_idx (L, K)."""
         E, E_idx = self.features(X, residue_index, chain)
         h_E = self.W_e(E)  # (L, K, H)
-        h_V = torch.zeros_like(h_E[:, 0])  # (L, H)
+        h_V = torch.zeros_like(h_E[:, 0]) if start is None else start  # (L, H)
         for encoder in self.encoder_layers:
             h_V, h_E = encoder(h_V, h_E, E_idx)
         return h_V, h_E, E_idx

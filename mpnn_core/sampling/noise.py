@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mpnn_core.constants import CA
 from mpnn_core.structures.structure import Structure
 
 # What the random numbers are for: each use has its own stream of them.
@@ -35,10 +36,11 @@ def digest(structure: Structure) -> int:
         structure.chain_numbers[complete], return_index=True, return_inverse=True
     )
     index = structure.residue_index[complete]
+    atoms = [CA] if structure.ca_only else slice(None)
     hashed = blake2b(digest_size=8)
     for values, dtype in (
         (complete, "u1"),
-        (structure.coords[complete] + np.float32(0), "<f4"),  # -0 is 0
+        (structure.coords[complete][:, atoms] + np.float32(0), "<f4"),  # -0 is 0
         (first[chain], "<i8"),
         (index - index[first[chain]], "<i8"),
     ):

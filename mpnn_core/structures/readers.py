@@ -35,7 +35,9 @@ NO_NEIGHBOUR = 10.0
 
 
 def read_structure(
-    path: str | os.PathLike[str], chains: str | Sequence[str] | None = None
+    path: str | os.PathLike[str],
+    chains: str | Sequence[str] | None = None,
+    ca_only: bool = False,
 ) -> Structure:
     """The protein chains of a PDB or mmCIF file, plain or compressed by gzip, bzip2 or xz.
 
@@ -53,6 +55,8 @@ def read_structure(
     ----------
     path : the file
     chains : the author's chain ids, "A", "A,B" or ["A", "B"]; None reads all protein chains
+    ca_only : whether to read a trace: residues whose CA is known are complete, whatever else of
+        them is, and the CA-only models read it
 
     Raises
     ------
@@ -69,7 +73,7 @@ def read_structure(
     file = Path(path)
     said: list[str] = []
     try:
-        structure = _structure(file, chains, said)
+        structure = _structure(file, chains, ca_only, said)
     except StructureError as error:
         error.file = str(file)
         raise
@@ -78,7 +82,9 @@ def read_structure(
     return structure
 
 
-def _structure(file: Path, chains: str | Sequence[str] | None, said: list[str]) -> Structure:
+def _structure(
+    file: Path, chains: str | Sequence[str] | None, ca_only: bool, said: list[str]
+) -> Structure:
     """The structure of some chains of a file, or of all its protein chains."""
     say = said.append
     atoms = read_atoms(read_text(file), say)
@@ -112,6 +118,7 @@ def _structure(file: Path, chains: str | Sequence[str] | None, said: list[str]) 
         chain_ids,
         _residue_index([residues_of[chain] for chain in selected]),
         numbers,
+        ca_only=ca_only,
     )
     _say_what_is_apart(structure, impossible, say)
     _say_which_numbers_repeat(structure, say)
@@ -202,6 +209,13 @@ def _say_what_is_not_designed(structure: Structure, say: Say) -> None:
         here = structure.chain_ids == chain
         masked = np.flatnonzero(here & ~structure.mask)
         if not len(masked):
+            continue
+        if structure.ca_only:
+            say(
+                f"chain {shown_chain(chain)}: {len(masked)} of {int(here.sum())} residues keep "
+                "their letters and are not designed, for they have no CA: "
+                f"{shown_items(structure.residue_numbers[masked].tolist())}"
+            )
             continue
         missing = Counter(
             "no " + ", ".join(

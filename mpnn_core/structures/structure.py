@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import count
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mpnn_core.constants import ALPHABET, BACKBONE, CHAIN_GAP
+from mpnn_core.constants import ALPHABET, BACKBONE, CA, CHAIN_GAP
 from mpnn_core.structures.context import NO_CONTEXT, ContextAtoms
 
 if TYPE_CHECKING:  # a structure takes tensors, and needs no torch
@@ -91,13 +91,15 @@ class Structure:
     side_chains : (L, 32, 3) float32, Å: the atoms `SIDE_CHAIN_ATOMS`, NaN where there is none; None
         where no side chain is known
     membrane : (L,) int64, 0 other, 1 interface, 2 buried; None where nothing is said
-    mask : (L,) bool, True where all of N, CA, C, O are known; follows from `coords`
+    ca_only : whether it is read as a trace, by its CA atoms alone
+    mask : (L,) bool, True where all of N, CA, C, O are known, or where CA is if `ca_only`; follows
+        from `coords`
 
     Raises
     ------
     StructureError
-        No residue, none with a complete backbone, an infinite coordinate, a letter that is not in
-        `ALPHABET`, or arrays of different lengths.
+        No residue, none with a complete backbone (of a trace, with a CA), an infinite coordinate, a
+        letter that is not in `ALPHABET`, or arrays of different lengths.
     """
 
     name: str
@@ -109,6 +111,7 @@ class Structure:
     context: ContextAtoms = NO_CONTEXT
     side_chains: NDArray[np.float32] | None = None
     membrane: NDArray[np.int64] | None = None
+    ca_only: bool = False
     mask: NDArray[np.bool_] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -124,7 +127,7 @@ class Structure:
             "chain_ids": np.array(self.chain_ids, dtype=np.str_),
             "residue_index": _residue_index(self.residue_index),
             "residue_numbers": np.array(self.residue_numbers, dtype=np.str_),
-            "mask": np.isfinite(coords).all((1, 2)),
+            "mask": np.isfinite(coords[:, [CA]] if self.ca_only else coords).all((1, 2)),
         }
         if L == 0:
             raise StructureError("no residue: expected at least one")
@@ -153,10 +156,14 @@ class Structure:
                 residue=str(self.residue_numbers[i]),
             )
         if not self.mask.any():
+            if self.ca_only:
+                raise StructureError(f"none of the {L} residues has a CA")
             missing = [atom for a, atom in enumerate(BACKBONE) if np.isnan(coords[:, a]).any()]
+            trace = "; a trace of CA atoms is read with ca_only=True, by a CA-only model"
             raise StructureError(
                 f"none of the {L} residues has a complete backbone (N, CA, C, O); "
                 f"missing: {', '.join(missing)}"
+                + (trace if np.isfinite(coords[:, CA]).any() else "")
             )
 
     @cached_property
@@ -174,6 +181,7 @@ class Structure:
         chain_ids: str | Sequence[str] | NDArray[np.str_] | None = None,
         residue_index: ArrayLike | Tensor | None = None,
         name: str = "backbone",
+        ca_only: bool = False,
     ) -> Structure:
         """A structure from coordinates.
 
@@ -185,6 +193,7 @@ class Structure:
         residue_index : (L,) integers, such as PDB residue numbers: the network sees only their
             differences within a chain. None is 0, 1, 2, ... with a jump of 100 between chains
         name : the name of outputs: NAME.fa, and the FASTA header
+        ca_only : whether it is a trace of CA atoms, of which N, C and O may be NaN
 
         Raises
         ------
@@ -216,7 +225,12 @@ class Structure:
             if index.dtype.kind not in "iu":
                 raise StructureError(f"residue_index must be integers; got {index.dtype}")
             numbers = [str(i) for i in index.tolist()]
-        return cls(name, coords, sequence, ids, index, np.array(numbers, dtype=np.str_))
+        labels = np.array(numbers, dtype=np.str_)
+        return cls(name, coords, sequence, ids, index, labels, ca_only=ca_only)
+
+    def as_trace(self) -> Structure:
+        """The same structure, read by its CA atoms alone."""
+        return self if self.ca_only else replace(self, ca_only=True)
 
     def __len__(self) -> int:
         return len(self.sequence)

@@ -27,10 +27,16 @@ from mpnn_core.backends.contract import Backend, require_known
 from mpnn_core.backends.cuda import compiled
 from mpnn_core.backends.cuda.plan import COMPILED, TUNINGS, Plan, Tuning, Tunings, next_power_of_two
 from mpnn_core.backends.cuda.replays import Replays
-from mpnn_core.backends.cuda.unfused import Unfused, of_layers
+from mpnn_core.backends.cuda.unfused import Unfused, of_layers, parts_of
 from mpnn_core.backends.cuda.weights import Weights
 from mpnn_core.constants import ATOM_PAIRS, LETTERS, MAX_OFFSET
-from mpnn_core.network.encoding import CHANGED_STATES, INITIAL_STATES, Copies, Encoding
+from mpnn_core.network.encoding import (
+    CHANGED_STATES,
+    INITIAL_STATES,
+    OWN_FEATURES,
+    Copies,
+    Encoding,
+)
 from mpnn_core.network.graph import Backbones, Graph, nearest_neighbours
 from mpnn_core.network.mpnn import MPNN
 from mpnn_core.sampling.sampler import Distribution, Samples
@@ -70,7 +76,7 @@ class CudaBackend(Backend):
         Unknown precision.
     """
 
-    knows = frozenset({"profile", "group", "weight", INITIAL_STATES, CHANGED_STATES})
+    knows = frozenset({"profile", "group", "weight", INITIAL_STATES, CHANGED_STATES, OWN_FEATURES})
 
     def __init__(
         self, network: MPNN, precision: str = "exact", tuning: Tuning | None = None
@@ -131,22 +137,11 @@ class CudaBackend(Backend):
         from mpnn_core.backends.cuda import kernels
 
         w, dtype, exact = self.weights, self.dtype, self.precision == "exact"
-        features = w.features
         (N, K), H = graph.neighbours.shape, h_V.shape[1]
         neighbours, (valid, degree) = graph.neighbours, graph.for_kernels
         shape: dict[str, Any] = {"H": H, "K": K, "EXACT": exact, "num_warps": 8 if exact else 4}
         tiles = (-(-N * K // ENCODER_EDGES),)
-        atoms = torch.empty(5, 3, N, dtype=torch.float32, device=neighbours.device)
-        kernels.five_atoms[(-(-N // POSITIONS),)](atoms, backbones.coords, N, BLOCK=POSITIONS)
-        h_E = torch.empty(N, K, H, dtype=dtype, device=atoms.device)
-        kernels.edge_features[tiles](
-            h_E, atoms, features.first, features.second, neighbours,
-            backbones.residue_index, backbones.chain, features.offset_table, features.centres,
-            features.W_rbf.parts, features.W_e.parts, features.b_e, features.norm, features.bias,
-            N * K, N,
-            SCALE=features.inverse_sigma, PAIRS=len(ATOM_PAIRS), GAUSSIANS=len(features.centres),
-            MAX_OFFSET=MAX_OFFSET, EDGES=ENCODER_EDGES, **shape,
-        )  # fmt: skip
+        h_E = self._edge_features(backbones, graph, tiles, shape)
         # Few nodes are spread over the multiprocessors, of many a block takes several at a time.
         R = 1
         while R < NODE_ROWS and 4 * R * self.multiprocessors <= N:
@@ -167,6 +162,29 @@ class CudaBackend(Backend):
             )  # fmt: skip
         edges = of_layers(h_E.view(-1, H), w.B).view(-1, N, K, H)
         return Encoding(graph, h_V, edges, undecoded=of_layers(h_V.to(dtype), w.D))
+
+    def _edge_features(
+        self, backbones: Backbones, graph: Graph, tiles: tuple[int], shape: dict[str, Any]
+    ) -> Tensor:
+        """The edges' states before the first layer: (N, K, H) in the tier's dtype."""
+        from mpnn_core.backends.cuda import kernels
+
+        features = self.weights.features
+        if features is None:
+            return self.unfused.edge_features(backbones, graph, parts_of(graph))
+        N, K = graph.neighbours.shape
+        atoms = torch.empty(5, 3, N, dtype=torch.float32, device=graph.neighbours.device)
+        kernels.five_atoms[(-(-N // POSITIONS),)](atoms, backbones.coords, N, BLOCK=POSITIONS)
+        h_E = torch.empty(N, K, shape["H"], dtype=self.dtype, device=atoms.device)
+        kernels.edge_features[tiles](
+            h_E, atoms, features.first, features.second, graph.neighbours,
+            backbones.residue_index, backbones.chain, features.offset_table, features.centres,
+            features.W_rbf.parts, features.W_e.parts, features.b_e, features.norm, features.bias,
+            N * K, N,
+            SCALE=features.inverse_sigma, PAIRS=len(ATOM_PAIRS), GAUSSIANS=len(features.centres),
+            MAX_OFFSET=MAX_OFFSET, EDGES=ENCODER_EDGES, **shape,
+        )  # fmt: skip
+        return h_E
 
     @torch.inference_mode()
     def decode(self, encoding: Encoding, copies: Copies, tokens: Tensor, rank: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from mpnn_core.constants import (
     MESSAGE_SCALE,
     SIGMA,
 )
-from mpnn_core.network.encoding import Copies, Encoding
+from mpnn_core.network.encoding import OWN_FEATURES, Copies, Encoding
 from mpnn_core.network.features import offset_classes, with_virtual_cb
 from mpnn_core.network.graph import Backbones, Graph
 from mpnn_core.network.mpnn import MPNN, EncoderLayer
@@ -49,14 +49,20 @@ class Unfused:
     def encode(self, backbones: Backbones, graph: Graph, h_V: Tensor) -> Encoding:
         """Features and encoder, from the node states h_V (N, H) float32."""
         N, K = graph.neighbours.shape
-        step = max(1, EDGES_AT_A_TIME // K)
-        parts = [slice(i, min(i + step, N)) for i in range(0, N, step)]
-        h_E = self.features.embedded(backbones, graph, parts)  # (N, K, H)
+        parts = parts_of(graph)
+        h_E = self.edge_features(backbones, graph, parts)  # (N, K, H)
         for layer in self.encoder:
             h_V, h_E = layer(h_V, h_E, graph, parts)
         B, D = self.decoder_blocks
         edges = of_layers(h_E.view(N * K, -1), B).view(-1, N, K, h_E.shape[-1])
         return Encoding(graph, h_V, edges, undecoded=of_layers(h_V.to(self.dtype), D))
+
+    def edge_features(self, backbones: Backbones, graph: Graph, parts: list[slice]) -> Tensor:
+        """The edges' states before the first layer, in the tier's dtype: (N, K, H)."""
+        if OWN_FEATURES not in self.network.requires:
+            return self.features.embedded(backbones, graph, parts)
+        E = (self.network.features(backbones, graph, part) for part in parts)  # float32
+        return torch.cat([self.network.W_e(x).to(self.dtype) for x in E])
 
     def decode(self, encoding: Encoding, copies: Copies, tokens: Tensor, rank: Tensor) -> Tensor:
         """Logits (M, 21) of given residues, in float32."""
@@ -91,6 +97,13 @@ class Unfused:
     def encoder(self) -> list[UnfusedEncoderLayer]:
         layers: list[EncoderLayer] = list(self.network.encoder_layers)  # type: ignore[arg-type]
         return [UnfusedEncoderLayer(layer, self.dtype) for layer in layers]
+
+
+def parts_of(graph: Graph) -> list[slice]:
+    """Nodes of which the edges are computed at a time."""
+    N, K = graph.neighbours.shape
+    step = max(1, EDGES_AT_A_TIME // K)
+    return [slice(i, min(i + step, N)) for i in range(0, N, step)]
 
 
 class UnfusedFeatures:

@@ -25,6 +25,7 @@ from mpnn_core.constants import (
     OFFSET_WIDTH,
     SIGMA,
 )
+from mpnn_core.network.encoding import OWN_FEATURES
 from mpnn_core.network.mpnn import MPNN, EncoderLayer
 
 COLUMNS = 32  # letters, up to a power of two
@@ -280,7 +281,8 @@ class Weights:
 
     Attributes
     ----------
-    features, encoder, decoder : of these parts; the encoder's, one for each layer
+    features, encoder, decoder : of these parts; the encoder's, one for each layer, and no features
+        where a network has its own (`OWN_FEATURES`)
     B, D : (layers, H, H) in the tier's dtype, of each decoder layer (`DecoderLayer.blocks`)
     first_A, first_b1 : float32, of the first decoder layer: A and the bias
     residues : (layers, 21, H) float32, C emb(s) of each letter
@@ -290,7 +292,8 @@ class Weights:
 
     def __init__(self, network: MPNN, dtype: torch.dtype) -> None:
         exact, decoders = dtype == torch.float32, network.decoders
-        self.features = FeatureWeights.of(network, exact)
+        own = OWN_FEATURES in network.requires
+        self.features = None if own else FeatureWeights.of(network, exact)
         encoders: Sequence[EncoderLayer] = list(network.encoder_layers)  # type: ignore[arg-type]
         self.encoder = [EncoderWeights.of(layer, dtype) for layer in encoders]
         self.decoder = DecoderWeights.of(network, exact)

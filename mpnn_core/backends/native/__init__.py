@@ -27,7 +27,13 @@ from mpnn_core.backends.native.cores import available_cores
 from mpnn_core.backends.native.missing import why_missing
 from mpnn_core.constants import LETTERS
 from mpnn_core.network.context import LigandMPNN, context_sets
-from mpnn_core.network.encoding import CHANGED_STATES, INITIAL_STATES, Copies, Encoding
+from mpnn_core.network.encoding import (
+    CHANGED_STATES,
+    INITIAL_STATES,
+    OWN_FEATURES,
+    Copies,
+    Encoding,
+)
 from mpnn_core.network.graph import Backbones, Graph, nearest_neighbours
 from mpnn_core.network.mpnn import MPNN
 from mpnn_core.sampling.sampler import Distribution, Samples
@@ -70,7 +76,7 @@ class NativeBackend(Backend):
     """
 
     name = "native"
-    knows = frozenset({"profile", "group", "weight", INITIAL_STATES, CHANGED_STATES})
+    knows = frozenset({"profile", "group", "weight", INITIAL_STATES, CHANGED_STATES, OWN_FEATURES})
 
     def __init__(self, network: MPNN, instruction_set: str | None = None) -> None:
         present = instruction_sets()
@@ -120,6 +126,7 @@ class NativeBackend(Backend):
             coords=_array(backbones.coords, np.float32),
             residue_index=_array(backbones.residue_index, np.int64),
             chain=_array(backbones.chain, np.int64),
+            frames=_optional(backbones.frames, np.float32),
             **_graph(graph),
             initial=initial,
             h_V=states,

@@ -27,9 +27,10 @@ struct Graph {
 };
 
 struct Backbones {
-  const float* coords;           // (N, 4, 3), N CA C O, in ångström
+  const float* coords;           // (N, 4, 3), N CA C O, in ångström; or (N, 3, 3), CA of three rows
   const int64_t* residue_index;  // (N,)
   const int64_t* chain;          // (N,)
+  const float* frames;           // (N, 3, 3) of a CA-only network, or null
 };
 
 // The atoms around the structures, and which of them each node sees (network/context.py).

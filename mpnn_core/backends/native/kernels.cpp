@@ -286,15 +286,24 @@ struct Norm {
 // ------------------------------------------------------------------------------- network
 
 constexpr float kMessageScale = 1.0f / 30.0f;
-constexpr int kAtoms = 5, kPairs = 25, kGaussians = 16, kMaxOffset = 32;
+constexpr int kGaussians = 16, kMaxOffset = 32;
 constexpr int kOffsets = 2 * kMaxOffset + 2, kOffsetWidth = 16;
 constexpr int kTile = 12;  // rows of a node update: two products of MR rows
 constexpr int kLineFloats = 16;  // floats of a cache line
 
-// N CA C O CB, in the order of the features' weights (constants.py, ATOM_PAIRS).
-constexpr int kPairAtoms[kPairs][2] = {
-    {1, 1}, {0, 0}, {2, 2}, {3, 3}, {4, 4}, {1, 0}, {1, 2}, {1, 3}, {1, 4}, {0, 2}, {0, 3}, {0, 4}, {4, 2},
-    {4, 3}, {3, 2}, {0, 1}, {2, 1}, {3, 1}, {4, 1}, {2, 0}, {3, 0}, {4, 0}, {2, 4}, {3, 4}, {2, 3}};
+// What is read of an edge: pairs of a node's atoms and its neighbour's, in the order of the features'
+// weights, and numbers that are no distances.
+struct FullBackbone {  // N CA C O CB (constants.py, ATOM_PAIRS)
+  static constexpr int kAtoms = 5, kPairs = 25, kFurther = 0, kInputs = kPairs * kGaussians;
+  static constexpr int kPairAtoms[kPairs][2] = {
+      {1, 1}, {0, 0}, {2, 2}, {3, 3}, {4, 4}, {1, 0}, {1, 2}, {1, 3}, {1, 4}, {0, 2}, {0, 3}, {0, 4}, {4, 2},
+      {4, 3}, {3, 2}, {0, 1}, {2, 1}, {3, 1}, {4, 1}, {2, 0}, {3, 0}, {4, 0}, {2, 4}, {3, 4}, {2, 3}};
+};
+struct Trace {  // the CA before, its own, the one after (CA_PAIRS); a direction and a quaternion
+  static constexpr int kAtoms = 3, kPairs = 9, kFurther = 7, kInputs = kPairs * kGaussians + kFurther;
+  static constexpr int kPairAtoms[kPairs][2] = {
+      {1, 1}, {0, 0}, {2, 2}, {0, 1}, {0, 2}, {1, 0}, {1, 2}, {2, 0}, {2, 1}};
+};
 
 class Reader {
  public:
@@ -489,9 +498,11 @@ class Network : public Engine {
     const Parameter& w = read("features.edge_embedding.weight");
     H_ = w.shape[0];
     if (H_ % NB != 0) throw std::invalid_argument("hidden width must be a multiple of 64");
-    if (w.shape[1] != kOffsetWidth + kPairs * kGaussians)
+    const int inputs = w.shape[1] - kOffsetWidth;
+    if (inputs != FullBackbone::kInputs && inputs != Trace::kInputs)
       throw std::invalid_argument("features.edge_embedding.weight has an unexpected width");
-    rbf_ = Linear(w.data, w.shape[1], kOffsetWidth, kPairs * kGaussians, H_, nullptr);
+    trace_ = inputs == Trace::kInputs;
+    rbf_ = Linear(w.data, w.shape[1], kOffsetWidth, inputs, H_, nullptr);
     offsets_ = offset_table(read);
     norm_edges_ = read.norm("features.norm_edges");
     W_e_ = read.linear("W_e");
@@ -536,6 +547,7 @@ class Network : public Engine {
     return table;
   }
 
+  template <class Features>
   void edge_features(const Backbones&, const float* atoms, const Graph&, int64_t node, float* h_E) const;
   // Sum of gelu(W2 a) over the valid slots, a (K, H): (H,).
   void aggregate(const MessageLayer& layer, const float* a, int64_t K, const uint8_t* valid, float* out) const;
@@ -543,6 +555,7 @@ class Network : public Engine {
   void update(const MessageLayer& layer, float* h, const float* agg, const float* count, int rows) const;
 
   int H_;
+  bool trace_;  // reads a `Trace`, not a `FullBackbone`
   Linear rbf_, W_e_, W_out_;
   Buffer offsets_;
   Norm norm_edges_;
@@ -556,6 +569,7 @@ class Network : public Engine {
 
 // N, CA, C, O and the CB of an idealised residue: (nodes, 5, 3).
 std::vector<float> with_virtual_cb(const float* coords, int64_t nodes) {
+  constexpr int kAtoms = FullBackbone::kAtoms;
   std::vector<float> atoms(size_t(nodes) * kAtoms * 3);
   for (int64_t i = 0; i < nodes; i++) {
     const float *from = coords + i * 12, *n = from, *ca = from + 3, *c = from + 6;
@@ -572,6 +586,45 @@ std::vector<float> with_virtual_cb(const float* coords, int64_t nodes) {
   return atoms;
 }
 
+// Multiplies and adds, each rounded: where frames are symmetric, rounding decides the signs below.
+#if defined(__clang__)
+#define MPNN_ROUNDED __attribute__((noinline))
+#define MPNN_NO_CONTRACTION _Pragma("clang fp contract(off)")
+#else
+#define MPNN_ROUNDED __attribute__((noinline, optimize("fp-contract=off")))
+#define MPNN_NO_CONTRACTION
+#endif
+
+// A node's neighbours in its frame: direction and quaternion, (K, 7); see network/ca_only.py.
+MPNN_ROUNDED void orientations(const Backbones& backbones, const int64_t* neighbours, int64_t node, int K,
+                               float* to) {
+  MPNN_NO_CONTRACTION
+  const auto normalise = [](float* x, int n, float squares) {
+    const float length = std::max(std::sqrt(squares), 1e-12f);
+    for (int i = 0; i < n; i++) x[i] /= length;
+  };
+  const auto sign = [](float x) { return float(x > 0) - float(x < 0); };
+  const float *own = backbones.frames + node * 9, *here = backbones.coords + node * 9 + 3;
+  for (int k = 0; k < K; k++, to += Trace::kFurther) {
+    const float *other = backbones.frames + neighbours[k] * 9, *there = backbones.coords + neighbours[k] * 9 + 3;
+    float apart[3], R[3][3];
+    for (int x = 0; x < 3; x++) apart[x] = there[x] - here[x];
+    for (int m = 0; m < 3; m++) {
+      to[m] = own[m * 3] * apart[0] + own[m * 3 + 1] * apart[1] + own[m * 3 + 2] * apart[2];
+      for (int n = 0; n < 3; n++)
+        R[m][n] = own[m] * other[n] + own[3 + m] * other[3 + n] + own[6 + m] * other[6 + n];
+    }
+    normalise(to, 3, to[0] * to[0] + to[1] * to[1] + to[2] * to[2]);
+    const float x = R[0][0], y = R[1][1], z = R[2][2];
+    float* q = to + 3;
+    q[0] = sign(R[2][1] - R[1][2]) * 0.5f * std::sqrt(std::fabs(1 + (x - y - z)));
+    q[1] = sign(R[0][2] - R[2][0]) * 0.5f * std::sqrt(std::fabs(1 + (-x + y - z)));
+    q[2] = sign(R[1][0] - R[0][1]) * 0.5f * std::sqrt(std::fabs(1 + (-x - y + z)));
+    q[3] = std::sqrt(std::max(1 + (x + y + z), 0.0f)) / 2;
+    normalise(q, 4, q[0] * q[0] + q[1] * q[1] + q[2] * q[2] + q[3] * q[3]);
+  }
+}
+
 // Gaussians farther than this from a distance are under 2^-28 of their height, a sixteenth of what
 // float32 rounds off: they are left out.
 constexpr float kReach = 5.507f, kWidth = 1.25f, kFirst = 2.0f, kStep = 20.0f / 15.0f;
@@ -586,33 +639,39 @@ inline int64_t offset_class(int64_t index, int64_t other) {
   return ahead ? kMaxOffset + clipped : kMaxOffset - clipped;
 }
 
+template <class Features>
 void Network::edge_features(const Backbones& backbones, const float* atoms, const Graph& graph,
                             int64_t node, float* h_E) const {
+  constexpr int kAtoms = Features::kAtoms, kPairs = Features::kPairs, kInputs = Features::kInputs;
+  constexpr int kFurther = Features::kFurther;
   const int K = graph.slots;
   const int64_t* neighbours = graph.neighbours + node * K;
   const uint8_t* valid = graph.valid ? graph.valid + node * K : nullptr;
   Scratch& s = scratch();
-  s.x.resize(size_t(MR) * kPairs * kGaussians);
+  s.x.resize(size_t(MR) * kInputs);
   s.b.resize(size_t(K) * H_);
   s.there.resize(size_t(kAtoms) * 3 * K);
-  s.distances.resize(size_t(kPairs) * K);
+  s.distances.resize(size_t(kPairs + kFurther) * K);
   float *x = s.x.data(), *b = s.b.data(), *there = s.there.data(), *distances = s.distances.data();
   for (int k = 0; k < K; k++)
     for (int c = 0; c < kAtoms * 3; c++) there[c * K + k] = atoms[neighbours[k] * kAtoms * 3 + c];
   for (int p = 0; p < kPairs; p++) {
-    const float *u = atoms + (node * kAtoms + kPairAtoms[p][0]) * 3, *v = there + kPairAtoms[p][1] * 3 * K;
+    const float *u = atoms + (node * kAtoms + Features::kPairAtoms[p][0]) * 3;
+    const float* v = there + Features::kPairAtoms[p][1] * 3 * K;
     for (int k = 0; k < K; k++) {
       const float dx = u[0] - v[k], dy = u[1] - v[K + k], dz = u[2] - v[2 * K + k];
       distances[p * K + k] = std::sqrt(1e-6f + dx * dx + dy * dy + dz * dz);
     }
   }
+  float* further = distances + kPairs * K;  // (K, kFurther)
+  if constexpr (kFurther > 0) orientations(backbones, neighbours, node, K, further);
   V centres[kGaussians / W];
   for (int g = 0; g < kGaussians; g++) centres[g / W][g % W] = kFirst + g * kStep;
 
   // Neighbours come by distance, so those of one product need about the same Gaussians.
   for (int first = 0; first < K; first += MR) {
     const int rows = std::min(MR, K - first);
-    int32_t near[kPairs * kGaussians];
+    int32_t near[kInputs];
     int count = 0;
     for (int p = 0; p < kPairs; p++) {
       const float* d = distances + p * K + first;
@@ -625,7 +684,7 @@ void Network::edge_features(const Backbones& backbones, const float* atoms, cons
         }
         for (int g = 0; g < kGaussians / W; g++) {
           const V scaled = (splat(d[r]) - centres[g]) * (1 / kWidth);
-          store(x + (r * kPairs + p) * kGaussians + g * W, exp_negative(-(scaled * scaled)));
+          store(x + r * kInputs + p * kGaussians + g * W, exp_negative(-(scaled * scaled)));
         }
       }
       for (int g = 0; g < kGaussians; g++) {
@@ -634,9 +693,14 @@ void Network::edge_features(const Backbones& backbones, const float* atoms, cons
         count += centre > shortest - kReach && centre < longest + kReach;
       }
     }
+    for (int f = 0; f < kFurther; f++) {
+      near[count++] = kPairs * kGaussians + f;
+      for (int r = 0; r < rows; r++)
+        x[r * kInputs + kPairs * kGaussians + f] = further[(first + r) * kFurther + f];
+    }
     for (int block = 0; block < rbf_.blocks; block++) {
       V out[MR][NV];
-      product_rows(x, kPairs * kGaussians, rows, rbf_, block, Listed{count, near}, out);
+      product_rows(x, kInputs, rows, rbf_, block, Listed{count, near}, out);
       for (int r = 0; r < rows; r++) {
         const int64_t j = neighbours[first + r];
         int64_t offset = kOffsets - 1;
@@ -703,7 +767,9 @@ void Network::encode(const Backbones& backbones, const Graph& graph, const float
                      const Encoding& out) {
   const int64_t N = graph.nodes, K = graph.slots, H = H_;
   const size_t edge = size_t(K) * H;
-  const std::vector<float> atoms = with_virtual_cb(backbones.coords, N);
+  if (trace_ && !backbones.frames) throw std::invalid_argument("a CA-only network needs frames");
+  const std::vector<float> with_cb = trace_ ? std::vector<float>() : with_virtual_cb(backbones.coords, N);
+  const float* atoms = trace_ ? backbones.coords : with_cb.data();
   float* h_E = out.edges;  // until the last stage puts the first decoder layer's B h_E there
   // Of the layer's edge update and of the next layer's message; one set is read, one is written.
   NodeTerms edge_terms[2], message_terms[2];
@@ -736,7 +802,11 @@ void Network::encode(const Backbones& backbones, const Graph& graph, const float
         float* edges = h_E + i * edge;
         const int64_t* neighbours = graph.neighbours + i * K;
         if (l == 0) {
-          edge_features(backbones, atoms.data(), graph, i, edges);
+          if (trace_) {
+            edge_features<Trace>(backbones, atoms, graph, i, edges);
+          } else {
+            edge_features<FullBackbone>(backbones, atoms, graph, i, edges);
+          }
         } else {
           const EncoderLayer& layer = encoders_[l - 1];
           product(edges, H, K, layer.edge_B, [&](int k, int column, V* acc) {

@@ -58,12 +58,12 @@ class Module {
   }
 
   void encode(Array<const float> coords, Array<const int64_t> residue_index, Array<const int64_t> chain,
-              Array<const int64_t> neighbours, Optional<const uint8_t> valid,
-              Optional<const float> initial, Array<float> h_V, Array<float> edges,
+              Optional<const float> frames, Array<const int64_t> neighbours,
+              Optional<const uint8_t> valid, Optional<const float> initial, Array<float> h_V, Array<float> edges,
               Array<float> undecoded, int threads) {
     const Computing computing(threads);
-    engine_->encode({coords.data(), residue_index.data(), chain.data()}, graph_of(neighbours, valid),
-                    pointer(initial), {h_V.data(), edges.data(), undecoded.data()});
+    engine_->encode({coords.data(), residue_index.data(), chain.data(), pointer(frames)},
+                    graph_of(neighbours, valid), pointer(initial), {h_V.data(), edges.data(), undecoded.data()});
   }
 
   void see(Array<const float> coords, Array<const float> xyz, Array<const int64_t> element,
@@ -129,7 +129,7 @@ NB_MODULE(MPNN_MODULE, m) {
   nb::class_<Module>(m, "Engine")
       .def(nb::init<const nb::dict&>())
       .def("encode", &Module::encode, array("coords"), array("residue_index"), array("chain"),
-           array("neighbours"), optional("valid"), optional("initial"), array("h_V"), array("edges"),
+           optional("frames"), array("neighbours"), optional("valid"), optional("initial"), array("h_V"), array("edges"),
            array("undecoded"), nb::arg("threads"))
       .def("see", &Module::see, array("coords"), array("xyz"), array("element"), array("atoms"),
            array("set_of_node"), array("h_V"), nb::arg("threads"))
