@@ -7,8 +7,9 @@ asked live.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from math import sqrt
 
 import family_goldens
@@ -54,6 +55,7 @@ def reference() -> ReferenceLigandMPNN:
     return network.eval().requires_grad_(False)
 
 
+@cache
 def model_of(backend: str, side_chains: bool = False) -> Model:
     """LigandMPNN on a backend: "torch", or native code for one instruction set."""
     model = load_model(WEIGHTS, backend="torch")
@@ -63,15 +65,23 @@ def model_of(backend: str, side_chains: bool = False) -> Model:
     return model
 
 
-@pytest.fixture(scope="module", params=BACKENDS)
-def models(request) -> dict[bool, Model]:
-    """By whether they see the side chains of fixed residues."""
-    return {seen: model_of(request.param, seen) for seen in (False, True)}
+@cache
+def golden_of(name: str) -> Golden:
+    return family_goldens.load_golden(name)
 
 
-@pytest.fixture(scope="module", params=FILES)
-def golden(request) -> Golden:
-    return family_goldens.load_golden(request.param)
+def on_backends(some: Sequence[str]) -> pytest.MarkDecorator:
+    """Every golden on every backend: the fastest one always, the others on `some` of the goldens,
+    and on all with `--proof`."""
+    return pytest.mark.parametrize(
+        ("name", "backend"),
+        [
+            pytest.param(name, backend, marks=[] if always else [pytest.mark.proof])
+            for backend in BACKENDS
+            for name in FILES
+            for always in [backend == BACKENDS[-1] or name in some]
+        ],
+    )
 
 
 def in_setting(golden: Golden, setting: str) -> tuple[Structure, np.ndarray]:
@@ -138,7 +148,7 @@ def order_of_nodes(structure: Structure, order: np.ndarray) -> torch.Tensor:
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("name", SMALL)
 def test_the_reference_is_the_original(name, setting, dtype, reference):
-    golden = family_goldens.load_golden(name)
+    golden = golden_of(name)
     structure, fixed = in_setting(golden, setting)
     given = arguments(structure, dtype)
     if setting == SIDE_CHAINS:
@@ -161,7 +171,9 @@ def test_the_reference_is_the_original(name, setting, dtype, reference):
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_every_residue_sees_the_atoms_that_it_sees_in_the_original(golden, setting):
+@pytest.mark.parametrize("name", FILES)
+def test_every_residue_sees_the_atoms_that_it_sees_in_the_original(name, setting):
+    golden = golden_of(name)
     structure, fixed = in_setting(golden, setting)
     backbones = Backbones.from_structures([structure])
     graph = nearest_neighbours(backbones, 32)
@@ -180,19 +192,24 @@ def digests_of(sets: room.Sets) -> list[int]:
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_states_after_the_context_are_the_originals(golden, setting, models):
+@on_backends(SMALL[:1])
+def test_states_after_the_context_are_the_originals(name, backend, setting):
+    golden = golden_of(name)
     structure, fixed = in_setting(golden, setting)
     answer = golden.answers[setting]
-    states = states_of(models[setting == SIDE_CHAINS], structure, fixed)[answer.states_of]
+    model = model_of(backend, setting == SIDE_CHAINS)
+    states = states_of(model, structure, fixed)[answer.states_of]
     found = relative(states, answer.states)
     assert found <= STATES, f"{found:.1e}"
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_log_probabilities_are_the_originals(golden, setting, models):
+@on_backends(SMALL[:1])
+def test_log_probabilities_are_the_originals(name, backend, setting):
+    golden = golden_of(name)
     structure, fixed = in_setting(golden, setting)
     answer = golden.answers[setting]
-    found = models[setting == SIDE_CHAINS].log_probs(
+    found = model_of(backend, setting == SIDE_CHAINS).log_probs(
         structure, decoding_order=golden.order, constraints=constraints_of(fixed)
     )
     error = np.abs(found[0, answer.rows] - answer.log_probs).max()
@@ -204,7 +221,7 @@ def test_a_file_that_we_read_gives_the_originals_log_probabilities(name):
     """By our own reader: chains, numbers, atoms and all, where the two read a file alike."""
     if name in READ_OTHERWISE:
         pytest.skip(READ_OTHERWISE[name])
-    golden = family_goldens.load_golden(name)
+    golden = golden_of(name)
     structure = read_structure(FIXTURES / FILES[name])
     assert structure.sequence == golden.structure.sequence
     assert np.array_equal(structure.coords[structure.mask], golden.structure.coords[structure.mask])
@@ -235,10 +252,11 @@ def counts_of(tokens: np.ndarray, classes: int = 21) -> np.ndarray:
     return (tokens[..., None] == np.arange(classes)).sum(0)
 
 
-def test_letters_are_drawn_from_the_tempered_log_probabilities(models):
-    golden = family_goldens.load_golden("1hvr")
-    sequences = drawn(models[False], golden)
-    log_probs = models[False].log_probs(golden.structure, list(sequences), golden.order)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_letters_are_drawn_from_the_tempered_log_probabilities(backend):
+    golden, model = golden_of("1hvr"), model_of(backend)
+    sequences = drawn(model, golden)
+    log_probs = model.log_probs(golden.structure, list(sequences), golden.order)
     p = tempered(log_probs.astype(np.float64), TEMPERATURE)  # (n, L, 20), each after its own prefix
     counts = counts_of(tokens_of(sequences), 20)
     worst = max(excess(c, q) for c, q in zip(counts, p.mean(0), strict=True))
@@ -260,14 +278,14 @@ def their_samples() -> np.ndarray:
         return stored["samples"].astype(int)
 
 
-def test_our_samples_are_like_the_originals(models):
-    ours = tokens_of(drawn(models[False], family_goldens.load_golden("1hvr")))
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_our_samples_are_like_the_originals(backend):
+    ours = tokens_of(drawn(model_of(backend), golden_of("1hvr")))
     assert two_samples(ours, their_samples()) <= 1
 
 
-def test_samples_at_another_temperature_are_unlike_the_originals(models):
-    golden = family_goldens.load_golden("1hvr")
-    ours = tokens_of(drawn(models[False], golden, 2 * TEMPERATURE))
+def test_samples_at_another_temperature_are_unlike_the_originals():
+    ours = tokens_of(drawn(model_of(BACKENDS[-1]), golden_of("1hvr"), 2 * TEMPERATURE))
     assert two_samples(ours, their_samples()) > 1
 
 
@@ -299,17 +317,19 @@ def complexes(draw: st.DrawFn, longest: int = 90) -> tuple[Structure, np.ndarray
     return replace(structure, coords=coords, context=atoms, side_chains=side_chains), fixed
 
 
+@pytest.mark.parametrize("backend", ["torch", BACKENDS[-1]])
 @settings(deadline=None, max_examples=40)
-@given(complexes(), st.booleans(), st.randoms(use_true_random=False))
-def test_any_atoms_give_what_the_reference_gives(reference, models, case, seen, random):
+@given(case=complexes(), seen=st.booleans(), random=st.randoms(use_true_random=False))
+def test_any_atoms_give_what_the_reference_gives(reference, backend, case, seen, random):
     structure, fixed = case
+    model = model_of(backend, seen)
     order = np.array(random.sample(range(len(structure)), len(structure)))
     expected_states, expected = by_reference(reference, structure, fixed, seen, order)
-    found = states_of(models[seen], structure, fixed)[structure.mask]
+    found = states_of(model, structure, fixed)[structure.mask]
     assert relative(found, expected_states) <= STATES_OF_ANY
-    log_probs = models[seen].log_probs(
-        structure, decoding_order=order, constraints=constraints_of(fixed)
-    )[0][structure.mask]
+    log_probs = model.log_probs(structure, decoding_order=order, constraints=constraints_of(fixed))[
+        0
+    ][structure.mask]
     error = np.abs(log_probs - expected).max()
     assert error <= NATS_OF_ANY, f"{error:.1e}"
 
@@ -370,7 +390,7 @@ def test_the_reference_gives_what_the_original_gives_live(reference, oracle, cas
 @pytest.mark.proof
 @pytest.mark.parametrize("name", SMALL)
 def test_goldens_are_what_the_original_says_live(name, oracle):
-    golden = family_goldens.load_golden(name)
+    golden = golden_of(name)
     parsed = oracle.ask("parse", file=str(FIXTURES / FILES[name]))
     oracle.ask(
         "give", given_of(parsed, order=golden.order), weights=ORACLES_NAME, model_type="ligand_mpnn"
@@ -446,7 +466,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_a_planted_fault_is_seen(fault, monkeypatch):
-    golden = family_goldens.load_golden("1hvr")
+    golden = golden_of("1hvr")
     structure, fixed = in_setting(golden, FAULTS[fault])
     answer = golden.answers[FAULTS[fault]]
     model = model_of("torch", FAULTS[fault] == SIDE_CHAINS)

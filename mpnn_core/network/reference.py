@@ -273,11 +273,11 @@ class ReferenceMPNN(nn.Module):
         -------
         (L, 21) log-probabilities, in the dtype of the parameters.
         """
-        h_V, h_E, E_idx = self.encode(X, residue_index, chain)
+        h_V, h_E, E_idx = self.encode(X, residue_index, chain, start)
         return self.decode(h_V, h_E, E_idx, S, decoding_order)
 
     def encode(
-        self, X: Tensor, residue_index: Tensor, chain: Tensor
+        self, X: Tensor, residue_index: Tensor, chain: Tensor, start: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The encoder's states h_V (L, H) and h_E (L, K, H), and the neighbours E_idx (L, K)."""
         E, E_idx = self.features(X, residue_index, chain)
