@@ -147,7 +147,7 @@ def _structure(
         _residue_index([residues_of[chain] for chain in selected]),
         numbers,
         context,
-        side_chains(runs, [residue for _, residue in rows], best, zero_occupancy),
+        side_chains(runs, [residue for _, residue in rows], best, zero_occupancy, say),
     )
     _say_what_is_apart(structure, impossible, say)
     _say_which_numbers_repeat(structure, say)

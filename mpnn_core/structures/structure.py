@@ -100,6 +100,13 @@ class Structure:
             "residue_numbers": np.array(self.residue_numbers, dtype=np.str_),
             "mask": np.isfinite(coords).all((1, 2)),
         }
+        if self.membrane is not None:
+            arrays["membrane"] = _membrane_labels(self.membrane)
+        if not isinstance(self.context, ContextAtoms):
+            raise StructureError(
+                f"context must be ContextAtoms; got {type(self.context).__name__}; "
+                "ContextAtoms.of(coords, elements) makes them"
+            )
         if L == 0:
             raise StructureError("no residue: expected at least one")
         if len(self.sequence) != L:

@@ -29,7 +29,11 @@ DUMMIES = (b"DUM",)
 
 
 def side_chains(
-    runs: Runs, residues: Sequence[Residue], read: Sequence[Conformer], zero_occupancy: bool
+    runs: Runs,
+    residues: Sequence[Residue],
+    read: Sequence[Conformer],
+    zero_occupancy: bool,
+    say: Say,
 ) -> NDArray[np.float64]:
     """(L, 32, 3) Å: the side chains of L residues, of each of which one conformer is read.
 
@@ -44,7 +48,16 @@ def side_chains(
     if not zero_occupancy:
         is_read &= atoms.occupancy > 0
     rows = np.flatnonzero(is_read)
-    rows = rows[atoms.readable(rows)]
+    readable = atoms.readable(rows)
+    if not readable.all():
+        bad = owners[rows[~readable]]
+        labels = dict.fromkeys(residues[n].label for n in bad.tolist())
+        count = f"{len(bad)} atoms" if len(bad) > 1 else "an atom"
+        say(
+            f"{count} of side chains, without a readable position, left out: residue "
+            f"{shown_items(list(labels))}"
+        )
+        rows = rows[readable]
     letters = np.array([conformer.letter for conformer in read])
     rows = rows[runs.letters[runs.run[rows]] == letters[owners[rows]]]
 
