@@ -48,7 +48,7 @@ AGREE = (
     "as it is", "selenomethionine", "hydroxycysteine", "peptide in HETATM",
     "residue of occupancy 0", "ligand of occupancy 0", "ligand A 0.7 and B 0.3",
     "ligand A 0.5 and B 0.5", "calcium", "calcium in the column of carbon", "mercury", "deuterium",
-    "water called TIP3", "acetyl before the chain",
+    "unknown element", "ligand again after an END", "water called TIP3", "acetyl before the chain",
 )  # fmt: skip
 DIFFER = (
     "carboxylysine", "trimethyllysine", "free amino acid", "residue without CA",
