@@ -53,7 +53,7 @@ AGREE = (
 DIFFER = (
     "carboxylysine", "trimethyllysine", "free amino acid", "residue without CA",
     "ligand labelled B alone", "ligand A 0.3 and B 0.7", "no elements", "molybdenum",
-    "dummies with elements",
+    "dummies with elements", "residue called UNK",
 )  # fmt: skip
 
 
@@ -256,11 +256,13 @@ def test_elements_follow_from_names_where_mmcif_has_no_symbol(name, tmp_path) ->
 # ---------------------------------------------------------------------------------------- edits
 
 
-@pytest.mark.parametrize("edit", ["carboxylysine", "trimethyllysine", "selenomethionine"])
+@pytest.mark.parametrize(
+    "edit", ["carboxylysine", "trimethyllysine", "selenomethionine", "residue called UNK"]
+)
 def test_a_modified_residue_is_no_context(edit, reading) -> None:
     s, said = reading(text_of(edit))
     assert len(s) == 345 and counted(s.context) == {"PNM": 23}
-    assert "read as their parents" in said
+    assert ("read as their parents" in said) == ("UNK" not in edit)
 
 
 def test_an_amino_acid_on_its_own_is_context(reading) -> None:
@@ -304,6 +306,27 @@ def test_one_of_two_ligands_with_one_number_is_read(reading) -> None:
     assert counted(s.context) == {"XYZ": 23}
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "read"), [("  0.30", "  0.70", "XYZ"), ("  0.50", "  0.50", "PNM")]
+)
+def test_one_of_two_ligands_in_one_place_is_read(first, second, read, reading) -> None:
+    ligand = [line for line in records() if is_ligand(line)]
+    others = [line for line in records() if not is_ligand(line)]
+    one = column(column(ligand, 16, "A"), 54, first)
+    other = column(column(column(ligand, 16, "BXYZ"), 22, " 901"), 54, second)
+    s, said = reading([*others, *one, *other])
+    assert counted(s.context) == {read: 23}
+    left = {"PNM", "XYZ"} - {read}
+    assert f"alternatives to others in their place, left out: {left.pop()}" in said
+
+
+def test_two_ligands_with_labels_and_two_places_are_read(reading) -> None:
+    ligand = [line for line in records() if is_ligand(line)]
+    apart = [f"{n[:16]}BXYZ{n[20:22]} 901{n[26:]}" for n in ligand]
+    s, _ = reading([*records(), *(f"{n[:30]}{float(n[30:38]) + 9:8.3f}{n[38:]}" for n in apart)])
+    assert counted(s.context) == {"PNM": 23, "XYZ": 23}
+
+
 def test_elements_are_read_from_names_where_the_original_has_none(reading) -> None:
     s, _ = reading(text_of("no elements"))
     np.testing.assert_array_equal(s.context.elements, protein("1pwc").context.elements)
@@ -338,12 +361,12 @@ def test_an_unreadable_position_is_left_out_with_a_word(reading) -> None:
     n = next(n for n, line in enumerate(lines) if is_ligand(line))
     s, said = reading([*lines[:n], f"{lines[n][:30]}  1.2x34{lines[n][38:]}", *lines[n + 1 :]])
     assert len(s.context) == 22 and len(s) == 345
-    assert "an atom around the protein, without a readable position, left out: PNM" in said
+    assert "an atom around the protein, unreadable or without a position, left out: PNM" in said
     n = next(n for n, line in enumerate(lines) if is_residue(line) and line[12:16] == " CG1")
     s, said = reading([*lines[:n], f"{lines[n][:30]}  1.2x34{lines[n][38:]}", *lines[n + 1 :]])
     i = s.residue_numbers.tolist().index("100")
     assert np.isnan(s.side_chains[i, SIDE_CHAIN_ATOMS.index("CG1")]).all() and s.mask[i]
-    assert "an atom of side chains, without a readable position, left out: residue 100" in said
+    assert "an atom of side chains, unreadable or without a position, left out: residue 100" in said
 
 
 def test_what_comes_again_after_an_end_is_read_once(reading) -> None:
@@ -482,12 +505,18 @@ def test_arrays_are_checked_and_read_only() -> None:
         (np.zeros((3, 2)), [6, 7], r"must be \(2, 3\), one row per element; got \(3, 2\)"),
         ([[0, 0, np.nan]], [6], "coordinate of context atom 0 is not finite"),
         ([[0, 0, 1e39]], [6], "coordinate of context atom 0 is not finite"),
+        (np.zeros((0, 3)), [6], r"must be \(1, 3\), one row per element; got \(0, 3\)"),
         ([["x", 0, 0]], [6], r"must be \(A, 3\) numbers in Å"),
     ],
 )
 def test_context_atoms_that_are_none_are_refused(coords, numbers, error) -> None:
     with pytest.raises(StructureError, match=error):
         ContextAtoms.of(coords, numbers)
+
+
+def test_no_atoms_are_context_as_well() -> None:
+    for coords in ([], np.zeros(0), np.zeros((0, 3))):
+        assert ContextAtoms.of(coords, []).coords.shape == (0, 3)
 
 
 def test_a_structure_from_coordinates_takes_atoms() -> None:

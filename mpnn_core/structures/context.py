@@ -79,6 +79,8 @@ class ContextAtoms:
             raise StructureError(
                 f"coordinates of context atoms must be (A, 3) numbers in Å: {error}"
             ) from None
+        if not A and not coords.size:
+            coords = coords.reshape(0, 3)
         if coords.shape != (A, 3):
             raise StructureError(
                 f"coordinates of context atoms must be ({A}, 3), one row per element; "

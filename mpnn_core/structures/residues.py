@@ -61,7 +61,7 @@ class Residue:
     molecule: int
     rows: NDArray[np.int64]  # of its backbone atoms
     conformers: list[Conformer]
-    apart: tuple[int, ...] = ()  # rows of atoms that stand apart, and are no backbone
+    apart: tuple[int, ...] = ()  # a row of each run that joined it
 
     @property
     def label(self) -> str:
@@ -267,13 +267,11 @@ class Runs:
 
     def owners(self, residues: Sequence[Residue]) -> NDArray[np.int64]:
         """(R,) int64: which of these residues has the atoms of a run; -1 if none, or several."""
-        numbers = np.arange(len(residues))
         firsts = np.array([residue.row for residue in residues], np.int64)
         apart = [(row, n) for n, residue in enumerate(residues) for row in residue.apart]
         extra = np.array(apart, np.int64).reshape(-1, 2)
-        rows = np.concatenate([firsts, *(residue.rows for residue in residues), extra[:, 0]])
-        counts = [len(residue.rows) for residue in residues]
-        numbers = np.concatenate([numbers, np.repeat(numbers, counts), extra[:, 1]])
+        rows = np.concatenate([firsts, extra[:, 0]])
+        numbers = np.concatenate([np.arange(len(residues)), extra[:, 1]])
         runs = self.run[rows]
         owners = np.full(len(self.names), -1)
         first = owners.copy()
@@ -346,6 +344,7 @@ class Runs:
     def join(self, residue: Residue, piece: Residue) -> None:
         """Add what stands elsewhere in the file to a residue."""
         residue.rows = np.concatenate([residue.rows, piece.rows])
+        residue.apart += (piece.row,)
         names = self.names[self.run[residue.rows]]
         residue.conformers = [
             conformer

@@ -4,6 +4,7 @@
   of the complete one of the highest occupancy, of equals the first.
 - Around the protein are the atoms of all residues that are neither protein nor water. Of
   alternative conformations of a residue one is read, by the same rule; none is filled from another.
+  Two residues with different labels and one place are alternatives, too.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ _READ = SIDE_CHAIN_ATOMS[:-1]
 """All but OXT, which the original's `parse_PDB` does not read either."""
 _KEYS = np.array(_READ, "S4").view(np.uint32)  # four bytes compare faster as a number
 _BY_KEY = np.argsort(_KEYS)
+
+CLASH = 1.0
+"""Å. Two atoms nearer than this are alternatives: the shortest bond without hydrogen is 1.1."""
 
 DUMMIES = (b"DUM",)
 """Residues that mark the planes of a membrane, in files of OPM and PPM."""
@@ -54,7 +58,7 @@ def side_chains(
         labels = dict.fromkeys(residues[n].label for n in bad.tolist())
         count = f"{len(bad)} atoms" if len(bad) > 1 else "an atom"
         say(
-            f"{count} of side chains, without a readable position, left out: residue "
+            f"{count} of side chains, unreadable or without a position, left out: residue "
             f"{shown_items(list(labels))}"
         )
         rows = rows[readable]
@@ -92,9 +96,9 @@ def context_atoms(
     if not zero_occupancy:
         empty = ~(atoms.occupancy[rows] > 0)
         rows = _without(rows, empty, runs, "of occupancy 0 (zero_occupancy=True reads them)", say)
-    rows = _without(rows, ~atoms.readable(rows), runs, "without a readable position", say)
+    rows = _without(rows, ~atoms.readable(rows), runs, "unreadable or without a position", say)
     rows = _once(runs, rows, say)
-    rows = _one_conformer(runs, rows)
+    rows = _one_of_alternatives(runs, _one_conformer(runs, rows), say)
     texts = (atoms.atom[rows], atoms.residue[rows])
     numbers = np.char.add(atoms.number[rows].astype(np.str_), atoms.icode[rows].astype(np.str_))
     return ContextAtoms(
@@ -123,7 +127,7 @@ def _rows_around(runs: Runs, ligands: Sequence[Residue]) -> NDArray[np.int64]:
     """The atoms of residues that are no water and no amino acid, or one of these."""
     around = runs.around()
     for ligand in ligands:
-        around[runs.run[[ligand.row, *ligand.rows.tolist(), *ligand.apart]]] = True
+        around[runs.run[[ligand.row, *ligand.apart]]] = True
     return np.flatnonzero(around[runs.run])
 
 
@@ -204,6 +208,24 @@ def _one_conformer(runs: Runs, rows: NDArray[np.int64]) -> NDArray[np.int64]:
     for group in _groups(place, np.flatnonzero(labelled)):
         keep[group] |= atoms.altloc[rows[group]] == _best_label(runs, rows[group])
     return rows[keep]
+
+
+def _one_of_alternatives(runs: Runs, rows: NDArray[np.int64], say: Say) -> NDArray[np.int64]:
+    """The rows without the labelled atoms of residues that are in the place of others with another
+    label, of which those of the higher mean occupancy are read; of equals the first."""
+    atoms = runs.atoms
+    labelled = rows[atoms.altloc[rows] != b""]
+    if len(set(atoms.altloc[labelled].tolist())) < 2:
+        return rows
+    residues = np.split(labelled, np.flatnonzero(np.diff(runs.run[labelled])) + 1)
+    read, dropped = [labelled[:0]], [labelled[:0]]
+    for part in sorted(residues, key=lambda part: -round(float(atoms.occupancy[part].mean()), 4)):
+        taken = np.concatenate(read)
+        taken = taken[atoms.altloc[taken] != atoms.altloc[part[0]]]
+        apart = np.linalg.norm(atoms.xyz[taken][:, None] - atoms.xyz[part], axis=2)
+        (dropped if (apart < CLASH).any() else read).append(part)
+    drop = np.isin(rows, np.concatenate(dropped))
+    return _without(rows, drop, runs, "alternatives to others in their place", say)
 
 
 def _groups(numbers: NDArray[np.int64], labelled: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
