@@ -339,6 +339,24 @@ def test_the_column_of_a_name_tells_metals_where_no_element_is_given(name, numbe
     assert s.context.elements.tolist()[23:] == ([number] if number > 1 else [])
 
 
+@pytest.mark.parametrize(
+    ("name", "residue", "number"),
+    [
+        (" CA ", " CA ", 20),
+        (" CL-", "CL- ", 17),
+        ("CLA ", "CLA ", 17),
+        ("SOD ", "SOD ", 11),
+        (" K  ", "  K ", 19),
+        (" ZN2", "ZN2 ", 30),
+        (" CLA", "LIG ", 6),
+    ],
+)
+def test_an_ion_called_after_its_residue_is_known_in_any_column(name, residue, number, reading):
+    lines = ion(name, "XX")([line for line in records() if is_residue(line)])
+    s, _ = reading([*records(), *column(column(lines, 76, "  "), 17, residue)])
+    assert s.context.elements.tolist()[23:] == [number]
+
+
 def test_calcium_is_no_alpha_carbon(reading) -> None:
     s, _ = reading(text_of("calcium"))
     assert len(s) == 345 and s.context.elements[-1] == 20 and s.context.names[-1] == "CA"

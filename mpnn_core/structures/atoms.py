@@ -145,16 +145,12 @@ def _pdb_atoms(text: str, say: Say) -> Atoms:
         flat.het_flags == ord("H"),
         _text(flat.altlocs[:, None]),
         _text(flat.atom_names),
-        np.where(flat.elements == _DEUTERIUM, 1, flat.elements).astype(np.int64),
+        records.elements(flat.elements),
         flat.pos,
         flat.occ.astype(np.float64),
         lambda row: f"line {records.lines[row]}",
         records.check,
     )
-
-
-_DEUTERIUM = 119
-"""What gemmi numbers deuterium, after the elements."""
 
 
 def _text(characters: Any) -> NDArray[np.bytes_]:
@@ -166,10 +162,13 @@ def _text(characters: Any) -> NDArray[np.bytes_]:
 WIDTH = 80
 """Columns of a PDB record."""
 
-_NAME, _CHAIN, _NUMBER = slice(17, 21), slice(21, 22), slice(22, 26)
+_ATOM, _NAME, _CHAIN, _NUMBER = slice(12, 16), slice(17, 21), slice(21, 22), slice(22, 26)
 _RESIDUE = slice(17, 27)  # name, chain, number, insertion code
 _BLANK, _XYZ, _OCCUPANCY = slice(27, 30), slice(30, 54), slice(54, 60)
-_SEGMENT, _CHARGE = slice(72, 76), slice(78, 80)
+_SEGMENT, _ELEMENT, _CHARGE = slice(72, 76), slice(76, 78), slice(78, 80)
+
+_DEUTERIUM = 119
+"""What gemmi numbers deuterium, after the elements."""
 
 
 # The usual form of columns 23 to 60: a residue's number and insertion code, coordinates and an
@@ -338,6 +337,24 @@ class _Records:
         lines = np.full((len(table), WIDTH + 1), ord("\n"), np.uint8)
         lines[:, :WIDTH] = table
         return lines.tobytes()
+
+    def elements(self, parsed: Any) -> NDArray[np.int64]:
+        """(A,) atomic numbers, from what gemmi says of a record: the element, or if its columns
+        are blank what the name says by the column that it begins in. Programs that write no
+        elements may write an ion's name, which is its residue's, in any column."""
+        elements = np.where(parsed == _DEUTERIUM, 1, parsed).astype(np.int64)
+        table = self._table
+        blank = np.flatnonzero((table[:, _ELEMENT] == ord(" ")).all(1))
+        if len(blank):
+            name, residue = (
+                np.char.strip(table[blank, columns].copy().view(f"S{columns.stop - columns.start}"))
+                for columns in (_ATOM, _NAME)
+            )
+            for n in np.flatnonzero(name == residue).tolist():
+                number = _ion(name[n, 0].decode())
+                if number:
+                    elements[blank[n]] = number
+        return elements
 
     def check(self, rows: NDArray[np.int64]) -> None:
         """Raise StructureError if a number of one of these atoms is none."""
@@ -647,16 +664,25 @@ def _atomic_number(symbol: str | None) -> int:
     return number
 
 
-def _element_of(name: str, residue: str) -> int:
-    """The atomic number that the name of an atom says, 0 if none.
+# What CHARMM calls ions whose names do not begin with their symbols.
+_CHARMM_IONS = {"SOD": "Na", "POT": "K", "CLA": "Cl", "CAL": "Ca", "CES": "Cs", "CAD": "Cd"}
 
-    An ion is called after its residue. Another name begins with the symbol, and CA is a carbon,
-    as in PDB files CA in the second column of the name is: a symbol of two letters counts where no
-    atom of an organic molecule begins with its first.
+
+def _ion(name: str) -> int:
+    """The atomic number of an ion, by the name that is its residue's too, as CA, CL- or SOD."""
+    letters = name.upper().rstrip("+-0123456789")
+    return _atomic_number(_CHARMM_IONS.get(letters, letters))
+
+
+def _element_of(name: str, residue: str) -> int:
+    """The atomic number that the name of an atom says, 0 if none, where no column tells.
+
+    CA is a carbon, as most atoms of this name are: a symbol of two letters counts in the name of an
+    ion, and where no atom of an organic molecule begins with its first.
     """
+    if name == residue and _ion(name):
+        return _ion(name)
     letters = (re.match(r"[0-9'\"*]*([A-Za-z]*)", name) or [name, ""])[1].upper()
-    if letters and letters == residue.upper():
-        return _atomic_number(letters)
     if letters[:2] in ("CL", "BR") or letters[:1] not in ("H", "C", "N", "O", "P", "S"):
         return _atomic_number(letters[:2]) or _atomic_number(letters[:1])
     return _atomic_number(letters[:1])
