@@ -193,6 +193,17 @@ def test_ligands_of_chains_not_asked_for_are_left_out_with_a_word(golden) -> Non
     assert len(s.context) == 0 and "(chain B, D, F): DC (12)" in said
 
 
+def test_a_chain_of_nucleic_acid_is_read_beside_one_of_protein() -> None:
+    s, said = read_and_said(path_of("4YOW"), chains="A,B")
+    assert s.chains == ("A",)
+    assert Counter(s.context.chain_ids.tolist()) == {"B": 76}
+    assert "(chain D, F): DC (8)" in said
+    with pytest.raises(StructureError, match="chain B: is no protein; protein chains there: A, C"):
+        read_structure(path_of("4YOW"), chains="B,D")
+    with pytest.raises(StructureError, match="chain Z: is not there"):
+        read_structure(path_of("4YOW"), chains="A,B,Z")
+
+
 def test_atoms_of_occupancy_0_are_read_if_asked_for(golden) -> None:
     s, said = read_and_said(FILES["19hc"])
     assert len(s.context) == 792

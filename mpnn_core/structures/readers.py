@@ -40,6 +40,7 @@ from mpnn_core.structures.structure import (
     shown_items,
 )
 from mpnn_core.structures.surroundings import (
+    chains_around,
     context_atoms,
     say_what_is_of_other_chains,
     side_chains,
@@ -74,7 +75,8 @@ def read_structure(
     ----------
     path : the file
     chains : the author's chain ids, "A", "A,B" or ["A", "B"]; None reads all protein chains.
-        The ligands of other chains are left out, as in LigandMPNN's `parse_PDB`
+        The ligands of other chains are left out, as in LigandMPNN's `parse_PDB`; beside a protein
+        chain, one of nucleic acids or ligands alone may be asked for
     zero_occupancy : whether atoms of occupancy 0 are read of ligands and side chains; those of
         backbones are read in any case
 
@@ -113,13 +115,15 @@ def _structure(
     asked = atoms.of_chains(wanted) if wanted is not None and wanted <= present else atoms
     runs = Runs(asked)
     residues_of, ligands = protein_chains(runs, say)
-    if wanted is None:
-        selected = list(residues_of)
-    elif wanted and wanted <= residues_of.keys():
-        selected = sorted(wanted)
-    else:
-        everything, _ = protein_chains(Runs(atoms), lambda _: None)
-        raise _no_such_chain(wanted, everything, present)
+    selected = list(residues_of)
+    around: set[str] = set()
+    if wanted is not None:
+        selected = sorted(wanted & residues_of.keys())
+        around = wanted & chains_around(runs, ligands)
+        unknown = wanted - {*selected, *around} if selected else wanted
+        if unknown or not wanted:
+            everything, _ = protein_chains(Runs(atoms), lambda _: None)
+            raise _no_such_chain(unknown, everything, present)
     if not selected:
         reason = "no protein chain: no residue that is an amino acid by its name or its backbone"
         raise StructureError("; ".join([reason, *said]))
@@ -135,10 +139,10 @@ def _structure(
     context = context_atoms(runs, ligands, zero_occupancy, say)
     if wanted is not None:
         # A chain with a name of ours, as A_2, is of the file's A.
-        of_file = {asked.chain[residue.row].decode() for _, residue in rows}
-        context = context.rows(np.isin(context.chain_ids, sorted(of_file)))
-        if present - of_file:
-            say_what_is_of_other_chains(atoms.of_chains(present - of_file), say)
+        kept = around | {asked.chain[residue.row].decode() for _, residue in rows}
+        context = context.rows(np.isin(context.chain_ids, sorted(kept)))
+        if present - kept:
+            say_what_is_of_other_chains(atoms.of_chains(present - kept), say)
     structure = Structure(
         structure_name(file),
         xyz,

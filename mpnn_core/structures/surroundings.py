@@ -110,6 +110,12 @@ def context_atoms(
     )
 
 
+def chains_around(runs: Runs, ligands: Sequence[Residue]) -> set[str]:
+    """The file's chains that have residues around the protein."""
+    chains = np.unique(runs.atoms.chain[_rows_around(runs, ligands)])
+    return {chain.decode() for chain in chains.tolist()}
+
+
 def say_what_is_of_other_chains(others: Atoms, say: Say) -> None:
     """What of the surroundings is not read since it is of chains that were not asked for."""
     runs = Runs(others)
