@@ -105,6 +105,16 @@ class MembraneMPNN(MPNN):
             )
         return labels
 
+    def context_tensors(self, context: Tensor) -> tuple[Tensor, ...]:
+        return (context,)
+
+    def context_of(self, *tensors: Tensor) -> Tensor:
+        return tensors[0]
+
+    @property
+    def recordable(self) -> bool:
+        return True
+
     def initial_states(self, backbones: Backbones, context: Any) -> Tensor:
         """The row of each node's label, of the three that there are: (N, H)."""
         one_hot = torch.eye(LABELS, device=context.device)

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mpnn_core.constants import LETTERS, MESSAGE_SCALE
-from mpnn_core.network.encoding import Copies, Encoding
+from mpnn_core.network.encoding import OWN_FEATURES, Copies, Encoding
 from mpnn_core.network.features import EdgeFeatures
 from mpnn_core.network.graph import Backbones, Graph, nearest_neighbours
 from mpnn_core.network.layers import Embedding, LayerNorm, Linear
@@ -274,6 +274,20 @@ class MPNN(nn.Module):
 
         fixed (L,) bool, of each structure: the residues whose letters are given.
         """
+        return None
+
+    @property
+    def recordable(self) -> bool:
+        """Whether a GPU can record all that it computes of one structure: no part waits for the
+        device, and its context is that of `context_tensors`."""
+        return not self.requires - {OWN_FEATURES}
+
+    def context_tensors(self, context: Any) -> tuple[Tensor, ...]:
+        """What a recording is given of the context of one structure."""
+        return ()
+
+    def context_of(self, *tensors: Tensor) -> Any:
+        """The context that `context_tensors` gave."""
         return None
 
     def initial_states(self, backbones: Backbones, context: Any) -> Tensor:
