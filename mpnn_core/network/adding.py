@@ -132,7 +132,8 @@ def _read(path: Path, content: bytes) -> Checkpoint:
     if name is not None:
         return checkpoint
     checkpoint.require_supported(path)
-    if path.stem in (*published_names(), *ALIASES, RANDOM):
+    # Some file systems do not tell capitals from small letters.
+    if path.stem.lower() in (*published_names(), *ALIASES, RANDOM):
         raise CheckpointError(
             f"{path} has the name of the published {path.stem!r}, and is another file; rename it"
         )
