@@ -359,6 +359,28 @@ def test_an_unknown_checkpoint_is_added_under_the_name_of_its_file(unknown, fold
     assert added_names() == ["HyperMPNN_v48.2"]
 
 
+def test_weights_of_another_network_are_refused(unknown, folder):
+    saved = torch.load(unknown, weights_only=True)
+    saved["model_state_dict"]["W_e.weight"] = torch.zeros(64, 64)
+    torch.save(saved, unknown)
+    with pytest.raises(
+        CheckpointError, match=r"does not fit variant 'baseline'.*W_e.weight has sh"
+    ):
+        add_weights([unknown])
+    torch.save({"model_state_dict": {"bert.weight": torch.zeros(3)}}, unknown)
+    with pytest.raises(CheckpointError, match=r"does not fit variant 'baseline'"):
+        add_weights([unknown])
+    assert not folder.exists()
+
+
+def test_weights_of_a_smaller_variant_can_be_added(folder, tmp_path):
+    source = WEIGHTS / "lean.safetensors"
+    (tmp_path / "mine.safetensors").write_bytes(source.read_bytes())
+    [found] = add_weights([tmp_path / "mine.safetensors"])
+    assert found.outcome == "added, of no published hash: ProteinMPNN, k = 32"
+    assert load_model("mine", variant="lean").name == "mine"
+
+
 def test_two_checkpoints_of_one_name_are_refused(unknown, folder, tmp_path):
     (tmp_path / "other").mkdir()
     other = tmp_path / "other" / unknown.name
