@@ -36,7 +36,6 @@ from mpnn_core.design.results import (
     log_prob_results,
     score_results,
 )
-from mpnn_core.network.ca_only import CAOnlyMPNN
 from mpnn_core.network.checkpoints import load_network, resolve
 from mpnn_core.network.families import PACKAGED
 from mpnn_core.network.mpnn import MPNN
@@ -87,7 +86,7 @@ class Model:
     @property
     def ca_only(self) -> bool:
         """Whether the network reads structures as traces of CA atoms (`Structure.ca_only`)."""
-        return isinstance(self.network, CAOnlyMPNN)
+        return self.network.ca_only
 
     def _readable(self, structures: Structure | Sequence[Structure]) -> Any:
         """Structures as the network reads them, in the form in which they are given."""

@@ -182,10 +182,12 @@ class MPNN(nn.Module):
     requires : what an architecture that derives from this one requires of a backend besides:
         `INITIAL_STATES`, `CHANGED_STATES`, for which it has a method each, and `OWN_FEATURES`
     edges : the class of its edge features
+    ca_only : whether it reads structures as traces of CA atoms (`Structure.ca_only`)
     """
 
     requires: ClassVar[frozenset[str]] = frozenset()
     edges: ClassVar[type[EdgeFeatures]] = EdgeFeatures
+    ca_only: ClassVar[bool] = False
 
     def __init__(
         self,
