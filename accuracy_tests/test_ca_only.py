@@ -287,13 +287,13 @@ def test_other_backends_leave_it_to_plain_torch(backend: str, plain_model: Model
 def test_a_full_backbone_model_refuses_a_trace(model: Model) -> None:
     trace = read_structure(STRUCTURES / "6MRR.pdb", ca_only=True)
     for read in (model.design, model.score, model.log_probs, model.unconditional_log_probs):
-        with pytest.raises(StructureError, match="6MRR is read as a trace .* CA-only models read"):
+        with pytest.raises(StructureError, match=r"6MRR is read as a trace .* CA-only models read"):
             read(trace)
 
 
 def test_a_trace_read_as_a_backbone_says_what_reads_traces(tmp_path: Path) -> None:
     path = traces.write_trace(line(5), tmp_path / "trace.pdb")
-    with pytest.raises(StructureError, match="missing: N, C, O; a trace .* ca_only=True"):
+    with pytest.raises(StructureError, match=r"missing: N, C, O; a trace .* ca_only=True"):
         read_structure(path)
     assert read_structure(path, ca_only=True).mask.all()
 

