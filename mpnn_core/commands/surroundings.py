@@ -136,11 +136,12 @@ class Reader:
 
     def _say_if_there_are_no_labels(self) -> None:
         options = ONE_LABEL if self.one_label else LABELS
+        names = " or ".join(options.values())
         if not any(map(vars(self.options).get, options)):
             taken = "not of a membrane" if self.one_label else "neither buried nor at the interface"
             complain(
-                f"note: {self.model.name} reads membrane labels; without {' or '.join(options.values())}"
-                f" all residues are taken as {taken}"
+                f"note: {self.model.name} reads membrane labels; without {names} all "
+                f"residues are taken as {taken}"
             )
 
 

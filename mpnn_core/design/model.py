@@ -119,9 +119,8 @@ class Model:
             return
         self._told.add(structure)
         atoms = structure.context
-        residues = set(
-            zip(atoms.chain_ids, atoms.residue_numbers, atoms.residue_names, strict=True)
-        )
+        columns = atoms.chain_ids, atoms.residue_numbers, atoms.residue_names
+        residues = set(zip(*columns, strict=True))
         counts = Counter(str(name) for *_, name in residues)
         names = [f"{name} ({n})" if n > 1 else name for name, n in sorted(counts.items())]
         warnings.warn(

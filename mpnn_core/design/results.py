@@ -41,8 +41,8 @@ class Designs:
     designed : (L,) bool
     confidence : (n,) float32, exp(-scores), LigandMPNN's overall_confidence: the geometric mean of
         the probabilities of the residues that were drawn, 0 to 1
-    ligand_confidence : (n,) float32, exp(-ligand_scores), LigandMPNN's ligand_confidence; NaN or None
-        as `ligand_scores`. If no designed residue is near, LigandMPNN writes 1
+    ligand_confidence : (n,) float32, exp(-ligand_scores), LigandMPNN's ligand_confidence; NaN or
+        None as `ligand_scores`. If no designed residue is near, LigandMPNN writes 1
     log_probs : (n, L, 21) float32, of the network, before temperature, bias and omission
     probabilities : (n, L, 21) float32, what residues were drawn from; 0 where none was
     decoding_order : (n, L) int64, positions as decoded; tied ones follow each other
