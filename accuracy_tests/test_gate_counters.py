@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from engine_counts import (
     ENVIRONMENT,
     NativeCount,
     Operations,
+    context_multiply_adds,
     count,
     encoder_multiply_adds,
     matmul_multiply_adds,
     peak_bytes,
     row_multiply_adds,
 )
+from family_goldens import load_golden
 from proteins import EXAMPLES, protein
 
 from mpnn_core import load_model
@@ -26,6 +29,8 @@ from mpnn_core.gate.counting import (
     BaselineError,
     Counter,
 )
+from mpnn_core.network.context import LigandMPNN, Surroundings, context_sets
+from mpnn_core.network.graph import Backbones, nearest_neighbours
 
 PATH = Path(__file__).parents[1] / "fixtures" / "baseline.json"
 
@@ -48,6 +53,26 @@ def test_the_formula_is_what_torch_counts() -> None:
     # A table of residue offsets, 66 classes of 16 numbers, that plain torch makes several times.
     table = 66 * 16 * 128
     assert (found - formula) % table == 0 and 0 <= found - formula <= 8 * table, found - formula
+
+
+@pytest.mark.parametrize("name", ["1pwc", "3mht"])  # one set of 23 atoms; many of 25
+def test_the_formula_of_the_context_is_what_torch_counts(name) -> None:
+    network, structure = LigandMPNN().eval().requires_grad_(False), load_golden(name).structure
+    backbones = Backbones.from_structures([structure])
+    graph = nearest_neighbours(backbones, network.neighbours)
+    context = Surroundings.of([structure], None)
+    sets = context_sets(context, graph, backbones, network.context_atoms)
+    h_V = torch.zeros(len(backbones), 128)
+    network.folded()
+    found = matmul_multiply_adds(lambda: network.changed_states(h_V, graph, backbones, context))
+    atoms, set_of_node = sets.atoms.numpy(), sets.set_of_node.numpy()
+    # Torch computes the empty places of a set too, and turns into a frame by a product.
+    filled = np.where(atoms >= 0, atoms, atoms.max() + 1 + np.arange(atoms.shape[1]))
+    turned = 9 * filled.shape[1] * len(backbones)
+    few = context_multiply_adds(128, atoms, set_of_node)
+    many = context_multiply_adds(128, filled, set_of_node)
+    assert few <= found - turned <= many, (few, found - turned, many)
+    assert many <= (1.01 if name == "3mht" else 1.2) * few
 
 
 @pytest.mark.skipif(not instruction_sets(), reason="no native code was built")
