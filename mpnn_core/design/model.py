@@ -40,7 +40,6 @@ from mpnn_core.design.results import (
     score_results,
 )
 from mpnn_core.network.architectures import ARCHITECTURES, models_that_read
-from mpnn_core.network.ca_only import CAOnlyMPNN
 from mpnn_core.network.checkpoints import load_network, resolve
 from mpnn_core.network.context import LigandMPNN
 from mpnn_core.network.families import ALIASES, PACKAGED
