@@ -35,7 +35,7 @@ from mpnn_core.network.features import EdgeFeatures, gaussians, with_virtual_cb
 from mpnn_core.network.graph import Backbones, Graph, upload
 from mpnn_core.network.layers import LayerNorm, Linear
 from mpnn_core.network.mpnn import MPNN, TILE_EDGES, MessageLayer
-from mpnn_core.structures.context import SIDE_CHAIN_ELEMENTS
+from mpnn_core.structures.context import NOT_IN_ORIGINAL, SIDE_CHAIN_ELEMENTS
 from mpnn_core.structures.structure import Structure
 
 ELEMENTS, GROUPS, PERIODS = 120, 19, 8
@@ -43,9 +43,6 @@ ELEMENTS, GROUPS, PERIODS = 120, 19, 8
 TYPE_WIDTH = 64
 ANGLES = 4
 BACKBONE_ATOMS = 5  # N, CA, C, O and the virtual CB, from which an atom's distances are taken
-
-UNKNOWN_ELEMENTS = (42, 113, 115, 117, 118)
-"""Atoms that the original's parser drops: it knows Mo as "Mb", and the last ones by older names."""
 
 SIDE_CHAIN_NEIGHBOURS = 16
 """Fixed residues among so many nearest ones show their side chains."""
@@ -91,7 +88,7 @@ class Surroundings:
         these residues."""
         place = torch.device(device)
         atoms = [s.context for s in structures]
-        seen = [~np.isin(a.elements, UNKNOWN_ELEMENTS) for a in atoms]
+        seen = [~np.isin(a.elements, list(NOT_IN_ORIGINAL)) for a in atoms]
         xyz = np.concatenate([a.coords[k] for a, k in zip(atoms, seen, strict=True)])
         element = np.concatenate([a.elements[k] for a, k in zip(atoms, seen, strict=True)])
         offsets = tuple(np.cumsum([0, *(int(k.sum()) for k in seen)]).tolist())
