@@ -19,12 +19,28 @@ from torch import Tensor
 
 from mpnn_core.network.encoding import INITIAL_STATES
 from mpnn_core.network.families import GLOBAL_MEMBRANE
+from mpnn_core.network.features import EdgeFeatures
 from mpnn_core.network.graph import Backbones, upload
 from mpnn_core.network.layers import LayerNorm, Linear
 from mpnn_core.network.mpnn import MPNN
 from mpnn_core.structures.structure import Structure, StructureError, StructureWarning
 
 LABELS = 3
+
+
+class MembraneFeatures(EdgeFeatures):
+    """The features of ProteinMPNN's edges, and those of the nodes' labels."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__(hidden)
+        self.node_embedding = Linear(LABELS, hidden, bias=False)
+        self.norm_nodes = LayerNorm(hidden)
+
+    def of_labels(self) -> Tensor:
+        """A row for each label: (3, H)."""
+        # The column of a label is what the layer makes of its one-hot vector.
+        rows: Tensor = self.norm_nodes(self.node_embedding.weight.T)
+        return rows
 
 
 class MembraneMPNN(MPNN):
@@ -39,6 +55,7 @@ class MembraneMPNN(MPNN):
     """
 
     requires = frozenset({INITIAL_STATES})
+    features: MembraneFeatures
 
     def __init__(
         self,
@@ -50,8 +67,7 @@ class MembraneMPNN(MPNN):
     ) -> None:
         super().__init__(hidden, encoder_layers, decoder_layers, neighbours)
         self.name = name
-        self.features.node_embedding = Linear(LABELS, hidden, bias=False)
-        self.features.norm_nodes = LayerNorm(hidden)
+        self.features = MembraneFeatures(hidden)
         self.W_v = Linear(hidden, hidden)
 
     @property
@@ -98,6 +114,5 @@ class MembraneMPNN(MPNN):
 
     def initial_states(self, backbones: Backbones, context: Any) -> Tensor:
         """The row of each node's label, of the three that there are: (N, H)."""
-        one_hot = torch.eye(LABELS, device=context.device)
-        rows = self.W_v(self.features.norm_nodes(self.features.node_embedding(one_hot)))
-        return rows[context]  # type: ignore[no-any-return]
+        rows: Tensor = self.W_v(self.features.of_labels())  # (3, H)
+        return rows[context]
