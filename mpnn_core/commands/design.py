@@ -217,7 +217,7 @@ def _write(
     name = output_name(structure.name)
     if options.save_probs:
         letters = [sequence for at in designs for sequence in at.sequences]
-        confidences = {
+        confidences: dict[str, Any] = {
             f"{kind}_confidence": np.concatenate([getattr(at, name) for at in designs])
             for kind, name in (("overall", "confidence"), ("ligand", "ligand_confidence"))
             if designs[0].ligand_confidence is not None

@@ -276,17 +276,19 @@ def score_results(
         for s, _, count in batch.runs:
             sums[s].append(of_sequences[sequence : sequence + count])
             sequence += count
+
+    def by_order(means: NDArray[Any]) -> NDArray[np.float32]:
+        return means.astype(np.float32).reshape(-1, arguments.num_orders)
+
     scores = []
     for s, of_structure in sums.items():
         nll, global_nll, *ligand_nll = np.concatenate(of_structure).T
-        means = (
-            (nll / arguments.designed[s].sum()).astype(np.float32),
-            (global_nll / arguments.structures[s].mask.sum()).astype(np.float32),
-            _near_ligands(ligand_nll, arguments, s),
-        )
-        scores.append(
-            Scores(*(m if m is None else m.reshape(-1, arguments.num_orders) for m in means))
-        )
+        ligand = _near_ligands(ligand_nll, arguments, s)
+        scores.append(Scores(
+            by_order(nll / arguments.designed[s].sum()),
+            by_order(global_nll / arguments.structures[s].mask.sum()),
+            None if ligand is None else by_order(ligand),
+        ))  # fmt: skip
     return scores
 
 
