@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -28,28 +28,20 @@ from mpnn_core.structures.structure import Structure, StructureError, StructureW
 LABELS = 3
 
 
-<<<<<<< HEAD
-class LabelFeatures(EdgeFeatures):
-    """Edge features, and a row for each label."""
-=======
 class MembraneFeatures(EdgeFeatures):
     """The features of ProteinMPNN's edges, and those of the nodes' labels."""
->>>>>>> h-N
 
     def __init__(self, hidden: int) -> None:
         super().__init__(hidden)
         self.node_embedding = Linear(LABELS, hidden, bias=False)
         self.norm_nodes = LayerNorm(hidden)
 
-<<<<<<< HEAD
-=======
     def of_labels(self) -> Tensor:
         """A row for each label: (3, H)."""
         # The column of a label is what the layer makes of its one-hot vector.
         rows: Tensor = self.norm_nodes(self.node_embedding.weight.T)
         return rows
 
->>>>>>> h-N
 
 class MembraneMPNN(MPNN):
     """The network of both membrane models.
@@ -62,14 +54,9 @@ class MembraneMPNN(MPNN):
         and is given no others
     """
 
-<<<<<<< HEAD
-    requires: ClassVar[frozenset[str]] = frozenset({INITIAL_STATES})
-    edges: ClassVar[type[EdgeFeatures]] = LabelFeatures
-=======
     requires: ClassVar[frozenset[str]] = frozenset({INITIAL_STATES})
     edges: ClassVar[type[EdgeFeatures]] = MembraneFeatures
     features: MembraneFeatures
->>>>>>> h-N
 
     def __init__(
         self,
@@ -81,9 +68,6 @@ class MembraneMPNN(MPNN):
     ) -> None:
         super().__init__(hidden, encoder_layers, decoder_layers, neighbours)
         self.name = name
-<<<<<<< HEAD
-=======
->>>>>>> h-N
         self.W_v = Linear(hidden, hidden)
 
     @property
@@ -140,11 +124,5 @@ class MembraneMPNN(MPNN):
 
     def initial_states(self, backbones: Backbones, context: Any) -> Tensor:
         """The row of each node's label, of the three that there are: (N, H)."""
-<<<<<<< HEAD
-        one_hot = torch.eye(LABELS, device=context.device)
-        features = cast("LabelFeatures", self.features)
-        rows: Tensor = self.W_v(features.norm_nodes(features.node_embedding(one_hot)))
-=======
         rows: Tensor = self.W_v(self.features.of_labels())  # (3, H)
->>>>>>> h-N
         return rows[context]
