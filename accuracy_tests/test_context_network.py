@@ -132,6 +132,28 @@ def test_states_are_the_same_bits_in_company(network, name) -> None:
         assert (together[n:] - alone).abs().max() <= 2e-6
 
 
+@pytest.mark.parametrize("side_chains", [False, True])
+def test_sets_that_are_not_shared_give_the_same(network, side_chains) -> None:
+    """As a GPU computes few nodes, and records it."""
+    structure = with_atoms(protein("6MRR"), 30)
+    fixed = None
+    if side_chains:
+        side = np.repeat(structure.coords[:, 1:2] + 2, 32, 1)
+        structure, fixed = replace(structure, side_chains=side), [np.arange(len(structure)) > 40]
+    backbones, graph, context, sets = seen(network, [structure], fixed)
+    apart = context_sets(context, graph, backbones, 25, shared=False)
+    assert torch.equal(apart.atoms, sets.atoms[sets.set_of_node])
+    w = network.folded()
+    ours = network.atom_states(w, apart, slice(None), shared=False)
+    theirs = network.atom_states(w, sets, slice(None))
+    there = apart.atoms >= 0
+    for one, other in zip(ours, theirs, strict=True):
+        assert (one - other[sets.set_of_node])[there].abs().max() <= 2e-6
+    again = Surroundings.of_tensors(*context.tensors())
+    same = context_sets(again, graph, backbones, 25)
+    assert torch.equal(same.atoms, sets.atoms)
+
+
 def test_tiles_of_sets_and_nodes_change_nothing(network, monkeypatch) -> None:
     structure = with_atoms(protein("6MRR"), 120)
     whole = changed(network, [structure])
@@ -148,15 +170,14 @@ def test_side_chains_of_fixed_residues_are_seen(network) -> None:
     structure = replace(with_atoms(structure, 40), side_chains=side)
     fixed = np.arange(len(structure)) % 3 == 0
     backbones, graph, _, sets = seen(network, [structure], [fixed])
-    shown = [(i, k) for i in np.flatnonzero(fixed) for k in range(3)]
-    xyz = np.concatenate([structure.context.coords, [side[i, k] for i, k in shown]])
+    xyz = np.concatenate([structure.context.coords, np.nan_to_num(side).reshape(-1, 3)])
     assert sets.xyz.numpy() == pytest.approx(xyz)
     cb = with_virtual_cb(backbones.coords)[:, -1].numpy()
     for i in range(len(cb)):
-        near = set(graph.neighbours[i, :16].tolist())
-        can = [*range(40), *(40 + n for n, (j, _) in enumerate(shown) if j in near)]
+        near = [j for j in graph.neighbours[i, :16].tolist() if fixed[j]]
+        can = np.array([*range(40), *(40 + 32 * j + k for j in near for k in range(3))])
         distance = ((xyz[can] - cb[i]) ** 2).sum(1)
-        expected = sorted(np.array(can)[distance.argsort()[:25]].tolist())
+        expected = sorted(can[distance.argsort()[:25]].tolist())
         atoms = sets.atoms[sets.set_of_node[i]]
         assert atoms[atoms >= 0].tolist() == expected
     none = seen(network, [structure], [np.zeros(len(structure), bool)])[3]

@@ -411,6 +411,38 @@ def test_plain_torch_serves_where_triton_is_missing(case: Case, monkeypatch) -> 
     assert difference(found.logits, case.samples.logits) < EXACT
 
 
+@pytest.mark.parametrize("fused", [pytest.param(True, marks=needs_triton), False])
+@pytest.mark.parametrize("precision, most", [("exact", EXACT), ("fast", 0.05)])
+@torch.inference_mode()
+def test_ca_only_networks_are_the_plain_ones(fused, precision, most, monkeypatch) -> None:
+    """Plain torch makes their features, the kernels all the rest."""
+    network = mpnn.load_model("ca/v_48_020", backend="torch", device=str(DEVICE)).network
+    whole = protein("5L33").as_trace()
+    lengths = (RESIDUES, 6)
+    backbones = network.backbones([rows_of(whole, slice(0, n)) for n in lengths], DEVICE)
+    encoding = network.encode(backbones)
+    copies = Copies.of(encoding.graph, backbones.offsets, [0, 1])
+    rank = torch.arange(len(backbones), device=DEVICE)
+    tokens = rank % 20
+    expected = network.decode(encoding, copies, tokens, rank)
+    if not fused:
+        monkeypatch.setattr(cuda, "find_spec", lambda name: None)
+    backend = cuda.CudaBackend(network, precision)
+    assert backend.triton == fused
+    found = backend.decode(backend.encode(backbones), copies, tokens, rank)
+    assert difference(found, expected) < most
+
+
+@needs_gpu
+def test_a_recording_of_a_ca_only_network_is_not_that_of_its_first_structure() -> None:
+    model = mpnn.load_model("ca/v_48_020", device="cuda", backend="cuda")
+    plain = mpnn.load_model("ca/v_48_020", backend="torch")
+    for start in (0, 20, 40, 20):
+        structure = rows_of(protein("5L33"), slice(start, start + 60))
+        found, expected = (m.log_probs(structure, decoding_order=range(60)) for m in (model, plain))
+        assert np.abs(found - expected).max() < EXACT
+
+
 @pytest.mark.parametrize("block", [64 << 20, 1 << 17])
 def test_neighbours_found_side_by_side_are_those_found_alone(block, monkeypatch) -> None:
     """What a GPU does for many structures, some with fewer residues than neighbours."""

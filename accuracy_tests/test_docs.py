@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import importlib.util
 import io
 import os
@@ -17,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from proteins import COMPLEXES
 
 import mpnn_core as mpnn
 from mpnn_core.design.batches import Batch
@@ -31,6 +33,13 @@ BY_HAND = [
     *(p for p in PAGES if "notes" not in p.parts and "models" not in p.parts),
 ]
 TUTORIALS = sorted((DOCS / "tutorials").glob("*.md"))
+# Of the pages that show outputs beside these, the files that their readers have.
+FILES = {
+    DOCS / "how-to" / "ligands-and-membranes.md": {
+        "complex.pdb": "1hvr.pdb.gz",
+        "transporter.pdb": "2nwl-opm.pdb.gz",
+    },
+}
 
 FENCE = re.compile(r'(?ms)^```(\w*)(?: title="([^"]+)")?\n(.*?)^```$')
 FIGURE = re.compile(r"\d[\d,.]*\s?(?:%|ms\b|x\b|[\w ]*/s\b)")
@@ -277,8 +286,10 @@ def assert_same(shown: str, real: str) -> None:
         assert numbers[0] == pytest.approx(numbers[1], abs=0.011), f"shown {left}, real {right}"
 
 
-@pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.stem)
-def test_a_tutorial_runs_and_prints_what_it_shows(page, tmp_path, monkeypatch):
+@pytest.mark.parametrize("page", [*TUTORIALS, *FILES], ids=lambda page: page.stem)
+def test_a_page_runs_and_prints_what_it_shows(page, tmp_path, monkeypatch):
+    for name, fixture in FILES.get(page, {}).items():
+        (tmp_path / name).write_bytes(gzip.decompress((COMPLEXES / fixture).read_bytes()))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     shown = list(run(page, tmp_path))

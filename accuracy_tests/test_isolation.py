@@ -65,7 +65,7 @@ def test_importing_and_designing_loads_neither_the_original_nor_the_extras():
 def test_the_published_checkpoints_load_without_running_the_original():
     code = (
         "import sys, mpnn_core\n"
-        "mpnn_core.load_model('soluble/v_48_020')\n"
+        "mpnn_core.load_model('soluble/v_48_010')\n"
         "print('protein_mpnn_utils' in sys.modules)"
     )
     done = run(code)

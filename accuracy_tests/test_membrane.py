@@ -12,9 +12,13 @@ from proteins import FIXTURES, protein, without_backbone
 
 from mpnn_core import ALPHABET, Model, Structure, StructureError, StructureWarning, load_model
 from mpnn_core.backends.native import instruction_sets
+from mpnn_core.commands.main import main
 from mpnn_core.network.checkpoints import published_choice
 from mpnn_core.network.membrane import MembraneMPNN
 from mpnn_core.network.reference import MembraneStates, ReferenceMPNN
+from mpnn_core.training.corpus import corpus_of
+from mpnn_core.training.recipes import DistillError, Lessons, Recipe
+from mpnn_core.training.run import Run
 
 GOLDENS = sorted((FIXTURES / "goldens" / "membrane").glob("*.npz"))
 TOLERANCE = 1e-4  # nats, any log-probability, against the original in float32
@@ -184,17 +188,16 @@ def test_the_global_model_refuses_more_than_one_label(golden):
     assert len(model.design(golden.labelled(1), seed=1).sequences[0]) == len(golden.structure)
 
 
-def test_a_label_changes_designs_near_it_most():
-    """Leucine and its like are what the model puts where a residue is buried in a membrane."""
-    model = load_model("membrane")
-    structure = protein("5L33")
-    hydrophobic = [ALPHABET.index(letter) for letter in "AFILMVW"]
-    share = [
-        np.exp(
-            model.unconditional_log_probs(
-                replace(structure, membrane=np.full(len(structure), label))
-            )
-        )[:, hydrophobic].sum(-1).mean()
-        for label in (0, 2)
-    ]  # fmt: skip
-    assert share[1] > share[0] + 0.1
+# -------------------------------------------------------------- what knows no labels refuses them
+
+
+def test_no_student_learns_from_a_membrane_model():
+    corpus = corpus_of("one", [protein("6MRR")])
+    with pytest.raises(DistillError, match="teacher 'membrane/per_residue_v_48_020' is a Membrane"):
+        Run({"extreme-v2": Recipe()}, Lessons(teacher="membrane"), corpus)
+
+
+def test_no_core_ml_package_is_made_of_a_membrane_model(tmp_path, capsys):
+    assert main(["export", "coreml", "--weights", "membrane", "--out", str(tmp_path)]) == 2
+    assert "membrane/per_residue_v_48_020 is a network of another kind" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -121,7 +121,7 @@ def test_a_packaged_checkpoint_needs_no_other_package(name, nothing_installed):
 def test_hash_source_and_licence_lie_beside_the_packaged_files():
     stated = json.loads((WEIGHTS / "published.json").read_text("utf-8"))
     assert set(stated) == set(PACKAGED)
-    for name, about in stated.items():
+    for name, about in sorted(stated.items()):
         family = find_family(name)
         assert about["sha256"] == family.converted[checkpoint_of(name)]
         assert about["source_sha256"] == family.sha256[checkpoint_of(name)]
@@ -170,12 +170,13 @@ def test_a_hash_belongs_to_one_name():
     assert published_as("0" * 64) is None
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_checkpoint_is_recognised_by_its_tensors(name, ligandmpnn, folder):
+def test_every_checkpoint_is_recognised_by_its_tensors(ligandmpnn, folder):
     """Those of CA-only and membrane models have the same names."""
     add_weights([ligandmpnn])
-    checkpoint = published_choice(name).read()
-    assert recognise(checkpoint.state) == checkpoint.architecture == find_family(name).architecture
+    for name in NAMES:
+        checkpoint = published_choice(name).read()
+        expected = find_family(name).architecture
+        assert recognise(checkpoint.state) == checkpoint.architecture == expected, name
 
 
 @pytest.mark.parametrize("name", [name for name in PACKAGED if name != "v_48_020"])
@@ -359,6 +360,28 @@ def test_an_unknown_checkpoint_is_added_under_the_name_of_its_file(unknown, fold
     assert added_names() == ["HyperMPNN_v48.2"]
 
 
+def test_weights_of_another_network_are_refused(unknown, folder):
+    saved = torch.load(unknown, weights_only=True)
+    saved["model_state_dict"]["W_e.weight"] = torch.zeros(64, 64)
+    torch.save(saved, unknown)
+    with pytest.raises(
+        CheckpointError, match=r"does not fit variant 'baseline'.*W_e.weight has sh"
+    ):
+        add_weights([unknown])
+    torch.save({"model_state_dict": {"bert.weight": torch.zeros(3)}}, unknown)
+    with pytest.raises(CheckpointError, match=r"does not fit variant 'baseline'"):
+        add_weights([unknown])
+    assert not folder.exists()
+
+
+def test_weights_of_a_smaller_variant_can_be_added(folder, tmp_path):
+    source = WEIGHTS / "lean.safetensors"
+    (tmp_path / "mine.safetensors").write_bytes(source.read_bytes())
+    [found] = add_weights([tmp_path / "mine.safetensors"])
+    assert found.outcome == "added, of no published hash: ProteinMPNN, k = 32"
+    assert load_model("mine", variant="lean").name == "mine"
+
+
 def test_two_checkpoints_of_one_name_are_refused(unknown, folder, tmp_path):
     (tmp_path / "other").mkdir()
     other = tmp_path / "other" / unknown.name
@@ -375,7 +398,7 @@ def test_two_checkpoints_of_one_name_are_refused(unknown, folder, tmp_path):
     assert find_added("HyperMPNN_v48.2").read_bytes() == before
 
 
-@pytest.mark.parametrize("stem", ["v_48_020", "ligand", "random", "membrane-global"])
+@pytest.mark.parametrize("stem", ["v_48_020", "V_48_010", "ligand", "random", "membrane-global"])
 def test_an_unknown_file_does_not_take_a_published_name(stem, unknown, folder):
     renamed = unknown.rename(unknown.with_name(f"{stem}.pt"))
     with pytest.raises(CheckpointError, match=f"has the name of the published '{stem}', and is"):

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from mpnn_core.network.variants import VARIANTS, Variant
     from mpnn_core.sampling.constraints import PSSM, Constraints
     from mpnn_core.sampling.labels import ConstraintError
+    from mpnn_core.structures.context import ContextAtoms
+    from mpnn_core.structures.errors import StructureError
     from mpnn_core.structures.readers import read_structure
-    from mpnn_core.structures.structure import Structure, StructureError, StructureWarning
+    from mpnn_core.structures.structure import Structure, StructureWarning
 
 __version__ = "0.1.0"
 
@@ -35,12 +37,13 @@ _MODULES = {
     "CheckpointError": "network.families",
     "ConstraintError": "sampling.labels",
     "Constraints": "sampling.constraints",
+    "ContextAtoms": "structures.context",
     "Designs": "design.results",
     "Lost": "design.stream",
     "Model": "design.model",
     "Scores": "design.results",
     "Structure": "structures.structure",
-    "StructureError": "structures.structure",
+    "StructureError": "structures.errors",
     "StructureWarning": "structures.structure",
     "Variant": "network.variants",
     "design_stream": "design.stream",
@@ -57,6 +60,7 @@ __all__ = [
     "CheckpointError",
     "ConstraintError",
     "Constraints",
+    "ContextAtoms",
     "Designs",
     "Lost",
     "Model",

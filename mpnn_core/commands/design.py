@@ -24,6 +24,7 @@ from mpnn_core.commands.options import (
     progress,
     structure_paths,
 )
+from mpnn_core.commands.surroundings import Reader, add_surroundings_options
 
 ORDERS = ("random", "coloured")
 STANDARD_OUTPUT = Path("-")
@@ -36,6 +37,7 @@ def add_parser(commands: Any) -> None:
         description="Design sequences for protein backbones, as ProteinMPNN does.",
     )  # fmt: skip
     add_input_options(design)
+    add_surroundings_options(design)
     design.add_argument(
         "-n", "--num-sequences", type=number(int, 1), default=1, metavar="N",
         help="sequences per structure, at each temperature (default: 1)",
@@ -81,7 +83,7 @@ def add_parser(commands: Any) -> None:
     design.add_argument(
         "--save-probs", action="store_true",
         help="write DIR/probs/NAME.npz as well: probabilities, log-probabilities and decoding "
-        "orders",
+        "orders, and the confidences of a model that sees ligands",
     )  # fmt: skip
     design.set_defaults(run=run)
 
@@ -99,6 +101,7 @@ def run(options: argparse.Namespace) -> int:
     files = structure_paths(options.files)
     model = model_of(options)
     constraints = design_constraints(options)
+    read = Reader(options, model, files)
     if not prints:
         folders = {"seqs": ".fa"} | ({"probs": ".npz"} if options.save_probs else {})
         check_outputs(
@@ -131,7 +134,7 @@ def run(options: argparse.Namespace) -> int:
         def usable() -> Iterator[mpnn.Structure]:
             for file in files:
                 try:
-                    structure = mpnn.read_structure(file)
+                    structure = read(file)
                     constraints.check(structure)
                 # Whatever is wrong with a file, the others are designed.
                 except Exception as error:
@@ -214,6 +217,11 @@ def _write(
     name = output_name(structure.name)
     if options.save_probs:
         letters = [sequence for at in designs for sequence in at.sequences]
+        confidences: dict[str, Any] = {
+            f"{kind}_confidence": np.concatenate([getattr(at, name) for at in designs])
+            for kind, name in (("overall", "confidence"), ("ligand", "ligand_confidence"))
+            if designs[0].ligand_confidence is not None
+        }
         write_atomically(
             options.out / "probs" / f"{name}.npz",
             lambda file: np.savez_compressed(
@@ -227,6 +235,7 @@ def _write(
                 chain_ids=structure.chain_ids,
                 residue_numbers=structure.residue_numbers,
                 alphabet=np.array(list(mpnn.ALPHABET)),
+                **confidences,
             ),
         )
     # The FASTA file is written last: where it exists, the other file does too.

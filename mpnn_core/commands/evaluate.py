@@ -22,6 +22,7 @@ from mpnn_core.commands.options import (
 from mpnn_core.training.recipes import EvaluationSettings, bounds
 
 DEFAULT = EvaluationSettings()
+BESIDES = {"context": "the atoms around them", "membrane": "labels of the membrane"}
 
 
 def add_parser(commands: Any) -> None:
@@ -80,6 +81,12 @@ def run(options: argparse.Namespace) -> int:
     corpora = [read_corpus(path) for path in options.corpora]
     model = model_of(options)
     teacher = load_model(options.teacher, "baseline", options.device, options.backend)
+    for compared in (model, teacher):
+        if more := sorted(compared.reads & {"context", "membrane"}):
+            raise CallError(
+                f"eval compares models on backbones alone, and {compared.name} reads "
+                f"{' and '.join(BESIDES[what] for what in more)} as well"
+            )
     settings = EvaluationSettings(
         options.num_orders, options.num_sequences, options.temperature, options.seed or 0
     )

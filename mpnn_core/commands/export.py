@@ -49,6 +49,13 @@ def lengths(text: str) -> tuple[int, ...]:
     return tuple(sorted({int(read(part)) for part in text.split(",")}))
 
 
+def models_alike() -> tuple[str, ...]:
+    """Names of the published models that can be exported."""
+    from mpnn_core.network.families import PROTEIN_MPNN, published_names
+
+    return published_names(PROTEIN_MPNN)
+
+
 def run(options: argparse.Namespace) -> int:
     """Write the packages, and print the path of each."""
     from mpnn_core.backends.contract import UnavailableError
@@ -56,6 +63,11 @@ def run(options: argparse.Namespace) -> int:
     from mpnn_core.backends.coreml.packages import LEVEL_ROWS, Export, convert
 
     model = load_model(options.weights, options.variant)
+    if model.network.requires:
+        raise CallError(
+            f"packages are written of ProteinMPNN's network, and {model.name} has another one; "
+            f"expected --weights {' or '.join(models_alike())}"
+        )
     try:
         exports = {
             Export(mode, LEVEL_ROWS if mode == "level" else rows, options.precision)

@@ -224,13 +224,16 @@ def check_outputs(folders: Iterable[Path], files: Iterable[Path]) -> None:
 
 def model_of(options: argparse.Namespace) -> mpnn.Model:
     """The model that the options name, with a warning if it is not exact."""
-    model = load_model(options.weights, options.variant, options.device, options.backend)
+    model = load_model(
+        options.weights, options.variant, options.device, options.backend,
+        getattr(options, "side_chain_context", False),
+    )  # fmt: skip
     if options.backend in LOSSES:
         complain(f"warning: backend {options.backend} is not exact: {LOSSES[options.backend]}")
     return model
 
 
-def load_model(weights: str, *arguments: str) -> mpnn.Model:
+def load_model(weights: str, *arguments: Any) -> mpnn.Model:
     """`mpnn_core.load_model`, with its errors as CallError, and a warning of a lossy variant."""
     if weights == "random":
         raise CallError("random weights design nothing; they are for measurements of speed")

@@ -18,6 +18,9 @@ from mpnn_core.commands.options import (
     progress,
     structure_paths,
 )
+from mpnn_core.commands.surroundings import Reader, add_surroundings_options
+
+CONFIDENCES = ("overall_confidence", "ligand_confidence")
 
 
 def add_parser(commands: Any) -> None:
@@ -25,9 +28,12 @@ def add_parser(commands: Any) -> None:
     score = commands.add_parser(
         "score", help="score sequences on backbones: mean negative log-probability, tab-separated",
         description="Print a tab-separated table of the mean negative log-probability of sequences "
-        "on backbones, over the designed residues (score) and over all residues (global_score).",
+        "on backbones, over the designed residues (score) and over all residues (global_score). "
+        "Models that see ligands have two more columns: exp(-score), and the same over the "
+        "designed residues near a ligand.",
     )  # fmt: skip
     add_input_options(score)
+    add_surroundings_options(score)
     score.add_argument(
         "--fasta", type=Path, metavar="FILE",
         help="sequences to score on one structure, chains joined by '/' in the order of the "
@@ -50,12 +56,14 @@ def run(options: argparse.Namespace) -> int:
         raise CallError(f"--fasta scores sequences on one structure; {len(files)} were given")
     model = model_of(options)
     constraints = mpnn.Constraints(**constraints_of(options))
+    read = Reader(options, model, files)
     failures = 0
-    print("structure", "sequence", "score", "global_score", "orders", sep="\t")
+    more = CONFIDENCES if read.sees_ligands else ()
+    print("structure", "sequence", "score", "global_score", "orders", *more, sep="\t")
     with progress(len(files), prints=True) as advance:
         for file in files:
             try:
-                structure = mpnn.read_structure(file)
+                structure = read(file)
                 constraints.check(structure)
                 records = [("native", structure.sequence)]
                 if options.fasta is not None:
@@ -66,11 +74,18 @@ def run(options: argparse.Namespace) -> int:
                     options.num_orders, options.seed or 0, options.common_random_numbers,
                 )  # fmt: skip
                 means = scores.score.mean(1), scores.global_score.mean(1)
-                for (title, _), score, global_score in zip(records, *means, strict=True):
+                confidences: list[tuple[float, ...]] = [()] * len(records)
+                if scores.ligand_confidence is not None:
+                    both = scores.confidence.tolist(), scores.ligand_confidence.tolist()
+                    confidences = list(zip(*both, strict=True))
+                for (title, _), score, global_score, of_ligand in zip(
+                    records, *means, confidences, strict=True
+                ):
                     label = " ".join(title.split())  # a tab would add a column
                     print(
                         output_name(structure.name), label, f"{score:.4f}", f"{global_score:.4f}",
-                        options.num_orders, sep="\t", flush=True,
+                        options.num_orders, *(f"{value:.4f}" for value in of_ligand),
+                        sep="\t", flush=True,
                     )  # fmt: skip
             except BrokenPipeError:  # nobody reads any further
                 raise

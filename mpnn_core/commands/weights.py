@@ -17,8 +17,8 @@ def add_parser(commands: Any) -> None:
         description="Print a tab-separated table of the checkpoints that --weights takes by name: "
         "the published ones, wherever they are, and those that were added. k is the number of "
         "neighbours, noise the standard deviation in training in Å, and sha256 that of the "
-        "published file. Short names: "
-        "ligand, soluble, ca, membrane and membrane-global.",
+        "published file; of any other that was added, that of the file in the folder. Short "
+        "names: soluble, ca, membrane, membrane-global and ligand.",
     )  # fmt: skip
     weights.set_defaults(run=print_table)
     actions = weights.add_subparsers(metavar="[add]")

@@ -43,6 +43,7 @@ class DesignArguments(NamedTuple):
     digests : what names each structure in the key of its random numbers (`noise.digest`)
     constraints : each resolved on its structure
     orders : (1 or n, L) int64 positions as decoded; None where an order is drawn for each sequence
+    near : (L,) bool, the designed positions near a ligand; None for a model that sees none
     """
 
     structures: list[Structure]
@@ -52,6 +53,7 @@ class DesignArguments(NamedTuple):
     digests: list[int]
     constraints: list[Resolved]
     orders: list[NDArray[np.int64] | None]
+    near: list[NDArray[np.bool_]] | None = None
 
 
 class DecodeArguments(NamedTuple):
@@ -81,6 +83,7 @@ class ScoreArguments(NamedTuple):
     tokens : (n * num_orders, L) int64, each sequence `num_orders` times
     ranks : (num_orders, L) int64, as in `DecodeArguments`
     designed : (L,) bool, the positions that a score counts; none is incomplete
+    near : (L,) bool, those of them near a ligand; None for a model that sees none
     """
 
     structures: list[Structure]
@@ -88,6 +91,7 @@ class ScoreArguments(NamedTuple):
     ranks: list[NDArray[np.int64]]
     designed: list[NDArray[np.bool_]]
     num_orders: int
+    near: list[NDArray[np.bool_]] | None = None
 
 
 def design_arguments(

@@ -20,7 +20,6 @@ from mpnn_core.backends.plain import serving
 from mpnn_core.constants import LETTERS
 from mpnn_core.design.batches import Batch, groups_within, runs_within
 from mpnn_core.design.jobs import ASCII, Compute, Job
-from mpnn_core.network.encoding import OWN_FEATURES
 from mpnn_core.network.graph import Backbones, upload
 from mpnn_core.network.mpnn import MPNN
 from mpnn_core.structures.structure import Structure
@@ -139,12 +138,16 @@ class Executor:
         if not all(job.recordable and batch.recordable for job, batch in parts):
             return None
         inputs = [job.inputs(replace(batch, device=HOST), self.backend) for job, batch in parts]
-        if self.network.requires - {OWN_FEATURES} or any(x.needs for x in inputs):
+        network = self.network
+        if not network.recordable or any(x.needs for x in inputs):
             return None
-        b = self.network.backbones(structures, HOST)
+        b = network.backbones(structures, HOST)
         of_residues = [b.coords, b.residue_index, b.chain]
         if b.frames is not None:
             of_residues.append(b.frames)
+        first, batch = parts[0]
+        fixed = [first.fixed[s] for s in batch.group]
+        around = network.context_tensors(network.context(structures, fixed, HOST))
         steps = [
             _Step(job.compute, batch, type(x).of, len(x.tensors()), job.fetched)
             for (job, batch), x in zip(parts, inputs, strict=True)
@@ -152,8 +155,8 @@ class Executor:
         with self._computing(self.backend):
             outputs = iter(self.backend.replays(
                 tuple((job.compute.__name__, *batch.key) for job, batch in parts),
-                _whole(self.backend, steps, framed=b.frames is not None),
-                (*of_residues, *(t for x in inputs for t in x.tensors())),
+                _whole(self.backend, steps, b.frames is not None, len(around)),
+                (*of_residues, *around, *(t for x in inputs for t in x.tensors())),
                 sum(job.fetched for job, _ in parts),
             ))  # fmt: skip
         fetched = [tuple(islice(outputs, job.fetched)) for job, _ in parts]
@@ -195,18 +198,19 @@ class _Step(NamedTuple):
     fetched: int
 
 
-def _whole(backend: Backend, steps: list[_Step], framed: bool) -> Any:
+def _whole(backend: Backend, steps: list[_Step], framed: bool, around: int) -> Any:
     """Encoding and computing batches, as one function of tensors. It holds no data of a job.
 
-    The outputs that are fetched come first, those of all steps. `framed`: after the chains come the
-    residues' frames.
+    The outputs that are fetched come first, those of all steps. After the chains come the residues'
+    frames, if they are `framed`, and so many tensors of what is `around`.
     """
 
     def whole(coords: Tensor, residue_index: Tensor, chain: Tensor, *tensors: Tensor) -> Any:
         given = iter(tensors)
         frames = next(given) if framed else None
         backbones = Backbones(coords, residue_index, chain, steps[0].batch.offsets, frames)
-        encoding = encoded(backend, backbones)
+        context = backend.network.context_of(*islice(given, around))
+        encoding = encoded(backend, backbones, context=context)
         fetched: list[Tensor] = []
         others: list[Tensor] = []
         for step in steps:

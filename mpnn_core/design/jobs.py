@@ -91,6 +91,7 @@ class SampleInputs(NamedTuple):
     distribution : bias, omit and profile over the nodes; temperature () or over the rows; groups of
         tied residues and their weights over the rows
     order : (P,) int64, the positions of every sequence as decoded; None is drawn from the keys
+    near : (N,) bool, over the nodes, what a ligand's score counts; None where there is none
     """
 
     keys: Tensor
@@ -99,6 +100,7 @@ class SampleInputs(NamedTuple):
     designed_positions: Tensor
     distribution: Distribution
     order: Tensor | None = None
+    near: Tensor | None = None
 
     @property
     def needs(self) -> frozenset[str]:
@@ -108,16 +110,17 @@ class SampleInputs(NamedTuple):
     def tensors(self) -> tuple[Tensor, ...]:
         """The tensors of inputs that need nothing more than every backend knows."""
         d = self.distribution
-        return (*self[:4], d.temperature, d.bias, d.omit)
+        near = () if self.near is None else (self.near,)
+        return (*self[:4], d.temperature, d.bias, d.omit, *near)
 
     @classmethod
     def of(
         cls, keys: Tensor, tokens: Tensor, designed: Tensor, designed_positions: Tensor,
-        temperature: Tensor, bias: Tensor, omit: Tensor,
+        temperature: Tensor, bias: Tensor, omit: Tensor, near: Tensor | None = None,
     ) -> SampleInputs:  # fmt: skip
         """The inputs that `tensors` gave."""
         distribution = Distribution(temperature, bias, omit)
-        return cls(keys, tokens, designed, designed_positions, distribution)
+        return cls(keys, tokens, designed, designed_positions, distribution, near=near)
 
 
 class Sampled(NamedTuple):
@@ -126,9 +129,9 @@ class Sampled(NamedTuple):
     Attributes
     ----------
     letters : (M,) uint8, ASCII
-    sums : (sequences, 4) float64, over the rows: negative log-probabilities where designed,
-        and everywhere; the number of designed residues that are the native ones; and of those that
-        nothing could be drawn for
+    sums : (sequences, 3 or 4) float64, over the rows: negative log-probabilities where designed,
+        and everywhere; the number of designed residues that are the native ones; and, where ligands
+        are seen, negative log-probabilities of what is designed near them
     log_probs, probabilities : (M, 21) float32
     order : (P,) int64, the positions of every sequence as decoded
     """
@@ -198,6 +201,7 @@ class Sampling:
             designed,
             self.distribution(batch),
             order,
+            None if a.near is None else batch.of_nodes(a.near),
         )
 
     def distribution(self, batch: Batch) -> Distribution:
@@ -292,6 +296,8 @@ def sampled(
     # The sums of a sequence in which nothing was left to draw are no number, and show it.
     nll = torch.where(designed & ~is_distribution(samples.probabilities), torch.nan, nll)
     totals = [nll * designed, nll, designed & (samples.tokens == native)]
+    if inputs.near is not None:
+        totals.append(nll * inputs.near[nodes])
     return Sampled(
         letters[samples.tokens],
         batch.sums(torch.stack(totals, 1)),
@@ -334,11 +340,13 @@ class DecodeInputs(NamedTuple):
     ----------
     tokens, rank : (M,) int64, the residue of every row, and when it is decoded in its sequence
     designed : (N,) bool, over the nodes, what a score counts; None where nothing is scored
+    near : (N,) bool, over the nodes, what a ligand's score counts; None where there is none
     """
 
     tokens: Tensor
     rank: Tensor
     designed: Tensor | None = None
+    near: Tensor | None = None
 
     @property
     def needs(self) -> frozenset[str]:
@@ -415,14 +423,25 @@ class Scoring(GivenSequences):
         return scored
 
     def inputs(self, batch: Batch, backend: Backend) -> DecodeInputs:
-        given = super().inputs(batch, backend)
-        return given._replace(designed=batch.of_nodes(self.arguments.designed))
+        a = self.arguments
+        return (
+            super()
+            .inputs(batch, backend)
+            ._replace(
+                designed=batch.of_nodes(a.designed),
+                near=None if a.near is None else batch.of_nodes(a.near),
+            )
+        )
 
 
 def scored(backend: Backend, batch: Batch, encoding: Any, inputs: DecodeInputs) -> tuple[Tensor]:
-    """Negative log-probabilities of a batch, of the designed rows and of all: (sequences, 2)."""
+    """Negative log-probabilities of a batch, of the designed rows and of all, and where ligands are
+    seen of the designed ones near them: (sequences, 2 or 3)."""
     assert inputs.designed is not None
     copies = batch.copies(encoding.graph)
     logits = backend.decode(encoding, copies, inputs.tokens, inputs.rank)
     nll = nll_of(logits.log_softmax(-1), inputs.tokens)
-    return (batch.sums(torch.stack([nll * inputs.designed[copies.nodes], nll], 1)),)
+    totals = [nll * inputs.designed[copies.nodes], nll]
+    if inputs.near is not None:
+        totals.append(nll * inputs.near[copies.nodes])
+    return (batch.sums(torch.stack(totals, 1)),)

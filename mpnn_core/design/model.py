@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import warnings
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -29,6 +31,7 @@ from mpnn_core.design.arguments import (
 from mpnn_core.design.batches import Batch
 from mpnn_core.design.execution import Executor
 from mpnn_core.design.jobs import Decoding, Job, Sampled, Sampling, Scoring
+from mpnn_core.design.near import near_ligands
 from mpnn_core.design.results import (
     Designs,
     Scores,
@@ -36,14 +39,17 @@ from mpnn_core.design.results import (
     log_prob_results,
     score_results,
 )
-from mpnn_core.network.ca_only import CAOnlyMPNN
+from mpnn_core.network.architectures import ARCHITECTURES, models_that_read
 from mpnn_core.network.checkpoints import load_network, resolve
-from mpnn_core.network.families import PACKAGED
+from mpnn_core.network.context import LigandMPNN
+from mpnn_core.network.families import ALIASES, PACKAGED
 from mpnn_core.network.mpnn import MPNN
 from mpnn_core.network.variants import Variant, find_variant
 from mpnn_core.sampling.constraints import Constraints
 from mpnn_core.sampling.possible import require_possible
-from mpnn_core.structures.structure import Structure
+from mpnn_core.structures.structure import Structure, StructureWarning, shown_items
+
+DEFAULT_LIGAND = ALIASES["ligand"]
 
 
 class Model:
@@ -67,6 +73,7 @@ class Model:
         self.variant = variant
         self.device = device
         self.loss = loss
+        self._told: WeakSet[Structure] = WeakSet()  # whose ligands were said to be unseen
         self.executor = Executor(self.network, find_backend(backend, self.network, device), device)
 
     @property
@@ -87,12 +94,48 @@ class Model:
     @property
     def ca_only(self) -> bool:
         """Whether the network reads structures as traces of CA atoms (`Structure.ca_only`)."""
-        return isinstance(self.network, CAOnlyMPNN)
+        return self.network.ca_only
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """What the network reads of a structure (`network.architectures.Architecture.needs`):
+        "backbone" or "CA", and "context", the atoms around it, or "membrane", its labels."""
+        needs = {kind.network: kind.needs for kind in ARCHITECTURES.values()}
+        return next(needs[kind] for kind in type(self.network).__mro__ if kind in needs)
 
     def _readable(self, structures: Structure | Sequence[Structure]) -> Any:
         """Structures as the network reads them, in the form in which they are given."""
-        items = [self.network.readable(structure) for structure in listed(structures)]
-        return items[0] if isinstance(structures, Structure) else items
+        items = listed(structures)
+        if "context" not in self.reads:
+            for structure in items:
+                self._say_what_is_unseen(structure)
+        readable = [self.network.readable(structure) for structure in items]
+        return readable[0] if isinstance(structures, Structure) else readable
+
+    def _say_what_is_unseen(self, structure: Structure) -> None:
+        """Warn of the ligands of a structure, the first time that it is given."""
+        if not len(structure.context) or structure in self._told:
+            return
+        self._told.add(structure)
+        atoms = structure.context
+        columns = atoms.chain_ids, atoms.residue_numbers, atoms.residue_names
+        residues = set(zip(*columns, strict=True))
+        counts = Counter(str(name) for *_, name in residues)
+        names = [f"{name} ({n})" if n > 1 else name for name, n in sorted(counts.items())]
+        warnings.warn(
+            f"{self.name} does not see what is around the protein in {structure.name}: "
+            f"{shown_items(names)}; {DEFAULT_LIGAND} does",
+            StructureWarning,
+            stacklevel=4,
+        )
+
+    def _near(
+        self, structures: Sequence[Structure], designed: Sequence[NDArray[np.bool_]]
+    ) -> list[NDArray[np.bool_]] | None:
+        """What is designed near a ligand of each structure, (L,) bool; None if none is seen."""
+        if "context" not in self.reads:
+            return None
+        return [near_ligands(s) & d for s, d in zip(structures, designed, strict=True)]
 
     def design(
         self,
@@ -139,6 +182,9 @@ class Model:
             self._readable(structures), num_sequences, temperature, seed, constraints,
             decoding_order, self.network.neighbours, common_random_numbers,
         )  # fmt: skip
+        arguments = arguments._replace(
+            near=self._near(arguments.structures, [r.designed for r in arguments.constraints])
+        )
         job = Sampling(arguments, self.executor.letters)
         batches = [(batch, Sampled(*outputs)) for _, batch, outputs in self.executor.run(job)]
         designs = design_results(arguments, batches, temperature, self.name, self.executor.blank)
@@ -167,6 +213,9 @@ class Model:
             self._readable(structures), num_sequences, first, seed, constraints, decoding_order,
             self.network.neighbours, common_random_numbers,
         )  # fmt: skip
+        designed = [r.designed for r in arguments.constraints]
+        near = self._near(arguments.structures, designed)
+        arguments = arguments._replace(near=near)
         designs = [arguments]
         for temperature in others:
             checked = checked_temperature(temperature)
@@ -177,10 +226,10 @@ class Model:
                 require_possible(structure, resolved, of_positions)
             designs.append(arguments._replace(temperature=checked))
         native = score_arguments(
-            arguments.structures, [None] * len(arguments.structures),
-            [r.designed for r in arguments.constraints], 1, arguments.seed, common_random_numbers,
+            arguments.structures, [None] * len(arguments.structures), designed, 1, arguments.seed,
+            common_random_numbers,
         )  # fmt: skip
-        return self._each(designs, temperatures, native)
+        return self._each(designs, temperatures, native._replace(near=near))
 
     def _each(
         self,
@@ -285,7 +334,7 @@ class Model:
         designed = (constraints or Constraints()).designed(structure)
         arguments = score_arguments(
             [structure], [sequences], [designed], num_orders, seed, common_random_numbers
-        )
+        )._replace(near=self._near([structure], [designed]))
         batches = [(batch, sums) for _, batch, sums in self.executor.run(Scoring(arguments))]
         return score_results(arguments, batches)[0]
 
@@ -295,6 +344,7 @@ def load_model(
     variant: str = "baseline",
     device: str | torch.device = "cpu",
     backend: str = "auto",
+    side_chain_context: bool = False,
 ) -> Model:
     """A model that is ready to design.
 
@@ -310,18 +360,27 @@ def load_model(
         "mlx" and "coreml", exact, on Apple silicon (docs/explanation/apple.md); or a lossy one:
         "cuda-fast" (docs/explanation/cuda.md), "mlx-fast" and "coreml-fast", which compute in
         float16, and "mlx-int8"
+    side_chain_context : whether a model that sees ligands sees the side chains of fixed residues
+        too (`Structure.side_chains`), as LigandMPNN's `--ligand_mpnn_use_side_chain_context`
 
     Raises
     ------
     CheckpointError
         The weights cannot be had, or do not fit the variant.
     ValueError
-        Unknown variant or backend, or a device that this machine does not have.
+        Unknown variant or backend, a device that this machine does not have, or side-chain context
+        for a model that sees no ligands.
     """
     shape = find_variant(variant)
     place = find_device(device)
     choice = resolve(weights, shape)
     network, name = load_network(choice, shape)
+    if side_chain_context:
+        if not isinstance(network, LigandMPNN):
+            raise ValueError(
+                f"{name} does not see side chains; {', '.join(models_that_read('context'))} do"
+            )
+        network.side_chain_context = True
     return Model(network, name, shape, place, backend, choice.loss)
 
 

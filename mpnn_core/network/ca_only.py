@@ -64,6 +64,7 @@ class CAOnlyMPNN(MPNN):
 
     requires: ClassVar[frozenset[str]] = frozenset({OWN_FEATURES})
     edges: ClassVar[type[EdgeFeatures]] = CAFeatures
+    ca_only: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -35,7 +35,7 @@ from mpnn_core.network.features import EdgeFeatures, gaussians, with_virtual_cb
 from mpnn_core.network.graph import Backbones, Graph, upload
 from mpnn_core.network.layers import LayerNorm, Linear
 from mpnn_core.network.mpnn import MPNN, TILE_EDGES, MessageLayer
-from mpnn_core.structures.context import SIDE_CHAIN_ELEMENTS
+from mpnn_core.structures.context import NOT_IN_ORIGINAL, SIDE_CHAIN_ELEMENTS
 from mpnn_core.structures.structure import Structure
 
 ELEMENTS, GROUPS, PERIODS = 120, 19, 8
@@ -44,9 +44,6 @@ TYPE_WIDTH = 64
 ANGLES = 4
 BACKBONE_ATOMS = 5  # N, CA, C, O and the virtual CB, from which an atom's distances are taken
 
-UNKNOWN_ELEMENTS = (42, 113, 115, 117, 118)
-"""Atoms that the original's parser drops: it knows Mo as "Mb", and the last ones by older names."""
-
 SIDE_CHAIN_NEIGHBOURS = 16
 """Fixed residues among so many nearest ones show their side chains."""
 FARTHEST = 100.0**2
@@ -54,6 +51,7 @@ FARTHEST = 100.0**2
 
 SETS_TOGETHER = 512  # so that their distinct pairs stay below some hundred MB
 GPU_EDGES = 1 << 19  # of a tile on a GPU, which has no cache to keep them in
+MOST_UNSHARED = 1024  # nodes on a GPU
 DISTANCE_BYTES = 64 << 20
 
 
@@ -68,6 +66,7 @@ class Surroundings:
     offsets : S + 1 ints; structure s has the atoms offsets[s] to offsets[s + 1]
     side_chains : (N, 32, 3) float, Å, of the nodes; None where they are not looked at
     shown : (N, 32) bool, the atoms of `side_chains` that are there and of fixed residues
+    side_elements : (32,) int64, their atomic numbers
     """
 
     xyz: Tensor
@@ -75,6 +74,7 @@ class Surroundings:
     offsets: tuple[int, ...]
     side_chains: Tensor | None = None
     shown: Tensor | None = None
+    side_elements: Tensor | None = None
 
     @classmethod
     def of(
@@ -88,18 +88,31 @@ class Surroundings:
         these residues."""
         place = torch.device(device)
         atoms = [s.context for s in structures]
-        seen = [~np.isin(a.elements, UNKNOWN_ELEMENTS) for a in atoms]
+        seen = [~np.isin(a.elements, list(NOT_IN_ORIGINAL)) for a in atoms]
         xyz = np.concatenate([a.coords[k] for a, k in zip(atoms, seen, strict=True)])
         element = np.concatenate([a.elements[k] for a, k in zip(atoms, seen, strict=True)])
         offsets = tuple(np.cumsum([0, *(int(k.sum()) for k in seen)]).tolist())
-        of_nodes: tuple[Tensor, Tensor] | tuple[None, None] = (None, None)
+        of_nodes: tuple[Tensor, ...] = ()
         if fixed is not None:
             parts = [_side_chains(s)[s.mask] for s in structures]
             given = np.concatenate([f[s.mask] for f, s in zip(fixed, structures, strict=True)])
             coords = np.concatenate(parts)  # (N, 32, 3)
             shown = np.isfinite(coords).all(2) & given[:, None]
-            of_nodes = upload(np.nan_to_num(coords), place, dtype), upload(shown, place)
+            of_nodes = (
+                upload(np.nan_to_num(coords), place, dtype),
+                upload(shown, place),
+                upload(SIDE_CHAIN_ELEMENTS, place),
+            )
         return cls(upload(xyz, place, dtype), upload(element, place), offsets, *of_nodes)
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All that is known of the surroundings of one structure."""
+        return tuple(x for x in vars(self).values() if isinstance(x, Tensor))
+
+    @classmethod
+    def of_tensors(cls, xyz: Tensor, element: Tensor, *side_chains: Tensor) -> Surroundings:
+        """The surroundings that `tensors` gave."""
+        return cls(xyz, element, (0, len(xyz)), *side_chains)
 
 
 def _side_chains(structure: Structure) -> NDArray[np.float32]:
@@ -132,30 +145,31 @@ class Sets:
         return (self.atoms >= 0).sum(1, keepdim=True)
 
 
-def context_sets(context: Surroundings, graph: Graph, backbones: Backbones, most: int) -> Sets:
-    """The `most` atoms that are nearest to each node's virtual CB, by the sets that they form.
+def context_sets(
+    context: Surroundings, graph: Graph, backbones: Backbones, most: int, shared: bool = True
+) -> Sets:
+    """The `most` atoms that are nearest to each node's virtual CB, by the sets that they form; a
+    set for each node where they are not to be `shared`.
 
     Of equal distances the first atom is taken, as in the original: float32, term by term.
     """
     cb = with_virtual_cb(backbones.coords)[:, -1]  # (N, 3)
-    A = len(context.xyz)
+    xyz, element = context.xyz, context.element
     parts = []
     for s, (start, stop) in enumerate(pairwise(backbones.offsets)):
         first, last = context.offsets[s : s + 2]
-        parts.append(_nearest_atoms(cb[start:stop], context.xyz[first:last], most, first))
-    ids = torch.cat(parts)  # (N, M), A for none
-    xyz, element = context.xyz, context.element
-    if context.shown is not None:
-        assert context.side_chains is not None
-        shown = context.shown  # (N, 32)
+        parts.append(_nearest_atoms(cb[start:stop], xyz[first:last], most, first))
+    ids = torch.cat(parts)  # (N, M), NONE where there are fewer
+    if context.side_chains is not None and context.side_elements is not None:
         ids = _with_side_chains(ids, cb, context, graph, most)
-        xyz = torch.cat([xyz, context.side_chains[shown]])
-        kinds = torch.as_tensor(SIDE_CHAIN_ELEMENTS, device=element.device)
-        element = torch.cat([element, kinds.expand(shown.shape)[shown]])
-        A = len(xyz)
+        xyz = torch.cat([xyz, context.side_chains.flatten(0, 1)])
+        element = torch.cat([element, context.side_elements.repeat(len(cb))])
     ids = ids.sort(1).values
-    atoms, set_of_node = _distinct_rows(ids)
-    return Sets(xyz, element, torch.where(atoms < A, atoms, -1), set_of_node)
+    if shared:
+        atoms, set_of_node = _distinct_rows(ids)
+    else:
+        atoms, set_of_node = ids, torch.arange(len(ids), device=ids.device)
+    return Sets(xyz, element, torch.where(atoms == NONE, -1, atoms), set_of_node)
 
 
 NONE = torch.iinfo(torch.int64).max
@@ -201,8 +215,8 @@ def _with_side_chains(
     """
     assert context.side_chains is not None and context.shown is not None
     A = len(context.xyz)
-    number = torch.full(context.shown.shape, NONE, device=ids.device)  # (N, 32)
-    number[context.shown] = A + torch.arange(int(context.shown.sum()), device=ids.device)
+    number = A + torch.arange(context.shown.numel(), device=ids.device).view(context.shown.shape)
+    number = torch.where(context.shown, number, NONE)  # (N, 32)
     around = graph.neighbours[:, :SIDE_CHAIN_NEIGHBOURS]  # (N, 16)
     valid = graph.valid_of(slice(None))
     found = []
@@ -248,16 +262,24 @@ def _distinct_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     return distinct, which
 
 
-def distinct_pairs(atoms: Tensor) -> tuple[Tensor, Tensor]:
+def distinct_pairs(atoms: Tensor, shared: bool = True) -> tuple[Tensor, Tensor]:
     """The ordered pairs of atoms that some of the sets (S, M) have: (P, 2), and which pair each two
-    of a set are, (S, M, M) int64: P where one of them is no atom."""
+    of a set are, (S, M, M) int64: P where one of them is no atom.
+
+    Those of each set by themselves where they are not to be `shared`.
+    """
     there = atoms >= 0
     both = there[:, :, None] & there[:, None]  # (S, M, M)
-    A = int(atoms.max()) + 1
+    if not shared:
+        a, b = torch.broadcast_tensors(atoms[:, :, None], atoms[:, None])
+        every = torch.arange(both.numel(), device=atoms.device).view(both.shape)
+        pairs = torch.stack([a, b], -1).clamp_(min=0).view(-1, 2)
+        return pairs, torch.where(both, every, len(pairs))
+    A = max(1, int(atoms.max()) + 1)
     keys, place = torch.unique((atoms[:, :, None] * A + atoms[:, None])[both], return_inverse=True)
     pair_of = torch.full(both.shape, len(keys), device=atoms.device)
     pair_of[both] = place
-    return torch.stack([keys // max(A, 1), keys % max(A, 1)], 1), pair_of
+    return torch.stack([keys // A, keys % A], 1), pair_of
 
 
 class AtomFeatures(EdgeFeatures):
@@ -330,6 +352,8 @@ class LigandMPNN(MPNN):
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({CHANGED_STATES})
+    edges: ClassVar[type[EdgeFeatures]] = AtomFeatures
+    features: AtomFeatures
 
     def __init__(
         self,
@@ -342,7 +366,6 @@ class LigandMPNN(MPNN):
         super().__init__(hidden, encoder_layers, decoder_layers, neighbours)
         self.context_atoms = context_atoms
         self.side_chain_context = False
-        self.features = AtomFeatures(hidden)
         self.W_v = Linear(hidden, hidden)
         self.W_c = Linear(hidden, hidden)
         self.W_nodes_y = Linear(hidden, hidden)
@@ -370,12 +393,27 @@ class LigandMPNN(MPNN):
         shown = fixed if self.side_chain_context else None
         return Surroundings.of(structures, shown, device, self.W_c.weight.dtype)
 
+    def context_tensors(self, context: Surroundings) -> tuple[Tensor, ...]:
+        return context.tensors()
+
+    def context_of(self, *tensors: Tensor) -> Surroundings:
+        return Surroundings.of_tensors(*tensors)
+
+    @property
+    def recordable(self) -> bool:
+        return True
+
     def changed_states(
         self, h_V: Tensor, graph: Graph, backbones: Backbones, context: Surroundings
     ) -> Tensor:
         """The encoder's states, with what each node sees around it: (N, H) -> (N, H)."""
-        sets = context_sets(context, graph, backbones, self.context_atoms)
+        # A GPU computes few of them sooner than it finds those that are alike, and need not wait.
+        shared = h_V.device.type != "cuda" or len(h_V) > MOST_UNSHARED
+        sets = context_sets(context, graph, backbones, self.context_atoms, shared)
         w = self.folded()
+        if not shared:
+            states = self.atom_states(w, sets, slice(None), shared)
+            return self.node_states(w, h_V, backbones.coords, sets, states, sets.set_of_node, 0)
         nodes_of_sets = sets.set_of_node.argsort(stable=True)
         changed = torch.empty_like(h_V)
         bounds = torch.searchsorted(
@@ -383,22 +421,22 @@ class LigandMPNN(MPNN):
             torch.arange(0, len(sets.atoms) + SETS_TOGETHER, SETS_TOGETHER, device=h_V.device),
         ).tolist()
         for t, (start, stop) in enumerate(pairwise(bounds)):
-            nodes = nodes_of_sets[start:stop]
-            first = t * SETS_TOGETHER
-            together = slice(first, first + SETS_TOGETHER)
-            states = self.atom_states(w, sets, together)
+            nodes, first = nodes_of_sets[start:stop], t * SETS_TOGETHER
+            states = self.atom_states(w, sets, slice(first, first + SETS_TOGETHER))
             changed[nodes] = self.node_states(
                 w, h_V[nodes], backbones.coords[nodes], sets, states, sets.set_of_node[nodes], first
             )
         return changed
 
-    def atom_states(self, w: Folded, sets: Sets, some: slice) -> list[Tensor]:
+    def atom_states(self, w: Folded, sets: Sets, some: slice, shared: bool = True) -> list[Tensor]:
         """The states of the atoms of some sets after each layer: (S, M, H), twice."""
         atoms = sets.atoms[some]  # (S, M)
         count = sets.count[some, None]  # (S, 1, 1)
         first, second = self.on_atoms
-        pairs, pair_of = distinct_pairs(atoms)  # (P, 2), (S, M, M)
-        element = sets.element[atoms.clamp(min=0)] if len(sets.element) else atoms.clamp(min=0)
+        pairs, pair_of = distinct_pairs(atoms, shared)  # (P, 2), (S, M, M)
+        if not len(sets.element):  # nothing is there to be seen
+            return [w.bias.new_zeros(*atoms.shape, w.bias.shape[1])] * 2
+        element = sets.element[atoms.clamp(min=0)]
         messages, edges = [], []
         for part in pairs.split(_rows_of_tile(pairs.device, 1)):
             a, b = part.unbind(1)
@@ -475,7 +513,8 @@ class LigandMPNN(MPNN):
         backbone = with_virtual_cb(coords)  # (n, 5, 3)
         distances = (_squared(backbone[:, None], xyz[:, :, None]) + 1e-6).sqrt()  # (n, M, 5)
         V = F.linear(gaussians(distances), w.node_rbf) + w.node_table[sets.element[at]]
-        return self.features.norm_nodes(V + F.linear(angles(coords, xyz), w.node_angles))
+        V = V + F.linear(angles(coords, xyz), w.node_angles)
+        return self.features.norm_nodes(V)
 
     def folded(self) -> Folded:
         """The weights of the context, multiplied out in float64."""
@@ -550,7 +589,6 @@ def _fold(network: LigandMPNN) -> Folded:
         return tensor.detach().cpu().double()
 
     f = network.features
-    assert isinstance(f, AtomFeatures)
     kinds = element_one_hots()  # (119, 147)
     rbf, types, turned = wide(f.node_project_down.weight).split(
         [BACKBONE_ATOMS * GAUSSIANS, TYPE_WIDTH, ANGLES], 1

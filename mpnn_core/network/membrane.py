@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -19,12 +19,28 @@ from torch import Tensor
 
 from mpnn_core.network.encoding import INITIAL_STATES
 from mpnn_core.network.families import GLOBAL_MEMBRANE
+from mpnn_core.network.features import EdgeFeatures
 from mpnn_core.network.graph import Backbones, upload
 from mpnn_core.network.layers import LayerNorm, Linear
 from mpnn_core.network.mpnn import MPNN
 from mpnn_core.structures.structure import Structure, StructureError, StructureWarning
 
 LABELS = 3
+
+
+class MembraneFeatures(EdgeFeatures):
+    """The features of ProteinMPNN's edges, and those of the nodes' labels."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__(hidden)
+        self.node_embedding = Linear(LABELS, hidden, bias=False)
+        self.norm_nodes = LayerNorm(hidden)
+
+    def of_labels(self) -> Tensor:
+        """A row for each label: (3, H)."""
+        # The column of a label is what the layer makes of its one-hot vector.
+        rows: Tensor = self.norm_nodes(self.node_embedding.weight.T)
+        return rows
 
 
 class MembraneMPNN(MPNN):
@@ -38,7 +54,9 @@ class MembraneMPNN(MPNN):
         and is given no others
     """
 
-    requires = frozenset({INITIAL_STATES})
+    requires: ClassVar[frozenset[str]] = frozenset({INITIAL_STATES})
+    edges: ClassVar[type[EdgeFeatures]] = MembraneFeatures
+    features: MembraneFeatures
 
     def __init__(
         self,
@@ -50,8 +68,6 @@ class MembraneMPNN(MPNN):
     ) -> None:
         super().__init__(hidden, encoder_layers, decoder_layers, neighbours)
         self.name = name
-        self.features.node_embedding = Linear(LABELS, hidden, bias=False)
-        self.features.norm_nodes = LayerNorm(hidden)
         self.W_v = Linear(hidden, hidden)
 
     @property
@@ -96,8 +112,17 @@ class MembraneMPNN(MPNN):
             )
         return labels
 
+    def context_tensors(self, context: Tensor) -> tuple[Tensor, ...]:
+        return (context,)
+
+    def context_of(self, *tensors: Tensor) -> Tensor:
+        return tensors[0]
+
+    @property
+    def recordable(self) -> bool:
+        return True
+
     def initial_states(self, backbones: Backbones, context: Any) -> Tensor:
         """The row of each node's label, of the three that there are: (N, H)."""
-        one_hot = torch.eye(LABELS, device=context.device)
-        rows = self.W_v(self.features.norm_nodes(self.features.node_embedding(one_hot)))
-        return rows[context]  # type: ignore[no-any-return]
+        rows: Tensor = self.W_v(self.features.of_labels())  # (3, H)
+        return rows[context]

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mpnn_core.constants import LETTERS, MESSAGE_SCALE
-from mpnn_core.network.encoding import Copies, Encoding
+from mpnn_core.network.encoding import OWN_FEATURES, Copies, Encoding
 from mpnn_core.network.features import EdgeFeatures
 from mpnn_core.network.graph import Backbones, Graph, nearest_neighbours
 from mpnn_core.network.layers import Embedding, LayerNorm, Linear
@@ -182,10 +182,12 @@ class MPNN(nn.Module):
     requires : what an architecture that derives from this one requires of a backend besides:
         `INITIAL_STATES`, `CHANGED_STATES`, for which it has a method each, and `OWN_FEATURES`
     edges : the class of its edge features
+    ca_only : whether it reads structures as traces of CA atoms (`Structure.ca_only`)
     """
 
     requires: ClassVar[frozenset[str]] = frozenset()
     edges: ClassVar[type[EdgeFeatures]] = EdgeFeatures
+    ca_only: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -274,6 +276,20 @@ class MPNN(nn.Module):
 
         fixed (L,) bool, of each structure: the residues whose letters are given.
         """
+        return None
+
+    @property
+    def recordable(self) -> bool:
+        """Whether a GPU can record all that it computes of one structure: no part waits for the
+        device, and its context is that of `context_tensors`."""
+        return not self.requires - {OWN_FEATURES}
+
+    def context_tensors(self, context: Any) -> tuple[Tensor, ...]:
+        """What a recording is given of the context of one structure."""
+        return ()
+
+    def context_of(self, *tensors: Tensor) -> Any:
+        """The context that `context_tensors` gave."""
         return None
 
     def initial_states(self, backbones: Backbones, context: Any) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,6 +51,7 @@ class Atoms:
     hetero : (A,) bool, a HETATM record
     altloc : (A,) bytes, the label of alternative conformations, "" for none
     atom : (A,) bytes, the atom's name
+    element : (A,) int64, the atomic number: 1 for deuterium, 0 where unknown
     xyz : (A, 3) float64, Å; NaN where unknown
     occupancy : (A,) float64
     where : of the number of an atom, where in the file it is: "line 12"
@@ -66,10 +68,25 @@ class Atoms:
     hetero: NDArray[np.bool_]
     altloc: NDArray[np.bytes_]
     atom: NDArray[np.bytes_]
+    element: NDArray[np.int64]
     xyz: NDArray[np.float64]
     occupancy: NDArray[np.float64]
     where: Callable[[int], str]
     check: Callable[[NDArray[np.int64]], None]
+
+    def readable(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """(n,) bool: which of these atoms (n,) int64 have a finite position and no fault."""
+        with np.errstate(over="ignore"):  # beyond float32 is infinite
+            known = np.isfinite(self.xyz[rows].astype(np.float32)).all(1)
+        try:
+            self.check(rows)
+        except StructureError:
+            for n, row in enumerate(rows.tolist()):
+                try:
+                    self.check(np.array([row]))
+                except StructureError:
+                    known[n] = False
+        return known
 
     def of_chains(self, chains: Iterable[str]) -> Atoms:
         """The atoms of some chains alone."""
@@ -128,6 +145,7 @@ def _pdb_atoms(text: str, say: Say) -> Atoms:
         flat.het_flags == ord("H"),
         _text(flat.altlocs[:, None]),
         _text(flat.atom_names),
+        records.elements(flat.elements),
         flat.pos,
         flat.occ.astype(np.float64),
         lambda row: f"line {records.lines[row]}",
@@ -144,10 +162,25 @@ def _text(characters: Any) -> NDArray[np.bytes_]:
 WIDTH = 80
 """Columns of a PDB record."""
 
-_NAME, _CHAIN, _NUMBER = slice(17, 21), slice(21, 22), slice(22, 26)
+_ATOM, _NAME, _CHAIN, _NUMBER = slice(12, 16), slice(17, 21), slice(21, 22), slice(22, 26)
 _RESIDUE = slice(17, 27)  # name, chain, number, insertion code
 _BLANK, _XYZ, _OCCUPANCY = slice(27, 30), slice(30, 54), slice(54, 60)
-_SEGMENT, _CHARGE = slice(72, 76), slice(78, 80)
+_SEGMENT, _ELEMENT, _CHARGE = slice(72, 76), slice(76, 78), slice(78, 80)
+
+_DEUTERIUM = 119
+"""What gemmi numbers deuterium, after the elements."""
+
+
+# The usual form of columns 23 to 60: a residue's number and insertion code, coordinates and an
+# occupancy. In the columns # are spaces, then a minus or none, then digits.
+_SPACE, _MINUS, _DIGIT, _POINT, _OTHER = 1, 2, 4, 8, 16
+_KINDS = np.full(256, _OTHER, np.uint8)  # of characters
+_KINDS[list(b"0123456789")] = _DIGIT
+_KINDS[list(b" -.")] = _SPACE, _MINUS, _POINT
+_NUMBER_FORM = "###d?sss" + "###d.ddd" * 3 + "##d.dd"
+_ALLOWED = {"d": _DIGIT, "s": _SPACE, ".": _POINT, "#": _SPACE | _MINUS | _DIGIT, "?": 31}
+_EXPECTED = np.array([_ALLOWED[kind] for kind in _NUMBER_FORM], np.uint8)
+_FREE = np.array([kind == "#" for kind in _NUMBER_FORM])
 
 
 class _Records:
@@ -305,8 +338,29 @@ class _Records:
         lines[:, :WIDTH] = table
         return lines.tobytes()
 
+    def elements(self, parsed: Any) -> NDArray[np.int64]:
+        """(A,) atomic numbers, from what gemmi says of a record: the element, or if its columns
+        are blank what the name says by the column that it begins in. Programs that write no
+        elements may write an ion's name, which is its residue's, in any column."""
+        elements = np.where(parsed == _DEUTERIUM, 1, parsed).astype(np.int64)
+        table = self._table
+        blank = np.flatnonzero((table[:, _ELEMENT] == ord(" ")).all(1))
+        if len(blank):
+            name, residue = (
+                np.char.strip(table[blank, columns].copy().view(f"S{columns.stop - columns.start}"))
+                for columns in (_ATOM, _NAME)
+            )
+            for n in np.flatnonzero(name == residue).tolist():
+                number = _ion(name[n, 0].decode())
+                if number:
+                    elements[blank[n]] = number
+        return elements
+
     def check(self, rows: NDArray[np.int64]) -> None:
         """Raise StructureError if a number of one of these atoms is none."""
+        rows = rows[~self._is_ordinary[rows]]
+        if not len(rows):
+            return
         table = self._table[rows]
         fields = ((_XYZ, 8, float), (_OCCUPANCY, 6, float), (_NUMBER, 4, int))
         try:
@@ -318,6 +372,21 @@ class _Records:
         except ValueError:
             for row in rows.tolist():
                 self._check_line(self._line(row), int(self.lines[row]))
+
+    @cached_property
+    def _is_ordinary(self) -> NDArray[np.bool_]:
+        """(A,) bool: whether a record has all its numbers in the usual form, as "  -1.234"."""
+        columns = slice(_NUMBER.start, _OCCUPANCY.stop)
+        kinds = _KINDS.take(np.ascontiguousarray(self._table[:, columns]))
+        bad = kinds & _EXPECTED == 0
+        before, after = kinds.reshape(-1)[:-1], kinds.reshape(-1)[1:]
+        falls = np.zeros(kinds.size, bool)  # from a column to the next
+        falls[:-1] = (before > after) | ((before == _MINUS) & (after == _MINUS))
+        bad |= falls.reshape(kinds.shape) & _FREE
+        if not bad.any():  # as in most files, and faster
+            return np.ones(len(kinds), bool)
+        good: NDArray[np.bool_] = ~bad.any(1)
+        return good
 
     def _check_line(self, line: str, n: int) -> None:
         if len(line.rstrip()) < _XYZ.stop:
@@ -472,6 +541,7 @@ class _Sites:
             self._strings("group_pdb", default="ATOM") == b"HETATM",
             self._strings("label_alt_id"),
             self._strings("label_atom_id", "auth_atom_id"),
+            self._elements(),
             np.stack([self._floats(f"cartn_{axis}", np.nan) for axis in "xyz"], axis=1),
             self._floats("occupancy", 1.0),
             lambda row: f"row {row + 1} of _atom_site",
@@ -501,6 +571,18 @@ class _Sites:
             raise StructureError(
                 f"{error.object!r} in _atom_site.{names[0]}; the names of mmCIF are ASCII"
             ) from None
+
+    def _elements(self) -> NDArray[np.int64]:
+        """Atomic numbers, from the symbol, or from the name where there is none."""
+        symbols = self._columns.get("type_symbol", [None] * self._rows)
+        number: dict[Any, int] = {symbol: _atomic_number(symbol) for symbol in set(symbols)}
+        elements = np.array([number[symbol] for symbol in symbols], np.int64)
+        blank = [row for row, symbol in enumerate(symbols) if not symbol]
+        if blank:
+            names = self._values("label_atom_id", "auth_atom_id")
+            residues = self._values("label_comp_id", "auth_comp_id")
+            elements[blank] = [_element_of(names[row] or "", residues[row] or "") for row in blank]
+        return elements
 
     def _floats(self, name: str, default: float) -> NDArray[np.float64]:
         if name not in self._columns:
@@ -572,6 +654,38 @@ class _Sites:
                 chain=value.get("auth_asym_id") or value.get("label_asym_id") or None,
                 residue=value.get("auth_seq_id") or value.get("label_seq_id") or None,
             )
+
+
+def _atomic_number(symbol: str | None) -> int:
+    """The atomic number of an element's symbol, 0 if it is none."""
+    import gemmi
+
+    number: int = gemmi.Element(symbol).atomic_number if symbol and len(symbol) < 3 else 0
+    return number
+
+
+# What CHARMM calls ions whose names do not begin with their symbols.
+_CHARMM_IONS = {"SOD": "Na", "POT": "K", "CLA": "Cl", "CAL": "Ca", "CES": "Cs", "CAD": "Cd"}
+
+
+def _ion(name: str) -> int:
+    """The atomic number of an ion, by the name that is its residue's too, as CA, CL- or SOD."""
+    letters = name.upper().rstrip("+-0123456789")
+    return _atomic_number(_CHARMM_IONS.get(letters, letters))
+
+
+def _element_of(name: str, residue: str) -> int:
+    """The atomic number that the name of an atom says, 0 if none, where no column tells.
+
+    CA is a carbon, as most atoms of this name are: a symbol of two letters counts in the name of an
+    ion, and where no atom of an organic molecule begins with its first.
+    """
+    if name == residue and _ion(name):
+        return _ion(name)
+    letters = (re.match(r"[0-9'\"*]*([A-Za-z]*)", name) or [name, ""])[1].upper()
+    if letters[:2] in ("CL", "BR") or letters[:1] not in ("H", "C", "N", "O", "P", "S"):
+        return _atomic_number(letters[:2]) or _atomic_number(letters[:1])
+    return _atomic_number(letters[:1])
 
 
 _UNCERTAINTY = re.compile(r"\(\d+\)$")  # 1.234(5)

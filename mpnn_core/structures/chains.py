@@ -22,16 +22,14 @@ from mpnn_core.constants import CA, C, N
 from mpnn_core.structures.atoms import Atoms, Say
 from mpnn_core.structures.residues import (
     PEPTIDE_BOND,
+    SAME_FRAME,
     SAME_PLACE,
     Residue,
+    Runs,
     amino_acids,
     bonded,
 )
 from mpnn_core.structures.structure import shown_chain, shown_items
-
-SAME_FRAME = 10.0
-"""Å between CA atoms on average: a molecule that comes again after an END, and moved by less than
-this, is the same at another time."""
 
 MOST_MISSING = 50
 """Residue numbers that may be missing of one chain where it goes on after a TER."""
@@ -40,12 +38,16 @@ REACH = 4.0
 """Å between the CA atoms of two residues, for each number that they are apart: stretched, 3.8."""
 
 
-def protein_chains(atoms: Atoms, say: Say) -> dict[str, list[Residue]]:
-    """The residues of every protein chain, by chain id."""
-    by_id = amino_acids(atoms, say)
+def protein_chains(runs: Runs, say: Say) -> tuple[dict[str, list[Residue]], list[Residue]]:
+    """The residues of every protein chain, by chain id, and the amino acids that are ligands."""
+    atoms = runs.atoms
+    by_id = amino_acids(runs, say)
     chains: dict[str, list[Residue]] = {}
+    ligands: list[Residue] = []
     for chain, molecules in by_id.items():
-        first, *others = _polymers(atoms, chain, molecules, say) or [[]]
+        polymers, free = _polymers(atoms, chain, molecules, say)
+        ligands += free
+        first, *others = polymers or [[]]
         if first:
             chains[chain] = first
         names = _new_names(chain, {*by_id, *chains})
@@ -60,7 +62,7 @@ def protein_chains(atoms: Atoms, say: Say) -> dict[str, list[Residue]]:
                 f"chain {shown_chain(chain)} names {len(others) + 1} molecules; those after the "
                 f"first are called {shown_items(renamed)}"
             )
-    return {chain: chains[chain] for chain in sorted(chains)}
+    return {chain: chains[chain] for chain in sorted(chains)}, ligands
 
 
 def _new_names(chain: str, taken: set[str]) -> Iterator[str]:
@@ -69,8 +71,8 @@ def _new_names(chain: str, taken: set[str]) -> Iterator[str]:
 
 def _polymers(
     atoms: Atoms, chain: str, molecules: dict[int, list[Residue]], say: Say
-) -> list[list[Residue]]:
-    """The polymers of one chain id, each a list of residues in their order."""
+) -> tuple[list[list[Residue]], list[Residue]]:
+    """The polymers of one chain id, each a list of residues in their order, and its ligands."""
     loose = {id(residue) for residues in molecules.values() for residue in _loose(residues)}
     everything = [residue for residues in molecules.values() for residue in residues]
     bonds = _Bonds([residue for residue in everything if id(residue) in loose], everything)
@@ -99,9 +101,9 @@ def _polymers(
     if ligands:
         say(
             f"chain {shown_chain(chain)}: amino acids that no peptide bond joins to the chain are "
-            f"ligands, and left out: {shown_items([f'{r.name} {r.label}' for r in ligands])}"
+            f"ligands: {shown_items([f'{r.name} {r.label}' for r in ligands])}"
         )
-    return polymers.found
+    return polymers.found, ligands
 
 
 def _loose(residues: Sequence[Residue]) -> list[Residue]:

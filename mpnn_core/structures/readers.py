@@ -1,8 +1,9 @@
 """PDB and mmCIF files read into a `Structure`.
 
 From file to structure: `containers` unpacks a file, `atoms` parses it, `chains` says which atoms
-are which residue of which chain. An unusable file is a `StructureError` that names the file, the
-chain and the residue; what is left out of a usable one or changed in it is a `StructureWarning`.
+are which residue of which chain, `surroundings` what is beside their backbones. An unusable file is
+a `StructureError` that names the file, the chain and the residue; what is left out of a usable one
+or changed in it is a `StructureWarning`.
 """
 
 from __future__ import annotations
@@ -21,13 +22,28 @@ from mpnn_core.constants import BACKBONE, CA, CHAIN_GAP, C, N, O
 from mpnn_core.structures.atoms import Say, read_atoms
 from mpnn_core.structures.chains import protein_chains
 from mpnn_core.structures.containers import read_text, structure_name
-from mpnn_core.structures.residues import BONDS, LONGEST_BOND, SHORTEST_BOND, Residue, bonded
+from mpnn_core.structures.names import own_names, residue_letters
+from mpnn_core.structures.residues import (
+    BONDS,
+    LONGEST_BOND,
+    SHORTEST_BOND,
+    Conformer,
+    Residue,
+    Runs,
+    bonded,
+)
 from mpnn_core.structures.structure import (
     Structure,
     StructureError,
     StructureWarning,
     shown_chain,
     shown_items,
+)
+from mpnn_core.structures.surroundings import (
+    chains_around,
+    context_atoms,
+    say_what_is_of_other_chains,
+    side_chains,
 )
 
 NO_NEIGHBOUR = 10.0
@@ -38,6 +54,7 @@ def read_structure(
     path: str | os.PathLike[str],
     chains: str | Sequence[str] | None = None,
     ca_only: bool = False,
+    zero_occupancy: bool = False,
 ) -> Structure:
     """The protein chains of a PDB or mmCIF file, plain or compressed by gzip, bzip2 or xz.
 
@@ -51,12 +68,20 @@ def read_structure(
     chain with a number that fits, or if it is MSE, as in the original; waters, ligands and
     nucleotides do not belong to any.
 
+    `Structure.context` gets the atoms of all residues that are neither protein nor water, in the
+    order of the file and without hydrogens; of alternative conformations of a residue one, by the
+    same rule. `Structure.side_chains` gets the side chain of the conformer that is read.
+
     Parameters
     ----------
     path : the file
-    chains : the author's chain ids, "A", "A,B" or ["A", "B"]; None reads all protein chains
+    chains : the author's chain ids, "A", "A,B" or ["A", "B"]; None reads all protein chains.
+        The ligands of other chains are left out, as in LigandMPNN's `parse_PDB`; beside a protein
+        chain, one of nucleic acids or ligands alone may be asked for
     ca_only : whether to read a trace: residues whose CA is known are complete, whatever else of
         them is, and the CA-only models read it
+    zero_occupancy : whether atoms of occupancy 0 are read of ligands and side chains; those of
+        backbones are read in any case
 
     Raises
     ------
@@ -73,7 +98,7 @@ def read_structure(
     file = Path(path)
     said: list[str] = []
     try:
-        structure = _structure(file, chains, ca_only, said)
+        structure = _structure(file, chains, ca_only, zero_occupancy, said)
     except StructureError as error:
         error.file = str(file)
         raise
@@ -83,34 +108,48 @@ def read_structure(
 
 
 def _structure(
-    file: Path, chains: str | Sequence[str] | None, ca_only: bool, said: list[str]
+    file: Path,
+    chains: str | Sequence[str] | None,
+    ca_only: bool,
+    zero_occupancy: bool,
+    said: list[str],
 ) -> Structure:
     """The structure of some chains of a file, or of all its protein chains."""
     say = said.append
     atoms = read_atoms(read_text(file), say)
     present = {chain.decode() for chain in np.unique(atoms.chain).tolist()}
     wanted = _chain_ids(chains)
-    if wanted is not None and wanted <= present:
-        residues_of = protein_chains(atoms.of_chains(wanted), say)
-    else:
-        residues_of = protein_chains(atoms, say)
-    if wanted is None:
-        selected = list(residues_of)
-    elif wanted and wanted <= residues_of.keys():
-        selected = sorted(wanted)
-    else:
-        raise _no_such_chain(wanted, protein_chains(atoms, lambda _: None), present)
+    asked = atoms.of_chains(wanted) if wanted is not None and wanted <= present else atoms
+    runs = Runs(asked)
+    residues_of, ligands = protein_chains(runs, say)
+    selected = list(residues_of)
+    around: set[str] = set()
+    if wanted is not None:
+        selected = sorted(wanted & residues_of.keys())
+        around = wanted & chains_around(runs, ligands)
+        unknown = wanted - {*selected, *around} if selected else wanted
+        if unknown or not wanted:
+            everything, _ = protein_chains(Runs(atoms), lambda _: None)
+            raise _no_such_chain(unknown, everything, present)
     if not selected:
         reason = "no protein chain: no residue that is an amino acid by its name or its backbone"
         raise StructureError("; ".join([reason, *said]))
     rows = [(chain, residue) for chain in selected for residue in residues_of[chain]]
     best = [residue.best() for _, residue in rows]
+    _say_what_is_read_as_another(rows, best, say)
     xyz = np.array([conformer.xyz for conformer in best])
     chain_ids = np.array([chain for chain, _ in rows])
     numbers = np.array([residue.label for _, residue in rows])
     impossible = _impossible(xyz)
     _say_what_is_impossible(impossible, chain_ids, numbers, say)
     _leave_out_what_is_far(xyz)
+    context = context_atoms(runs, ligands, zero_occupancy, say)
+    if wanted is not None:
+        # A chain with a name of ours, as A_2, is of the file's A.
+        kept = around | {asked.chain[residue.row].decode() for _, residue in rows}
+        context = context.rows(np.isin(context.chain_ids, sorted(kept)))
+        if present - kept:
+            say_what_is_of_other_chains(atoms.of_chains(present - kept), say)
     structure = Structure(
         structure_name(file),
         xyz,
@@ -118,6 +157,8 @@ def _structure(
         chain_ids,
         _residue_index([residues_of[chain] for chain in selected]),
         numbers,
+        context,
+        side_chains(runs, [residue for _, residue in rows], best, zero_occupancy, say),
         ca_only=ca_only,
     )
     _say_what_is_apart(structure, impossible, say)
@@ -141,6 +182,24 @@ def _no_such_chain(wanted: set[str], proteins: Iterable[str], present: set[str])
     chain = min(wanted - set(names))
     kind = "is no protein" if chain in present else "is not there"
     return StructureError(f"{kind}; {choice}", chain=chain)
+
+
+def _say_what_is_read_as_another(
+    rows: Sequence[tuple[str, Residue]], read: Sequence[Conformer], say: Say
+) -> None:
+    """Residues that are read as another, or as none of the twenty."""
+    pairs = {(residue.name, c.letter) for (_, residue), c in zip(rows, read, strict=True)}
+    letters, own = residue_letters(), own_names()
+    unknown = sorted({name for name, _ in pairs if name.upper() not in letters})
+    if unknown:
+        say(
+            f"residues with a protein backbone and no one-letter code are X: {shown_items(unknown)}"
+        )
+    parents = sorted(
+        {f"{name} as {a}" for name, a in pairs if name.upper() not in own and a != "X"}
+    )
+    if parents:
+        say(f"modified residues are read as their parents: {shown_items(parents)}")
 
 
 def _residue_index(chains: Iterable[Sequence[Residue]]) -> NDArray[np.int64]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from mpnn_core.constants import BACKBONE, CA, C, N, O
 from mpnn_core.structures.atoms import Atoms, Say
-from mpnn_core.structures.names import TERMINAL_OXYGENS, own_names, residue_letters
+from mpnn_core.structures.names import TERMINAL_OXYGENS, residue_letters
 from mpnn_core.structures.structure import StructureError, shown_chain, shown_items
 
 PEPTIDE_BOND = 2.0
@@ -28,6 +28,10 @@ PEPTIDE_BOND = 2.0
 
 SAME_PLACE = 3.0
 """Å between two CA atoms: two residues of a chain are 3.8 apart, two conformers of one less."""
+
+SAME_FRAME = 10.0
+"""Å on average: a molecule that comes again after an END, and moved by less than this, is the same
+at another time."""
 
 SHORTEST_BOND, LONGEST_BOND = 0.5, 3.0
 """Å. N-CA, CA-C and C-O are 1.2 to 1.6; a backbone outside of these bounds is none."""
@@ -41,6 +45,7 @@ class Conformer(NamedTuple):
     letter: str
     xyz: NDArray[np.float64]  # (4, 3) Å: N, CA, C, O; NaN where missing
     occupancy: float  # summed over the backbone
+    label: bytes = b""  # of the alternative conformation
 
 
 @dataclass(slots=True, eq=False)
@@ -56,6 +61,7 @@ class Residue:
     molecule: int
     rows: NDArray[np.int64]  # of its backbone atoms
     conformers: list[Conformer]
+    apart: tuple[int, ...] = ()  # a row of each run that joined it
 
     @property
     def label(self) -> str:
@@ -104,10 +110,9 @@ def _nearest(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     return float(np.sqrt(np.nanmin(squares))) if np.isfinite(squares).any() else np.inf
 
 
-def amino_acids(atoms: Atoms, say: Say) -> dict[str, dict[int, list[Residue]]]:
+def amino_acids(runs: Runs, say: Say) -> dict[str, dict[int, list[Residue]]]:
     """chain -> molecule -> its amino acids, in the order of the file or of label_seq_id."""
-    runs = _Runs(atoms)
-    runs.say_what_is_left_out(say)
+    atoms = runs.atoms
     atoms.check(runs.backbone_rows)
     found: dict[str, dict[int, list[Residue]]] = {}
     known: dict[tuple[str, int, int, str], Residue] = {}
@@ -147,7 +152,9 @@ def amino_acids(atoms: Atoms, say: Say) -> dict[str, dict[int, list[Residue]]]:
             residues = found.setdefault(chain, {}).setdefault(piece.molecule, [])
             residues.append(piece)
             residues.sort(key=lambda residue: residue.row)
-        elif len(piece.rows) and not is_more_of(earlier, piece, chain):
+        elif not len(piece.rows):
+            earlier.apart += (piece.row,)
+        elif not is_more_of(earlier, piece, chain):
             raise _twice(atoms, chain, earlier, piece)
     for chain, labels in copies.items():
         say(
@@ -180,16 +187,28 @@ def same_place(one: Residue, other: Residue) -> bool:
     return _nearest(ours, theirs) < SAME_PLACE
 
 
-_WATERS = frozenset(("HOH", "WAT", "TIP", "TIP3", "SOL", "SPC", "DOD", "H2O", "T3P", "TP3", "T4P"))
+_WATERS = frozenset((
+    "HOH", "WAT", "TIP", "TIP2", "TIP3", "TIP4", "SOL", "SPC", "DOD", "H2O", "OH2", "T3P", "TP3",
+    "T4P",
+))  # fmt: skip
 _RANKS = {name.encode(): rank for rank, name in enumerate(TERMINAL_OXYGENS)}
 _SLOTS = {name: slot for slot, name in enumerate(BACKBONE)} | dict.fromkeys(TERMINAL_OXYGENS, O)
 
 
-class _Runs:
-    """Runs of atoms that follow each other in a file with one chain, molecule, number and name."""
+class Runs:
+    """Runs of atoms that follow each other in a file with one chain, molecule, number and name.
+
+    Attributes
+    ----------
+    atoms : all atoms, A of them, in R runs
+    run : (A,) int64, the run of each atom
+    names : (R,) str, the residue's name
+    letters : (R,) str, the letter of an amino acid, "" for other residues
+    backbone_rows : (n,) int64, the atoms of backbones
+    """
 
     def __init__(self, atoms: Atoms) -> None:
-        self._atoms = atoms
+        self.atoms = atoms
         A = len(atoms.chain)
         changes = np.zeros(A, bool)
         changes[:1] = True
@@ -197,21 +216,21 @@ class _Runs:
             changes[1:] |= column[1:] != column[:-1]
         self._starts = np.flatnonzero(changes)
         run = np.cumsum(changes) - 1  # (A,)
-        self._names = atoms.residue[self._starts].astype(np.str_)
+        self.names = atoms.residue[self._starts].astype(np.str_)
         is_atom = {name: atoms.atom == name.encode() for name in _SLOTS}
         has = {name: np.logical_or.reduceat(is_atom[name], self._starts) for name in BACKBONE}
         letters = residue_letters()
-        unique, inverse = np.unique(self._names, return_inverse=True)
+        unique, inverse = np.unique(self.names, return_inverse=True)
         known = np.array([letters.get(name.upper(), "") for name in unique.tolist()])[inverse]
         if "HSE" in unique:
             # CHARMM's epsilon-protonated histidine; the wwPDB's HSE is homoserine.
             chain_of_serine = (atoms.atom == b"OG") | (atoms.atom == b"OD")
             serine = np.logical_or.reduceat(chain_of_serine, self._starts)
-            known[(self._names == "HSE") & ~serine] = "H"
+            known[(self.names == "HSE") & ~serine] = "H"
         self._anchored = has["N"] | has["CA"] | has["C"]
-        self._backbone_alone = (known == "") & has["N"] & has["CA"] & has["C"]
-        self._letters = np.where(self._backbone_alone, "X", known)
-        self._amino = self._letters != ""
+        backbone_alone = (known == "") & has["N"] & has["CA"] & has["C"]
+        self.letters = np.where(backbone_alone, "X", known)
+        self._amino = self.letters != ""
 
         slot = np.full(A, -1)
         for name, s in _SLOTS.items():
@@ -220,7 +239,7 @@ class _Runs:
         slot[(slot == O) & ~is_atom["O"] & has["O"][run]] = -1
         rows = np.flatnonzero((slot >= 0) & self._amino[run])
         self.backbone_rows = rows
-        self._slot, self._run = slot, run
+        self._slot, self.run = slot, run
 
         # Where a run has each atom at most once and no label, its one conformer needs no loop.
         R = len(self._starts)
@@ -233,36 +252,32 @@ class _Runs:
         self._coords[run[rows], slot[rows]] = atoms.xyz[rows]
         self._occupancies = np.bincount(run[rows], atoms.occupancy[rows], R)
 
-    def say_what_is_left_out(self, say: Say) -> None:
-        """Residues that are no amino acids, and amino acids that are read as another."""
+    def around(self) -> NDArray[np.bool_]:
+        """(R,) bool: residues that are neither amino acid nor water."""
         import gemmi
 
-        others, counts = np.unique(self._names[~self._amino], return_counts=True)
-        seen = {
-            name: count
-            for name, count in zip(others.tolist(), counts.tolist(), strict=True)
-            if not gemmi.find_tabulated_residue(name).is_water() and name not in _WATERS
-        }
-        if seen:
-            say(
-                "not part of a protein, and not seen by the network: "
-                + shown_items([f"{name} ({n})" if n > 1 else name for name, n in seen.items()])
-            )
-        unknown = sorted(set(self._names[self._backbone_alone].tolist()))
-        if unknown:
-            say(
-                "residues with a protein backbone and no one-letter code are X: "
-                f"{shown_items(unknown)}"
-            )
-        own = own_names()
-        pairs = zip(
-            self._names[self._amino].tolist(), self._letters[self._amino].tolist(), strict=True
-        )
-        parents = sorted(
-            {f"{name} as {a}" for name, a in pairs if name.upper() not in own and a != "X"}
-        )
-        if parents:
-            say(f"modified residues are read as their parents: {shown_items(parents)}")
+        others, inverse = np.unique(self.names[~self._amino], return_inverse=True)
+        is_water = [
+            name in _WATERS or gemmi.find_tabulated_residue(name).is_water()
+            for name in others.tolist()
+        ]
+        around = ~self._amino
+        around[around] = ~np.array(is_water, bool)[inverse]
+        return around
+
+    def owners(self, residues: Sequence[Residue]) -> NDArray[np.int64]:
+        """(R,) int64: which of these residues has the atoms of a run; -1 if none, or several."""
+        firsts = np.array([residue.row for residue in residues], np.int64)
+        apart = [(row, n) for n, residue in enumerate(residues) for row in residue.apart]
+        extra = np.array(apart, np.int64).reshape(-1, 2)
+        rows = np.concatenate([firsts, extra[:, 0]])
+        numbers = np.concatenate([np.arange(len(residues)), extra[:, 1]])
+        runs = self.run[rows]
+        owners = np.full(len(self.names), -1)
+        first = owners.copy()
+        owners[runs], first[runs[::-1]] = numbers, numbers[::-1]
+        owners[owners != first] = -1
+        return owners
 
     def continues(self, earlier: Residue, piece: Residue) -> bool:
         """Whether a piece is more of a residue: further atoms near it, or a further conformer."""
@@ -277,15 +292,15 @@ class _Runs:
     def residues(self) -> Iterator[tuple[str, Residue, bool]]:
         """Every run of an amino acid, its chain, and whether it has any of N, CA and C; a run with
         an atom twice comes in pieces."""
-        atoms, starts = self._atoms, self._starts
+        atoms, starts = self.atoms, self._starts
         amino = np.flatnonzero(self._amino)
         first = starts[amino]
         backbone = self.backbone_rows
-        bounds = np.searchsorted(backbone, np.append(starts, len(self._run))).tolist()
+        bounds = np.searchsorted(backbone, np.append(starts, len(self.run))).tolist()
         labels = zip(
             atoms.number[first].tolist(),
             atoms.icode[first].astype(np.str_).tolist(),
-            self._names[amino].tolist(),
+            self.names[amino].tolist(),
             atoms.hetero[first].tolist(),
             atoms.place[first].tolist(),
             strict=True,
@@ -293,7 +308,7 @@ class _Runs:
         places = zip(first.tolist(), atoms.molecule[first].tolist(), strict=True)
         chains = atoms.chain[first].astype(np.str_).tolist()
         anchored = self._anchored[amino].tolist()
-        letters, occupancies = self._letters[amino].tolist(), self._occupancies[amino].tolist()
+        letters, occupancies = self.letters[amino].tolist(), self._occupancies[amino].tolist()
         for n, (run, label, (row, molecule)) in enumerate(
             zip(amino.tolist(), labels, places, strict=True)
         ):
@@ -310,9 +325,7 @@ class _Runs:
     def _pieces(self, rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
         """The backbone rows of a run; where atoms come again with the same label, the first of
         each, then the second of each, and so on."""
-        labels = zip(
-            self._atoms.atom[rows].tolist(), self._atoms.altloc[rows].tolist(), strict=True
-        )
+        labels = zip(self.atoms.atom[rows].tolist(), self.atoms.altloc[rows].tolist(), strict=True)
         pieces: list[list[int]] = []
         seen: Counter[tuple[bytes, bytes]] = Counter()
         for row, label in zip(rows.tolist(), labels, strict=True):
@@ -324,14 +337,15 @@ class _Runs:
 
     def _labels(self, residue: Residue) -> set[tuple[str, bytes, bytes]]:
         """Residue name, atom and conformer of every backbone atom."""
-        names = self._names[self._run[residue.rows]]
-        atoms, altlocs = self._atoms.atom[residue.rows], self._atoms.altloc[residue.rows]
+        names = self.names[self.run[residue.rows]]
+        atoms, altlocs = self.atoms.atom[residue.rows], self.atoms.altloc[residue.rows]
         return set(zip(names.tolist(), atoms.tolist(), altlocs.tolist(), strict=True))
 
     def join(self, residue: Residue, piece: Residue) -> None:
         """Add what stands elsewhere in the file to a residue."""
         residue.rows = np.concatenate([residue.rows, piece.rows])
-        names = self._names[self._run[residue.rows]]
+        residue.apart += (piece.row,)
+        names = self.names[self.run[residue.rows]]
         residue.conformers = [
             conformer
             for name in dict.fromkeys(names.tolist())
@@ -341,8 +355,8 @@ class _Runs:
     def _conformers(self, rows: NDArray[np.int64]) -> Iterator[Conformer]:
         """A conformer is the atoms of one label with those that have none, so that a backbone
         never mixes two."""
-        atoms = self._atoms
-        letter = str(self._letters[self._run[rows[0]]])
+        atoms = self.atoms
+        letter = str(self.letters[self.run[rows[0]]])
         labels, names = atoms.altloc[rows].tolist(), atoms.atom[rows].tolist()
         slots, xyz = self._slot[rows].tolist(), atoms.xyz[rows].tolist()
         occupancies = atoms.occupancy[rows].tolist()
@@ -355,4 +369,4 @@ class _Runs:
                 if labels[k] in (label, b"") and math.isnan(positions[slots[k]][0]):
                     positions[slots[k]] = xyz[k]
                     occupancy += occupancies[k]
-            yield Conformer(letter, np.array(positions), occupancy)
+            yield Conformer(letter, np.array(positions), occupancy, label)

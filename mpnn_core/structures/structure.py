@@ -8,7 +8,7 @@ residue.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import count
@@ -18,7 +18,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mpnn_core.constants import ALPHABET, BACKBONE, CA, CHAIN_GAP
-from mpnn_core.structures.context import NO_CONTEXT, ContextAtoms
+from mpnn_core.structures.context import NO_CONTEXT, SIDE_CHAIN_ATOMS, ContextAtoms
+from mpnn_core.structures.errors import StructureError as StructureError
+from mpnn_core.structures.errors import shown_chain as shown_chain
 
 if TYPE_CHECKING:  # a structure takes tensors, and needs no torch
     from torch import Tensor
@@ -33,11 +35,6 @@ class StructureWarning(UserWarning):
     """What was left out of a structure or changed in it, in one sentence that names the file."""
 
 
-def shown_chain(chain: str) -> str:
-    """A chain id as messages show it: a blank one as ' '."""
-    return chain if chain.strip() else repr(chain)
-
-
 SHOWN = 8
 """How many items a sentence lists, before it counts the others."""
 
@@ -46,29 +43,6 @@ def shown_items(items: Sequence[str]) -> str:
     """ "1, 2, 3", and how many more there are."""
     shown = ", ".join(items[:SHOWN])
     return shown if len(items) <= SHOWN else f"{shown} and {len(items) - SHOWN} more"
-
-
-class StructureError(ValueError):
-    """A structure that cannot be used, and where: `file`, `chain`, `residue` (None if unknown)."""
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        file: str | None = None,
-        chain: str | None = None,
-        residue: str | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.message, self.file, self.chain, self.residue = message, file, chain, residue
-
-    def __str__(self) -> str:
-        where = [self.file] if self.file is not None else []
-        if self.chain is not None:
-            where.append(f"chain {shown_chain(self.chain)}")
-        if self.residue is not None:
-            where.append(f"residue {self.residue}")
-        return ": ".join([*where, self.message])
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -87,7 +61,7 @@ class Structure:
     residue_index : (L,) int64, the `residue_idx` of the original's `tied_featurize`: it counts
         residues through all chains, missing numbers included, and jumps by 100 between chains
     residue_numbers : (L,) str, the author's residue numbers with insertion codes, such as "52A"
-    context : the atoms around the protein that are neither protein nor water
+    context : the atoms around the protein that are neither protein nor water, nor hydrogen
     side_chains : (L, 32, 3) float32, Å: the atoms `SIDE_CHAIN_ATOMS`, NaN where there is none; None
         where no side chain is known
     membrane : (L,) int64, 0 other, 1 interface, 2 buried; None where nothing is said
@@ -99,7 +73,8 @@ class Structure:
     ------
     StructureError
         No residue, none with a complete backbone (of a trace, with a CA), an infinite coordinate, a
-        letter that is not in `ALPHABET`, or arrays of different lengths.
+        letter that is not in `ALPHABET`, a membrane label that is not 0, 1 or 2, or arrays of
+        different lengths.
     """
 
     name: str
@@ -129,6 +104,13 @@ class Structure:
             "residue_numbers": np.array(self.residue_numbers, dtype=np.str_),
             "mask": np.isfinite(coords[:, [CA]] if self.ca_only else coords).all((1, 2)),
         }
+        if self.membrane is not None:
+            arrays["membrane"] = _membrane_labels(self.membrane)
+        if not isinstance(self.context, ContextAtoms):
+            raise StructureError(
+                f"context must be ContextAtoms; got {type(self.context).__name__}; "
+                "ContextAtoms.of(coords, elements) makes them"
+            )
         if L == 0:
             raise StructureError("no residue: expected at least one")
         if len(self.sequence) != L:
@@ -146,6 +128,8 @@ class Structure:
                 raise StructureError(f"{array} must be ({L},), one per residue; got {values.shape}")
             values.flags.writeable = False
             object.__setattr__(self, array, values)
+        if self.side_chains is not None:
+            object.__setattr__(self, "side_chains", self._checked_side_chains(L))
 
         infinite = np.isinf(coords).any((1, 2))
         if infinite.any():
@@ -166,6 +150,56 @@ class Structure:
                 + (trace if np.isfinite(coords[:, CA]).any() else "")
             )
 
+    def _checked_side_chains(self, L: int) -> NDArray[np.float32]:
+        with np.errstate(over="ignore"):
+            side_chains = np.array(self.side_chains, dtype=np.float32)
+        shape = (L, len(SIDE_CHAIN_ATOMS), 3)
+        if side_chains.shape != shape:
+            raise StructureError(
+                f"side_chains must be {shape}, the atoms SIDE_CHAIN_ATOMS in Å; "
+                f"got {side_chains.shape}"
+            )
+        if np.isinf(side_chains).any():
+            i, atom = np.argwhere(np.isinf(side_chains).any(2))[0].tolist()
+            raise StructureError(
+                f"infinite coordinate of {SIDE_CHAIN_ATOMS[atom]}",
+                chain=str(self.chain_ids[i]),
+                residue=str(self.residue_numbers[i]),
+            )
+        side_chains.flags.writeable = False
+        return side_chains
+
+    def with_membrane(self, labels: ArrayLike | bool) -> Structure:
+        """The same structure with labels of the membrane.
+
+        Parameters
+        ----------
+        labels : (L,) integers, 0 other, 1 interface, 2 buried, for a model of labels per residue;
+            or one bool for a model of one label, whether the protein is of a membrane: 1 or 0
+            everywhere, as the original's `global_transmembrane_label`
+
+        Raises
+        ------
+        StructureError
+            A label that is not 0, 1 or 2, or not one label per residue.
+        """
+        if isinstance(labels, (bool, np.bool_)):
+            labels = np.full(len(self), int(labels))
+        return replace(self, membrane=np.asarray(labels))
+
+    def with_ligands(self, names: str | Iterable[str]) -> Structure:
+        """The same structure with the context atoms of some residues only.
+
+        Parameters
+        ----------
+        names : residue names, "HEM,ZN" or ["HEM", "ZN"], in any case; none of them leaves no
+            context. A name that is not there keeps nothing: `context.residue_names` has all.
+        """
+        wanted = names.split(",") if isinstance(names, str) else names
+        upper = [name.strip().upper() for name in wanted]
+        keep = np.isin(np.char.upper(self.context.residue_names), upper)
+        return replace(self, context=self.context.rows(keep))
+
     @cached_property
     def chain_numbers(self) -> NDArray[np.int64]:
         """(L,) int64: the chain of each residue, numbered from 0 in the order of the ids."""
@@ -182,6 +216,7 @@ class Structure:
         residue_index: ArrayLike | Tensor | None = None,
         name: str = "backbone",
         ca_only: bool = False,
+        context: ContextAtoms | None = None,
     ) -> Structure:
         """A structure from coordinates.
 
@@ -194,6 +229,7 @@ class Structure:
             differences within a chain. None is 0, 1, 2, ... with a jump of 100 between chains
         name : the name of outputs: NAME.fa, and the FASTA header
         ca_only : whether it is a trace of CA atoms, of which N, C and O may be NaN
+        context : the atoms around the protein, `ContextAtoms.of(coords, elements)`; None is none
 
         Raises
         ------
@@ -225,8 +261,9 @@ class Structure:
             if index.dtype.kind not in "iu":
                 raise StructureError(f"residue_index must be integers; got {index.dtype}")
             numbers = [str(i) for i in index.tolist()]
+        around = NO_CONTEXT if context is None else context
         labels = np.array(numbers, dtype=np.str_)
-        return cls(name, coords, sequence, ids, index, labels, ca_only=ca_only)
+        return cls(name, coords, sequence, ids, index, labels, around, ca_only=ca_only)
 
     def as_trace(self) -> Structure:
         """The same structure, read by its CA atoms alone."""
@@ -251,6 +288,19 @@ class Structure:
         tokens = _TOKENS[np.frombuffer(self.sequence.encode("ascii"), np.uint8)]
         tokens.flags.writeable = False
         return tokens
+
+
+def _membrane_labels(values: ArrayLike) -> NDArray[np.int64]:
+    """Labels of the membrane as int64."""
+    labels = np.array(values)
+    if labels.dtype.kind not in "iu":
+        raise StructureError(
+            f"membrane must be integers: 0 other, 1 interface, 2 buried; got {labels.dtype}"
+        )
+    wrong = labels[(labels < 0) | (labels > 2)]
+    if wrong.size:
+        raise StructureError(f"membrane must be 0 other, 1 interface or 2 buried; got {wrong[0]}")
+    return labels.astype(np.int64)
 
 
 def _residue_index(values: ArrayLike) -> NDArray[np.int64]:

@@ -11,7 +11,7 @@ import os
 import sys
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -153,7 +153,8 @@ def structure_files(folder: Path) -> list[Path]:
 def read_corpus(path: Path | str, complain: Callable[[str], None] | None = None) -> Corpus:
     """A folder of structure files, or an npz of single chains.
 
-    The residue index of a chain counts missing numbers, as in `read_structure`.
+    The residue index of a chain counts missing numbers, as in `read_structure`. What surrounds the
+    backbones is left out.
 
     Parameters
     ----------
@@ -171,7 +172,7 @@ def read_corpus(path: Path | str, complain: Callable[[str], None] | None = None)
     """
     path = Path(path)
     if path.is_dir():
-        files = [partial(read_structure, file) for file in structure_files(path)]
+        files = [partial(_backbones, file) for file in structure_files(path)]
         structures, _ = _usable(path, files, complain)
         return corpus_of(path.name, structures)
     fields = _read_fields(path)
@@ -277,6 +278,11 @@ def _is_text(values: NDArray[Any]) -> bool:
         values.tobytes(), np.dtype(np.uint32).newbyteorder(values.dtype.byteorder)
     )
     return not (codes > sys.maxunicode).any() and all(str(v).isprintable() for v in values.flat)
+
+
+def _backbones(file: Path) -> Structure:
+    """The structure of a file, without ligands and side chains."""
+    return replace(read_structure(file).with_ligands(()), side_chains=None)
 
 
 def _chain(path: Path, fields: dict[str, NDArray[Any]], s: int) -> Structure:

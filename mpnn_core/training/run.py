@@ -41,6 +41,7 @@ from mpnn_core.network.checkpoints import (
     load_checkpoint,
     weights_file,
 )
+from mpnn_core.network.families import PROTEIN_MPNN
 from mpnn_core.network.variants import find_variant
 from mpnn_core.structures.files import read_bounded, write_atomically
 from mpnn_core.training.corpus import Corpus
@@ -111,6 +112,11 @@ class Run:
                     f"takes {lessons.nodes}; leave it out, or take more residues per step"
                 )
         checkpoint = load_checkpoint(lessons.teacher)
+        if checkpoint.architecture != PROTEIN_MPNN:
+            raise DistillError(
+                f"teacher {checkpoint.name!r} is a {checkpoint.architecture} model; students learn "
+                f"from a {PROTEIN_MPNN}, which reads backbones alone"
+            )
         baseline = find_variant("baseline")
         choose_kernels()
         self.teacher = build_network(checkpoint, baseline).to(self.device)

@@ -162,7 +162,14 @@ def convert(network: MPNN, export: Export, path: Path, name: str = "ProteinMPNN"
     ------
     UnavailableError
         coremltools is not installed; the message says how to.
+    ValueError
+        The network reads more of a structure than its backbone.
     """
+    if type(network) is not MPNN:
+        raise ValueError(
+            f"a package holds a ProteinMPNN; {name} is a network of another kind, "
+            f"{type(network).__name__}"
+        )
     ct = load_coremltools()
     inputs, outputs = export.inputs(network), export.outputs(network)
     dtype = np.float16 if export.precision == "float16" else np.float32

@@ -972,7 +972,7 @@ void Network::see(const Backbones& backbones, int64_t nodes, const Surroundings&
   const ContextLayers& net = *context_;
   const int64_t M = around.most, H = H_;
   constexpr int64_t kSets = 512;
-  constexpr int kNodes = 6, kRows = 4 * MR;
+  constexpr int kNodes = 6, kRows = 4 * MR, kAtoms = FullBackbone::kAtoms;
   const std::vector<float> atoms = with_virtual_cb(backbones.coords, nodes);
   // Nodes by their set.
   std::vector<int64_t> begin(around.sets + 1, 0), by_set(nodes);
