@@ -432,6 +432,32 @@ def test_a_side_chain_is_of_the_conformer_whose_backbone_is_read(reading) -> Non
     )
 
 
+def test_no_atom_of_another_conformer_fills_a_side_chain(reading) -> None:
+    """The backbone is A's; the side chain of B is whole and of a higher occupancy."""
+    lines = []
+    for line in records():
+        if not is_residue(line):
+            lines.append(line)
+            continue
+        is_backbone = line[12:16].strip() in ("N", "CA", "C", "O")
+        for label, x, occupancy in (("A", 0, 0.6), ("B", 0.5, 0.4)):
+            if line[12:16] != " CD1" or label == "B":
+                o = occupancy if is_backbone else 1 - occupancy
+                at = float(line[30:38]) + x
+                lines.append(
+                    f"{line[:16]}{label}{line[17:30]}{at:8.3f}{line[38:54]}{o:6.2f}{line[60:]}"
+                )
+        if line[12:16] == " CG1":  # and once more without a label
+            lines.append(f"{line[:30]}{float(line[30:38]) + 1:8.3f}{line[38:]}")
+    s, _ = reading(lines)
+    ours = protein("1pwc")
+    i = s.residue_numbers.tolist().index("100")
+    expected = ours.side_chains[i].copy()
+    assert np.isfinite(expected[SIDE_CHAIN_ATOMS.index("CD1")]).all()
+    expected[SIDE_CHAIN_ATOMS.index("CD1")] = np.nan
+    np.testing.assert_allclose(s.side_chains[i], expected, atol=1e-4)
+
+
 def test_terminal_oxygens_and_atoms_of_occupancy_0_are_no_side_chain(reading) -> None:
     assert " OXT" in path_of("6EHB").read_text()
     assert np.isnan(protein("6EHB").side_chains[:, SIDE_CHAIN_ATOMS.index("OXT")]).all()

@@ -14,6 +14,8 @@ from proteins import COMPLEXES, path_of, protein
 import mpnn_core as mpnn
 from mpnn_core.commands.main import main
 from mpnn_core.design.near import near_ligands
+from mpnn_core.sampling.noise import digest
+from mpnn_core.sampling.orders import drawn_orders
 from mpnn_core.structures.structure import StructureWarning
 from mpnn_core.training.corpus import read_corpus
 
@@ -110,8 +112,20 @@ def test_confidences_are_those_of_the_drawn_residues(ligand, inhibited):
         assert 0 < near.sum() < designs.designed.sum()
         assert designs.confidence[i] == pytest.approx(np.exp(drawn[designs.designed].mean()))
         assert designs.ligand_confidence[i] == pytest.approx(np.exp(drawn[near].mean()))
-    scores = ligand.score(inhibited, designs.sequences, constraints, num_orders=2)
-    assert scores.confidence.shape == scores.ligand_confidence.shape == (3,)
+
+
+def test_scores_near_a_ligand_are_those_of_the_sequence(ligand, inhibited):
+    constraints = mpnn.Constraints(chains="A", fixed="A25-27")
+    designed = constraints.designed(inhibited)
+    near = designed & near_ligands(inhibited)
+    orders = drawn_orders(7, 2, designed, digest(inhibited))
+    scores = ligand.score(inhibited, constraints=constraints, num_orders=2, seed=7)
+    for r, order in enumerate(orders):
+        (log_probs,) = ligand.log_probs(inhibited, decoding_order=order)
+        native = log_probs[range(len(inhibited)), inhibited.tokens]  # (L,)
+        assert scores.score[0, r] == pytest.approx(-native[designed].mean(), abs=1e-4)
+        assert scores.ligand_score[0, r] == pytest.approx(-native[near].mean(), abs=1e-4)
+    np.testing.assert_allclose(scores.confidence, np.exp(-scores.score.mean(1)))
     np.testing.assert_allclose(scores.ligand_confidence, np.exp(-scores.ligand_score.mean(1)))
 
 

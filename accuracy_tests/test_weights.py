@@ -416,7 +416,9 @@ def test_a_name_that_is_no_file_name_everywhere_is_refused(stem, unknown, folder
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", "..", ".", "soluble/../../x", "a\0b"])
 def test_no_name_leads_out_of_the_folder(name, folder, tmp_path):
-    (tmp_path / "x.safetensors").write_bytes(b"")
+    folder.mkdir()
+    for path in (tmp_path / "x.safetensors", folder / ".safetensors", folder / "..safetensors"):
+        path.write_bytes(b"")
     assert find_added(name) is None
     with pytest.raises(CheckpointError, match="neither a published checkpoint nor a file"):
         load_checkpoint(name)

@@ -77,7 +77,7 @@ class Atoms:
     def readable(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """(n,) bool: which of these atoms (n,) int64 have a finite position and no fault."""
         with np.errstate(over="ignore"):  # beyond float32 is infinite
-            known = np.isfinite(self.xyz[rows].astype(np.float32)).all(1)
+            known = np.asarray(np.isfinite(self.xyz[rows].astype(np.float32)).all(1))
         try:
             self.check(rows)
         except StructureError:

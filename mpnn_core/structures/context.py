@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -89,7 +90,10 @@ class ContextAtoms:
         if not np.isfinite(coords).all():
             i = int((~np.isfinite(coords)).any(1).argmax())
             raise StructureError(f"coordinate of context atom {i} is not finite: {coords[i]}")
-        arrays = {"coords": coords, "elements": elements.astype(np.int64)}
+        arrays: dict[str, NDArray[Any]] = {
+            "coords": coords,
+            "elements": elements.astype(np.int64),
+        }
         for name in ("names", "residue_names", "residue_numbers", "chain_ids"):
             arrays[name] = texts = np.array(getattr(self, name), dtype=np.str_)
             if texts.shape != (A,):

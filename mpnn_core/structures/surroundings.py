@@ -38,7 +38,7 @@ def side_chains(
     read: Sequence[Conformer],
     zero_occupancy: bool,
     say: Say,
-) -> NDArray[np.float64]:
+) -> NDArray[np.float32]:
     """(L, 32, 3) Å: the side chains of L residues, of each of which one conformer is read.
 
     NaN where an atom is missing, unreadable or, unless `zero_occupancy`, of occupancy 0.
@@ -74,7 +74,7 @@ def side_chains(
             keep[group] |= atoms.altloc[rows[group]] == label
         # Where an atom comes twice, the first is read, and one with the label before one without.
         rows = np.concatenate([rows[keep & labelled], rows[keep & ~labelled]])
-    xyz = np.full((len(residues), len(SIDE_CHAIN_ATOMS), 3), np.nan)
+    xyz = np.full((len(residues), len(SIDE_CHAIN_ATOMS), 3), np.nan, np.float32)
     rows = rows[::-1]  # the last to be written stays
     xyz[owners[rows], slots[rows]] = atoms.xyz[rows]
     return xyz
@@ -99,12 +99,12 @@ def context_atoms(
     rows = _without(rows, ~atoms.readable(rows), runs, "unreadable or without a position", say)
     rows = _once(runs, rows, say)
     rows = _one_of_alternatives(runs, _one_conformer(runs, rows), say)
-    texts = (atoms.atom[rows], atoms.residue[rows])
     numbers = np.char.add(atoms.number[rows].astype(np.str_), atoms.icode[rows].astype(np.str_))
     return ContextAtoms(
         atoms.xyz[rows].astype(np.float32),
         atoms.element[rows],
-        *(text.astype(np.str_) for text in texts),
+        atoms.atom[rows].astype(np.str_),
+        atoms.residue[rows].astype(np.str_),
         numbers,
         atoms.chain[rows].astype(np.str_),
     )
