@@ -40,12 +40,23 @@ STATES = 1e-5  # of a state's length
 # What the reference may be off by: states, and nats; goldens are rounded to 1e-5 nats.
 REFERENCE = {torch.float32: (5e-6, 5e-5), torch.float64: (2e-7, 1e-5)}
 ORACLES_NAME = "ligandmpnn_v_32_010_25"
+# Mo, Nh, Mc, Ts and Og: the original's list of elements has other names for them.
+UNSEEN = (42, 113, 115, 117, 118)
 HOST = torch.device("cpu")
 # What rounding may do to a run of a protein among any atoms, which is worse conditioned.
 STATES_OF_ANY, NATS_OF_ANY = 1e-4, 5e-4
-# Files of which the authors' parser makes something else than ours, and what.
-READ_OTHERWISE: dict[str, str] = {}
-BACKENDS = ("torch", *instruction_sets())
+# Residues with alternate locations, of which the authors' parser takes those labelled A, and ours
+# the likelier ones (docs/explanation/exactness.md).
+READ_OTHERWISE = {
+    "19hc": ["B191"],
+    "1pwc": ["A118", "A147"],
+    "pdb3hsy": ["B54", "B101"],
+    "3HTN": ["C167"],
+}
+# Chains in the order in which theirs has them, where ours has another.
+THEIR_CHAINS = {"7cth": "ABCFDEIMHL"}
+BACKENDS = (*instruction_sets(), "torch")
+FASTEST = BACKENDS[0]
 CASES = [(name, s) for name in FILES for s in SETTINGS if s == LIGAND or name in SMALL]
 
 
@@ -80,7 +91,7 @@ def on_backends(some: Sequence[str]) -> pytest.MarkDecorator:
             pytest.param(name, setting, backend, marks=[] if always else [pytest.mark.proof])
             for backend in BACKENDS
             for name, setting in CASES
-            for always in [backend == BACKENDS[-1] or name in some]
+            for always in [backend == FASTEST or name in some]
         ],
     )
 
@@ -116,7 +127,7 @@ def relative(found: np.ndarray, expected: np.ndarray) -> float:
 def arguments(structure: Structure, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """What the reference is given of a structure, without its residues that are no nodes."""
     keep = structure.mask
-    known = ~np.isin(structure.context.elements, room.UNKNOWN_ELEMENTS)
+    known = ~np.isin(structure.context.elements, UNSEEN)
     return {
         "X": torch.tensor(structure.coords[keep], dtype=dtype),
         "residue_index": torch.tensor(structure.residue_index[keep]),
@@ -218,15 +229,23 @@ def test_log_probabilities_are_the_originals(name, setting, backend):
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_that_we_read_gives_the_originals_log_probabilities(name):
     """By our own reader: chains, numbers, atoms and all, where the two read a file alike."""
-    if name in READ_OTHERWISE:
-        pytest.skip(READ_OTHERWISE[name])
-    golden = golden_of(name)
-    structure = read_structure(FIXTURES / FILES[name])
-    assert structure.sequence == golden.structure.sequence
-    assert np.array_equal(structure.coords[structure.mask], golden.structure.coords[structure.mask])
-    order, answer = golden.order, golden.answers[LIGAND]
-    found = model_of(BACKENDS[-1]).log_probs(structure, decoding_order=order)
-    error = np.abs(found[0, answer.rows] - answer.log_probs).max()
+    golden, structure = golden_of(name), read_structure(FIXTURES / FILES[name])
+    theirs, answer = golden.structure, golden.answers[LIGAND]
+    chains = THEIR_CHAINS.get(name, structure.chains)
+    at = np.concatenate([np.flatnonzero(structure.chain_ids == c) for c in chains])
+    assert np.array_equal(structure.mask[at], theirs.mask)
+    moved = at[(structure.coords[at] != theirs.coords).any((1, 2)) & theirs.mask]
+    where = [f"{structure.chain_ids[i]}{structure.residue_numbers[i]}" for i in moved]
+    assert where == READ_OTHERWISE.get(name, [])
+    # They read a modified residue as X, and we as its parent.
+    letters = np.array(list(structure.sequence))[at]
+    as_theirs = np.array(list(theirs.sequence))
+    assert ((letters == as_theirs) | (as_theirs == "X")).all()
+    coords, sequence = structure.coords.copy(), np.empty_like(as_theirs)
+    coords[at], sequence[at] = theirs.coords, as_theirs
+    same = replace(structure, coords=coords, sequence="".join(sequence))
+    found = model_of(FASTEST).log_probs(same, decoding_order=at[golden.order])
+    error = np.abs(found[0, at[answer.rows]] - answer.log_probs).max()
     assert error <= TOLERANCE, f"{error:.1e}"
 
 
@@ -284,7 +303,7 @@ def test_our_samples_are_like_the_originals(backend):
 
 
 def test_samples_at_another_temperature_are_unlike_the_originals():
-    ours = tokens_of(drawn(model_of(BACKENDS[-1]), golden_of("1hvr"), 2 * TEMPERATURE))
+    ours = tokens_of(drawn(model_of(FASTEST), golden_of("1hvr"), 2 * TEMPERATURE))
     assert two_samples(ours, their_samples()) > 1
 
 
@@ -292,7 +311,7 @@ def test_samples_at_another_temperature_are_unlike_the_originals():
 
 
 @st.composite
-def complexes(draw: st.DrawFn, longest: int = 90) -> tuple[Structure, np.ndarray]:
+def complexes(draw: st.DrawFn, longest: int = 60) -> tuple[Structure, np.ndarray]:
     """A run of a protein among atoms, with side chains, and which residues are fixed."""
     length = draw(st.integers(1, longest))
     start = draw(st.integers(0, len(protein("6EHB")) - longest))
@@ -316,8 +335,8 @@ def complexes(draw: st.DrawFn, longest: int = 90) -> tuple[Structure, np.ndarray
     return replace(structure, coords=coords, context=atoms, side_chains=side_chains), fixed
 
 
-@pytest.mark.parametrize("backend", ["torch", BACKENDS[-1]])
-@settings(deadline=None, max_examples=40)
+@pytest.mark.parametrize("backend", sorted({FASTEST, "torch"}))
+@settings(deadline=None, max_examples=20)
 @given(case=complexes(), seen=st.booleans(), random=st.randoms(use_true_random=False))
 def test_any_atoms_give_what_the_reference_gives(reference, backend, case, seen, random):
     structure, fixed = case
@@ -365,7 +384,7 @@ def test_the_reference_gives_what_the_original_gives_live(reference, oracle, cas
     structure, fixed = case
     order = np.random.default_rng(0).permutation(len(structure))
     # The original's parser drops them, and its network would take them.
-    known = ~np.isin(structure.context.elements, room.UNKNOWN_ELEMENTS)
+    known = ~np.isin(structure.context.elements, UNSEEN)
     arrays = {
         "X": structure.coords,
         "S": structure.tokens,
@@ -436,8 +455,8 @@ def forgotten_atom(monkeypatch):
 def transposed_pairs(monkeypatch):
     right = room.distinct_pairs
 
-    def broken(atoms):
-        pairs, pair_of = right(atoms)
+    def broken(atoms, *more):
+        pairs, pair_of = right(atoms, *more)
         return pairs.flip(1), pair_of
 
     monkeypatch.setattr(room, "distinct_pairs", broken)
@@ -446,8 +465,8 @@ def transposed_pairs(monkeypatch):
 def no_message_to_itself(monkeypatch):
     right = room.distinct_pairs
 
-    def broken(atoms):
-        pairs, pair_of = right(atoms)
+    def broken(atoms, *more):
+        pairs, pair_of = right(atoms, *more)
         own = torch.eye(atoms.shape[1], dtype=torch.bool)
         return pairs, torch.where(own, len(pairs), pair_of)
 
