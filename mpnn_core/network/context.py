@@ -314,7 +314,7 @@ class Folded:
     Attributes
     ----------
     node_table : (120, H), what an atom's element adds to its features, seen from a residue
-    node_rbf, node_angles : (H, 80), (H, 4), what distances and angles add
+    node_inputs : (H, 84), what distances and angles add
     atom_table : (120, H), the state of an atom by its element
     length : (16, 16); the standard deviation of an edge's state is |length g|
     first_edge, second_edge : (H, 16), what g over that deviation adds in each layer on atoms
@@ -327,8 +327,7 @@ class Folded:
     """
 
     node_table: Tensor
-    node_rbf: Tensor
-    node_angles: Tensor
+    node_inputs: Tensor
     atom_table: Tensor
     length: Tensor
     first_edge: Tensor
@@ -512,8 +511,8 @@ class LigandMPNN(MPNN):
         xyz = sets.xyz[at]  # (n, M, 3)
         backbone = with_virtual_cb(coords)  # (n, 5, 3)
         distances = (_squared(backbone[:, None], xyz[:, :, None]) + 1e-6).sqrt()  # (n, M, 5)
-        V = F.linear(gaussians(distances), w.node_rbf) + w.node_table[sets.element[at]]
-        V = V + F.linear(angles(coords, xyz), w.node_angles)
+        inputs = torch.cat([gaussians(distances), angles(coords, xyz)], -1)  # (n, M, 84)
+        V = F.linear(inputs, w.node_inputs) + w.node_table[sets.element[at]]
         return self.features.norm_nodes(V)
 
     def folded(self) -> Folded:
@@ -616,8 +615,7 @@ def _fold(network: LigandMPNN) -> Folded:
     of_nodes = [[wide(block) for block in layer.blocks()] for layer in network.on_nodes]
     values = Folded(
         node_table=node_table,
-        node_rbf=rbf,
-        node_angles=turned,
+        node_inputs=torch.cat([rbf, turned], 1),
         atom_table=atom_table,
         length=length,
         first_edge=B1 @ edge,

@@ -371,16 +371,15 @@ struct DecoderLayer : MessageLayer {
 // The network on the atoms around a protein; its weights are those of network/context.py, multiplied
 // out there (`Folded`), under the names "context.*".
 struct ContextLayers {
-  static constexpr int kLayers = 2, kSeen = 5 * 16, kAngles = 4;
+  static constexpr int kLayers = 2, kSeen = 5 * 16, kAngles = 4, kInputs = kSeen + kAngles;
   std::vector<MessageLayer> on_atoms, on_nodes;
-  Linear node_rbf, node_angles, first_edge, second_edge, second_own, W_c, V_C;
+  Linear seen, first_edge, second_edge, second_own, W_c, V_C;
   Linear own[kLayers], node[kLayers], atom[kLayers];
   Buffer node_table, atom_table, first_table, length;  // (120, H), (120, H), (120, H), (16, 16)
   Norm norm_nodes, V_C_norm;
 
   explicit ContextLayers(const Reader& read)
-      : node_rbf(plain(read, "context.node_rbf")), node_angles(plain(read, "context.node_angles")),
-        first_edge(plain(read, "context.first_edge")),
+      : seen(plain(read, "context.node_inputs")), first_edge(plain(read, "context.first_edge")),
         second_edge(plain(read, "context.second_edge", read("context.second_bias").data)),
         second_own(plain(read, "context.second_own")), W_c(read.linear("W_c")), V_C(read.linear("V_C")),
         node_table(copy(read, "context.node_table")), atom_table(copy(read, "context.atom_table")),
@@ -864,13 +863,14 @@ void Network::encode(const Backbones& backbones, const Graph& graph, const float
 
 // ------------------------------------------------------------------------------- context
 
-// 16 Gaussians of a distance.
+// 16 Gaussians of a distance, 0 under 2^-28: numbers that small would slow every product down.
 inline void gaussians_of(float distance, float* to) {
   for (int g = 0; g < kGaussians; g += W) {
     V centre;
     for (int i = 0; i < W; i++) centre[i] = kFirst + (g + i) * kStep;
     const V scaled = (splat(distance) - centre) * (1 / kWidth);
-    store(to + g, exp_negative(-(scaled * scaled)));
+    const V height = exp_negative(-(scaled * scaled));
+    store(to + g, height > splat(0x1p-28f) ? height : V{});
   }
 }
 
@@ -1069,9 +1069,7 @@ void Network::see(const Backbones& backbones, int64_t nodes, const Surroundings&
       Scratch& s = scratch();
       const int64_t first = start + t * kNodes;
       const int rows = std::min<int64_t>(kNodes, stop - first);
-      s.x.resize(size_t(M) * ContextLayers::kSeen);
-      s.distances.resize(size_t(M) * ContextLayers::kAngles);
-      s.there.resize(size_t(M) * H);
+      s.x.resize(size_t(MR) * ContextLayers::kInputs);
       s.b.resize(size_t(kNodes) * M * H);
       s.a.resize(size_t(M) * H);
       s.c.resize(size_t(kNodes) * H);
@@ -1086,21 +1084,44 @@ void Network::see(const Backbones& backbones, int64_t nodes, const Surroundings&
         count[r] = n;
         const float* own = atoms.data() + i * kAtoms * 3;
         const Frame frame(own);
-        for (int m = 0; m < n; m++) {
-          const float* atom = around.xyz + around.atoms[set * M + m] * 3;
-          for (int a = 0; a < kAtoms; a++)
-            gaussians_of(distance_of(own + a * 3, atom), &s.x[m * ContextLayers::kSeen + a * kGaussians]);
-          frame.angles(own + 3, atom, &s.distances[m * ContextLayers::kAngles]);
-        }
         float* features = &s.b[r * M * H];
-        product_into(s.distances.data(), ContextLayers::kAngles, n, net.node_angles, s.there.data(), H);
-        product(s.x.data(), ContextLayers::kSeen, n, net.node_rbf, [&](int m, int column, V* acc) {
-          const float* table = &net.node_table[around.element[around.atoms[set * M + m]] * H];
-          for (int v = 0; v < NV; v++) {
-            const int c = column + v * W;
-            store(features + m * H + c, acc[v] + load(table + c) + load(&s.there[m * H + c]));
+        for (int first_atom = 0; first_atom < n; first_atom += MR) {
+          const int together = std::min(MR, n - first_atom);
+          const int64_t* seen = around.atoms + set * M + first_atom;
+          float shortest[kAtoms], longest[kAtoms];
+          std::fill_n(shortest, kAtoms, std::numeric_limits<float>::infinity());
+          std::fill_n(longest, kAtoms, 0.0f);
+          for (int m = 0; m < together; m++) {
+            const float* atom = around.xyz + seen[m] * 3;
+            float* inputs = &s.x[m * ContextLayers::kInputs];
+            for (int a = 0; a < kAtoms; a++) {
+              const float distance = distance_of(own + a * 3, atom);
+              shortest[a] = std::min(shortest[a], distance);
+              longest[a] = std::max(longest[a], distance);
+              gaussians_of(distance, inputs + a * kGaussians);
+            }
+            frame.angles(own + 3, atom, inputs + ContextLayers::kSeen);
           }
-        });
+          // As for edges: what is under 2^-28 of its height is left out.
+          int32_t near[ContextLayers::kInputs];
+          int count = 0;
+          for (int a = 0; a < kAtoms; a++)
+            for (int g = 0; g < kGaussians; g++) {
+              near[count] = a * kGaussians + g;
+              const float centre = kFirst + g * kStep;
+              count += centre > shortest[a] - kReach && centre < longest[a] + kReach;
+            }
+          for (int a = 0; a < ContextLayers::kAngles; a++) near[count++] = ContextLayers::kSeen + a;
+          for (int block = 0; block < net.seen.blocks; block++) {
+            V out[MR][NV];
+            product_rows(s.x.data(), ContextLayers::kInputs, together, net.seen, block, Listed{count, near}, out);
+            for (int m = 0; m < together; m++) {
+              const float* table = &net.node_table[around.element[seen[m]] * H + block * NB];
+              float* to = features + (first_atom + m) * H + block * NB;
+              for (int v = 0; v < NV; v++) store(to + v * W, out[m][v] + load(table + v * W));
+            }
+          }
+        }
         net.norm_nodes(features, n);
       }
       product_into(s.c.data(), H, rows, net.W_c, s.h.data(), H);
