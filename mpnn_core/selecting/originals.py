@@ -557,8 +557,16 @@ def _chain(
 
 def _chains_fields(entry: Any, structure: Structure, at: str, _: PSSMUse) -> dict[str, Any]:
     rows = dict.fromkeys(structure.chains, np.empty(0, np.int64))
-    for chain in [*entry[0], *entry[1]]:
+    for chain in entry[0]:
         _chain(structure, rows, chain, at)
+    absent = [chain for chain in entry[1] if chain not in rows]
+    if absent:  # the originals read nucleic acids as chains of unknown residues
+        warnings.warn(
+            f"{at}: chain {', '.join(map(shown_chain, absent))} is to be kept, and "
+            f"{structure.name} has no protein there; it has {', '.join(map(shown_chain, rows))}",
+            ConstraintWarning,
+            stacklevel=2,
+        )
     unsaid = [chain for chain in structure.chains if chain not in {*entry[0], *entry[1]}]
     if unsaid:
         warnings.warn(
