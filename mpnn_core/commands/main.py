@@ -25,13 +25,14 @@ from mpnn_core.commands import (
     evaluate,
     example,
     export,
+    ligand_mpnn,
     score,
     weights,
 )
 from mpnn_core.commands.options import CallError, Parser, complain, number
 from mpnn_core.gate.commands import add_commands
 
-COMMANDS = (design, score, example, weights, evaluate, distill, export, bench)
+COMMANDS = (design, score, example, weights, evaluate, distill, export, bench, ligand_mpnn)
 WRONG_CALL, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 
 

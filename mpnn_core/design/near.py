@@ -14,9 +14,10 @@ NEAR = 8.0
 """Å, the original's `--ligand_mpnn_cutoff_for_score`."""
 
 
-def near_ligands(structure: Structure) -> NDArray[np.bool_]:
-    """(L,) bool: the virtual CB is less than `NEAR` from one of the context atoms that LigandMPNN
-    sees, as the original's `mask_XY`. Side chains do not count, nor do incomplete residues."""
+def near_ligands(structure: Structure, cutoff: float = NEAR) -> NDArray[np.bool_]:
+    """(L,) bool: the virtual CB is less than `cutoff`, in Å, from one of the context atoms that
+    LigandMPNN sees, as the original's `mask_XY`. Side chains do not count, nor do incomplete
+    residues."""
     near = np.zeros(len(structure), dtype=bool)
     atoms = Surroundings.of([structure], None).xyz  # (A, 3)
     if not len(atoms):
@@ -26,5 +27,5 @@ def near_ligands(structure: Structure) -> NDArray[np.bool_]:
     nearest = [
         (part[:, None] - atoms).square().sum(-1).min(1).values.sqrt() for part in cb.split(rows)
     ]
-    near[structure.mask] = (torch.cat(nearest) < NEAR).numpy()
+    near[structure.mask] = (torch.cat(nearest) < cutoff).numpy()
     return near
