@@ -7,7 +7,6 @@ that is not there is a ConstraintError here; the original leaves it out without 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from mpnn_core.constants import ALPHABET
 from mpnn_core.network.families import FAMILIES, CheckpointError
 from mpnn_core.sampling.constraints import Constraints
 from mpnn_core.sampling.labels import ConstraintError
-from mpnn_core.structures.files import read_bounded
+from mpnn_core.selecting.json_files import read_json_lines
 from mpnn_core.structures.structure import Structure, shown_chain
 
 MODEL_TYPES = {
@@ -34,7 +33,6 @@ MODEL_TYPES = {
 }
 """The model types, and the file that each takes by default."""
 
-JSON_BYTES = 2**30
 INTERFACE, BURIED = 1, 2
 
 
@@ -76,11 +74,12 @@ def weights_of(path: str) -> str | Path:
 def read_json(path: str, option: str) -> dict[str, Any]:
     """A JSON object, of an option's file; ConstraintError if it is none."""
     try:
-        values = json.loads(read_bounded(path, JSON_BYTES))
-    except OSError as error:
-        raise ConstraintError(f"{option} {path}: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
-        raise ConstraintError(f"{option} {path}: not JSON: {error}") from None
+        lines = read_json_lines(path)
+    except ConstraintError as error:
+        raise ConstraintError(f"{option} {error}") from None
+    values = lines[0].content
+    if len(lines) > 1:
+        raise ConstraintError(f"{option} {path}: {len(lines)} objects; expected one")
     if not isinstance(values, dict):
         raise ConstraintError(
             f"{option} {path}: expected an object, as {{...}}; got {type(values).__name__}"

@@ -7,7 +7,7 @@ and in letters of modified residues: docs/explanation/exactness.md. The rules ar
 - Protein is a residue, by chain, number and insertion code, that has a CA under one of ProDy's
   names of amino acids. A letter has only one of the twenty; every other is X.
 - Where an atom comes twice in a residue, the last one counts.
-- What is neither protein nor water is around the protein.
+- What is neither protein nor water is around the protein; dummies of a membrane are left out.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from mpnn_core.structures.atoms import Atoms, read_atoms
 from mpnn_core.structures.containers import read_text
 from mpnn_core.structures.context import NO_CONTEXT, SIDE_CHAIN_ATOMS, ContextAtoms
 from mpnn_core.structures.structure import Structure, StructureError, shown_chain, shown_items
+from mpnn_core.structures.surroundings import DUMMIES
 
 LETTERS = dict(zip(THREE_LETTER_NAMES, AMINO_ACIDS, strict=True))
 """The residue names that have a letter."""
@@ -43,7 +44,7 @@ WATERS = (
 )  # fmt: skip
 
 _AMINO_ACIDS = np.array([*LETTERS, *FURTHER], "S")
-_WATERS = np.array(WATERS, "S")
+_WATERS = np.array([name.encode() for name in WATERS] + [*DUMMIES])
 _READ_OF_SIDE_CHAINS = SIDE_CHAIN_ATOMS[:-1]  # all but OXT
 HYDROGEN = 1
 
