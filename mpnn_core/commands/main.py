@@ -26,13 +26,16 @@ from mpnn_core.commands import (
     example,
     export,
     ligand_mpnn,
+    protein_mpnn,
     score,
     weights,
 )
 from mpnn_core.commands.options import CallError, Parser, complain, number
 from mpnn_core.gate.commands import add_commands
 
-COMMANDS = (design, score, example, weights, evaluate, distill, export, bench, ligand_mpnn)
+COMMANDS = (
+    design, score, protein_mpnn, ligand_mpnn, example, weights, evaluate, distill, export, bench,
+)  # fmt: skip
 WRONG_CALL, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -84,24 +84,24 @@ class Parsed:
         StructureError
             A chain is not there, or has letters that are none; no residue has a complete backbone.
         """
-        ids = sorted(self.chains) if chains is None else list(chains)
-        absent = [chain for chain in ids if chain not in self.chains]
-        if absent or not ids:
+        chosen = sorted(self.chains) if chains is None else list(chains)
+        absent = [chain for chain in chosen if chain not in self.chains]
+        if absent or not chosen:
             there = ", ".join(map(shown_chain, self.chains)) or "none"
             raise StructureError(
                 f"{self.name} has no chain {shown_chain(absent[0])}; it has {there}"
                 if absent
                 else f"{self.name}: no chain to read; it has {there}"
             )
-        read = [self.chains[chain] for chain in ids]
+        read = [self.chains[chain] for chain in chosen]
         sizes = [len(chain.letters) for chain in read]
-        index = np.arange(sum(sizes)) + CHAIN_GAP * np.repeat(np.arange(len(ids)), sizes)
+        index = np.arange(sum(sizes)) + CHAIN_GAP * np.repeat(np.arange(len(chosen)), sizes)
         try:
             return Structure(
                 self.name,
                 np.concatenate([chain.xyz for chain in read]),
                 "".join(chain.letters for chain in read).replace(GAP, "X"),
-                np.repeat(np.array(ids), sizes),
+                np.repeat(np.array(chosen), sizes),
                 index,
                 np.array([number for chain in read for number in chain.numbers]),
                 ca_only=ca_only,
@@ -151,8 +151,9 @@ def _chains(atoms: Atoms, say: Say) -> dict[str, ParsedChain]:
     if " " in present:
         say("a chain with a blank id is not read; give it a letter")
     rank = {chain: n for n, chain in enumerate(CHAINS)}
-    ids = sorted((c for c in present if c != " "), key=lambda c: (rank.get(c, len(rank)), c))
-    return {chain: _chain(atoms, kept[atoms.chain[kept] == chain.encode()], chain) for chain in ids}
+    named = sorted((c for c in present if c != " "), key=lambda c: (rank.get(c, len(rank)), c))
+    of_chain = {c: kept[atoms.chain[kept] == c.encode()] for c in named}
+    return {chain: _chain(atoms, rows, chain) for chain, rows in of_chain.items()}
 
 
 def _chain(atoms: Atoms, rows: NDArray[np.int64], chain: str) -> ParsedChain:
@@ -189,53 +190,110 @@ def _chain(atoms: Atoms, rows: NDArray[np.int64], chain: str) -> ParsedChain:
     return ParsedChain("".join(letters), xyz, numbers)
 
 
-def from_jsonl(path: str | os.PathLike[str], ca_only: bool = False) -> Iterator[Parsed]:
+def from_jsonl(
+    path: str | os.PathLike[str],
+    ca_only: bool = False,
+    failed: Callable[[StructureError], None] | None = None,
+) -> Iterator[Parsed]:
     """The structures of a file of parsed ones, a line each; those of CA atoms too.
+
+    `failed` takes the error of a line that is none, and the others are read; without it the error
+    is raised.
 
     Raises
     ------
     StructureError
         The file does not exist, or a line of it is no parsed structure; the message has its number.
     """
-    file = Path(path)
+    for n, line in lines_of(path):
+        try:
+            parsed = from_entry(loaded(line), ca_only)
+        except StructureError as error:
+            of_line = StructureError(f"line {n}: {error}", file=str(path))
+            if failed is None:
+                raise of_line from None
+            failed(of_line)
+        else:
+            yield parsed
+
+
+def outlines(path: str | os.PathLike[str]) -> list[tuple[str, dict[str, str]]]:
+    """The name and the letters of the chains of each structure of a file of parsed ones.
+
+    Raises
+    ------
+    StructureError
+        As `from_jsonl`.
+    """
+    found = []
+    for n, line in lines_of(path):
+        try:
+            entry = loaded(line)
+            found.append(
+                (_name_of(entry), {chain: _letters(entry, chain) for chain in _ids(entry)})
+            )
+        except StructureError as error:
+            raise StructureError(f"line {n}: {error}", file=str(path)) from None
+    return found
+
+
+def lines_of(path: str | os.PathLike[str]) -> list[tuple[int, str]]:
+    """The lines of a text file that are not blank, with their numbers; raises StructureError."""
     try:
-        lines = read_bounded(file, LARGEST).decode("utf-8-sig").splitlines()
+        text = read_bounded(Path(path), LARGEST).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise StructureError(f"not read: {reason}", file=str(file)) from None
-    for n, line in enumerate(lines, start=1):
-        if line.strip():
-            try:
-                yield from_entry(json.loads(line), ca_only)
-            except (ValueError, TypeError, RecursionError) as error:
-                raise StructureError(f"line {n}: {error}", file=str(file)) from None
+        raise StructureError(f"not read: {reason}", file=str(path)) from None
+    return [(n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
+
+
+def loaded(line: str) -> Any:
+    """What a line of JSON holds; raises StructureError."""
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise StructureError(f"no JSON: {error}") from None
 
 
 def from_entry(entry: Any, ca_only: bool = False) -> Parsed:
     """A structure from the object that is one line of JSON; raises StructureError."""
+    name = _name_of(entry)
+    return Parsed(name, {chain: _chain_of(entry, name, chain, ca_only) for chain in _ids(entry)})
+
+
+def _name_of(entry: Any) -> str:
     if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
         raise StructureError(
             'no parsed structure; expected {"name": ..., "seq_chain_A": ..., "coords_chain_A": ...}'
         )
-    name = entry["name"]
-    ids = [key.removeprefix(_SEQUENCE) for key in entry if key.startswith(_SEQUENCE)]
-    if not ids:
-        raise StructureError(f"{name} has no chain; expected a key such as seq_chain_A")
-    return Parsed(name, {chain: _chain_of(entry, name, chain, ca_only) for chain in ids})
+    return str(entry["name"])
 
 
-def _chain_of(entry: dict[str, Any], name: str, chain: str, ca_only: bool) -> ParsedChain:
-    letters, coords = entry[_SEQUENCE + chain], entry.get(_COORDS + chain)
-    if not isinstance(letters, str) or not isinstance(coords, dict):
-        raise StructureError(
-            f"{name}: expected the letters of seq_chain_{chain} and the atoms of coords_chain_"
-            f"{chain}"
-        )
+def _ids(entry: dict[str, Any]) -> list[str]:
+    """The ids of the chains of a parsed structure, in the order of its keys."""
+    found = [key.removeprefix(_SEQUENCE) for key in entry if key.startswith(_SEQUENCE)]
+    if not found:
+        raise StructureError(f"{entry['name']} has no chain; expected a key such as seq_chain_A")
+    return found
+
+
+def _letters(entry: dict[str, Any], chain: str) -> str:
+    """The letters of a chain, with gaps."""
+    letters, name = entry[_SEQUENCE + chain], entry["name"]
+    if not isinstance(letters, str) or not letters:
+        raise StructureError(f"{name}: seq_chain_{chain} has no letters")
     wrong = set(letters) - set(ALPHABET) - {GAP}
     if wrong:
         raise StructureError(
-            f"{name}: chain {chain} has the letter {min(wrong)!r}; expected {ALPHABET} or -"
+            f"{name}: chain {chain} has the letter {min(wrong)!r}; expected {ALPHABET} or {GAP}"
         )
+    return letters
+
+
+def _chain_of(entry: dict[str, Any], name: str, chain: str, ca_only: bool) -> ParsedChain:
+    letters, coords = _letters(entry, chain), entry.get(_COORDS + chain)
+    if not isinstance(coords, dict):
+        raise StructureError(f"{name}: expected the atoms of coords_chain_{chain}")
     xyz = np.full((len(letters), len(BACKBONE), 3), np.nan)
     for a, atom in enumerate(BACKBONE):
         if ca_only and a != CA:
@@ -246,7 +304,10 @@ def _chain_of(entry: dict[str, Any], name: str, chain: str, ca_only: bool) -> Pa
                 "; a trace is read with --ca_only" if set(coords) == {f"CA_chain_{chain}"} else ""
             )
             raise StructureError(f"{name}: coords_chain_{chain} has no {key}{trace}")
-        of_atom = np.asarray(coords[key], dtype=np.float64)
+        try:
+            of_atom = np.asarray(coords[key], dtype=np.float64)
+        except (TypeError, ValueError):
+            raise StructureError(f"{name}: {key} is not of numbers") from None
         if of_atom.shape == (len(letters), 1, 3):  # as a trace is written
             of_atom = of_atom[:, 0]
         if of_atom.shape != (len(letters), 3):
