@@ -34,7 +34,7 @@ from proteins import COMPLEXES, path_of
 from mpnn_core import ALPHABET, ConstraintError, Model, StructureError, load_model
 from mpnn_core.commands.main import main
 from mpnn_core.compatible import ligand_options, ligand_scores
-from mpnn_core.compatible.ligand_designs import Run
+from mpnn_core.compatible.ligand_designs import LigandDesigns, Run, b_factors
 from mpnn_core.compatible.ligand_reading import Complex, read_complex
 from mpnn_core.network.checkpoints import resolve
 from mpnn_core.structures.context import NOT_IN_ORIGINAL
@@ -284,23 +284,17 @@ def test_a_backbone_has_the_names_and_the_probabilities_of_its_design(run_on_1ub
         assert [r[0].b_iso for r in residues] == pytest.approx(expected, abs=6e-3)
 
 
-def test_legacy_gives_no_b_factor_to_what_is_certain(tmp_path) -> None:
+def test_legacy_gives_no_b_factor_to_what_is_certain() -> None:
     """The original's 0 for a residue of more than 0.99."""
-    factors: dict[bool, set[str]] = {}
-    for legacy in (False, True):
-        out = tmp_path / str(legacy)
-        arguments = [
-            "--pdb_path", path_of("pdb1ubi"), "--out_folder", out, "--seed", 2, "--temperature",
-            0.01, "--save_stats", 1,
-        ]  # fmt: skip
-        assert ligand_mpnn(*arguments, *(["--legacy"] if legacy else [])) == 0
-        stats = loaded(out / "stats" / "pdb1ubi.pt")
-        certain = stats["log_probs"].amax(-1)[0] > -0.01
-        assert certain.any()
-        (chain, *_) = gemmi.read_pdb(str(out / "backbones" / "pdb1ubi_1.pdb"))[0]
-        values = [r[0].b_iso for r in chain if r.find_atom("CA", "*")]
-        factors[legacy] = {f"{v:.0f}" for v, c in zip(values, certain.tolist(), strict=True) if c}
-    assert factors == {False: {"1"}, True: {"0"}}
+    complex = read_complex(path_of("pdb1ubi"))
+    L = len(complex.labels)
+    log_probs = np.zeros((1, L, 21), np.float32)
+    log_probs[0, :3, 0] = np.log([0.995, 0.98, 0.5])
+    asked = np.arange(L) != 3
+    tokens = np.zeros((1, L), np.int64)
+    designs = LigandDesigns(complex, Run(), tokens, log_probs, log_probs, tokens, asked, asked)
+    assert b_factors(designs, legacy=False)[0, :4] == pytest.approx([0.995, 0.98, 0.5, 0])
+    assert b_factors(designs, legacy=True)[0, :4] == pytest.approx([0, 0.98, 0.5, 0])
 
 
 # --------------------------------------------------------------------- what the authors published
@@ -635,7 +629,7 @@ def test_what_does_not_fit_a_structure_is_said_of_it(more, sentence, capsys, tmp
         ([*UBI, "--bias_AA", "A:1,Q"], "--bias_AA: 'Q': expected a letter of"),
         ([*UBI, "--omit_AA", "AB"], "--omit_AA: 'B' is no letter of"),
         ([*UBI, "--zero_indexed", "maybe"], "--zero_indexed is 'maybe'; expected 0 or 1"),
-        ([*UBI, "--fixed_residues_multi", "{}/none.json"], "none.json: No such file"),
+        ([*UBI, "--fixed_residues_multi", "{}/none.json"], "none.json: not read: No such file"),
         ([*UBI, "--fixed_residues_multi", "{}/list.json"], "list.json: expected an object"),
         ([*UBI, "--fixed_residues_multi", "{}/other.json"], "there is no key"),
         ([*UBI, "--global_transmembrane_label", 2], "expected 0 or 1"),

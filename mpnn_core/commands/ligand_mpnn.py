@@ -74,12 +74,12 @@ _OF_DESIGNS = (
     ("omit_AA_per_residue_multi", str, "", "a JSON file of these by path"),
     ("symmetry_weights", str, "", "of each residue of --symmetry_residues the weight of its logits "
      "in the group's sum, as '0.5,0.5|1,1' (default: equal, with a sum of 1)"),
-    ("zero_indexed", str, "0", "1 numbers designs from 0"),
+    ("zero_indexed", str, "", "1 numbers designs from 0; 0 from 1, as without it"),
     ("temperature", number(float, 0), 0.1, "sampling temperature"),
     ("save_stats", int, 0, "1 writes stats/NAME.pt, numbers of every residue"),
 )  # fmt: skip
 _OF_SCORES = (
-    ("zero_indexed", str, "0", "of no effect, as in the original"),
+    ("zero_indexed", str, "", "of no effect, as in the original"),
     ("use_sequence", int, 1, "0 scores what the backbone alone says"),
     ("autoregressive_score", int, 0, "1 scores each residue given those decoded before it"),
     ("single_aa_score", int, 1, "1 scores each residue given all others"),
@@ -144,7 +144,7 @@ def _add_options(command: argparse.ArgumentParser, options: Sequence[tuple[Any, 
     command.add_argument(
         "--legacy", action="store_true",
         help="do what the original does also where that is not what an option's name says "
-        "(docs/how-to/coming-from-proteinmpnn.md)",
+        "(docs/explanation/exactness.md)",
     )  # fmt: skip
     command.add_argument(
         "--device", help="cpu, cuda or mps (default: cuda if there is one, otherwise cpu)"
@@ -160,13 +160,13 @@ def run(options: argparse.Namespace) -> int:
     _answer_on_packing(options)
     first = 1 - _zero_indexed(options)
     call = _Call(options)
+    letters = call.letters()
     out = Path(options.out_folder)
     folders = ["seqs", "backbones", "packed", *(["stats"] if options.save_stats else [])]
     check_outputs(
         [out / folder for folder in folders],
         [out / "seqs" / f"{name}{options.file_ending}.fa" for name in call.names],
     )
-    letters = call.letters()
     failures = 0
     for path, complex in call.complexes():
         try:
@@ -224,8 +224,8 @@ def _zero_indexed(options: argparse.Namespace) -> bool:
     """Whether designs are numbered from 0. To the original every text is yes, "0" too."""
     text: str = options.zero_indexed
     if options.legacy:
-        return "zero_indexed" in vars(options) and text != ""
-    if text.strip() not in ("0", "1"):
+        return text != ""
+    if text.strip() not in ("", "0", "1"):
         raise CallError(f"--zero_indexed is {text!r}; expected 0 or 1")
     return text.strip() == "1"
 
