@@ -37,6 +37,7 @@ from mpnn_core.compatible import ligand_options, ligand_scores
 from mpnn_core.compatible.ligand_designs import LigandDesigns, Run, b_factors
 from mpnn_core.compatible.ligand_reading import Complex, read_complex
 from mpnn_core.network.checkpoints import resolve
+from mpnn_core.network.families import find_family
 from mpnn_core.structures.context import NOT_IN_ORIGINAL
 
 TOLERANCE = 1e-4  # nats
@@ -588,6 +589,36 @@ def test_published_files_have_names_here(file, name) -> None:
 def test_the_default_weights_are_packaged() -> None:
     for file in ligand_options.MODEL_TYPES.values():
         assert resolve(ligand_options.weights_of(file))
+
+
+def test_a_checkpoint_may_be_a_file_and_the_title_has_its_path(tmp_path) -> None:
+    family = find_family("v_48_002")
+    assert family is not None
+    installed = family.installed("v_48_002")
+    assert installed is not None
+    path = shutil.copy(installed[1], tmp_path / "ours.pt")
+    assert ligand_mpnn(*UBI, "--out_folder", tmp_path, "--checkpoint_protein_mpnn", path) == 0
+    native, design = titles_of(tmp_path / "seqs" / "pdb1ubi.fa")
+    assert native["model_path"] == str(path)
+    confidence = load_model("v_48_002").design(
+        read_complex(path_of("pdb1ubi")).structure, seed=1
+    ).confidence  # fmt: skip
+    assert float(design["overall_confidence"]) == pytest.approx(float(confidence[0]), abs=6e-5)
+
+
+def test_a_blank_chain_stays_blank(tmp_path) -> None:
+    lines = path_of("pdb1ubi").read_text("ascii").splitlines()
+    atoms = [f"{line[:21]} {line[22:]}" for line in lines if line.startswith("ATOM")]
+    path = tmp_path / "blank.pdb"
+    path.write_text("\n".join([*atoms, "END", ""]), "ascii")
+    code = ligand_mpnn(
+        "--pdb_path", path, "--out_folder", tmp_path, "--seed", 1, "--fixed_residues", "1 2"
+    )
+    assert code == 0
+    assert titles_of(tmp_path / "seqs" / "blank.fa")[0]["num_res"] == "74"
+    written = read_complex(tmp_path / "backbones" / "blank_1.pdb")
+    assert written.labels[:2] == ["1", "2"]
+    assert written.structure.sequence[:2] == "MQ"
 
 
 def said(capsys: pytest.CaptureFixture[str]) -> str:

@@ -50,7 +50,7 @@ _INPUTS = (
     ("symmetry_residues", str, "", "residues that get one amino acid, as 'A12,A13|C2,C3'"),
     ("homo_oligomer", int, 0, "1 ties all chains, residue by residue"),
     ("file_ending", str, "", "what is put to the end of the names of files"),
-    ("seed", int, 0, "seed of the random numbers; 0 draws one"),
+    ("seed", number(int, 0), 0, "seed of the random numbers; 0 draws one"),
     ("batch_size", number(int, 1), 1, "sequences in a batch; tied ones share a decoding order"),
     ("number_of_batches", number(int, 1), 1, "batches; batch_size times this are all sequences"),
     ("verbose", int, 1, "0 prints nothing"),
@@ -440,16 +440,13 @@ def _model(options: argparse.Namespace) -> tuple[str, mpnn.Model]:
     sees_ligands = kind == "ligand_mpnn"
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     shows = sees_ligands and bool(options.ligand_mpnn_use_side_chain_context)
-    weights = weights_of(checkpoint)
-    model = load_model(weights, "baseline", device, options.backend)
+    model = load_model(weights_of(checkpoint), "baseline", device, options.backend, shows)
     expected = "context" if sees_ligands else "membrane" if "membrane" in kind else "backbone"
     if expected not in model.reads or (expected == "backbone" and len(model.reads) > 1):
         raise CallError(
             f"--checkpoint_{kind}: {checkpoint} is of another model; expected weights such as "
             f"{MODEL_TYPES[kind]}"
         )
-    if shows:
-        model = load_model(weights, "baseline", device, options.backend, True)
     return checkpoint, model
 
 
