@@ -234,7 +234,7 @@ def model_of(options: argparse.Namespace) -> mpnn.Model:
     return model
 
 
-def load_model(weights: str, *arguments: Any) -> mpnn.Model:
+def load_model(weights: str | Path, *arguments: Any) -> mpnn.Model:
     """`mpnn_core.load_model`, with its errors as CallError, and a warning of a lossy variant."""
     if weights == "random":
         raise CallError("random weights design nothing; they are for measurements of speed")

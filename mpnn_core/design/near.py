@@ -17,9 +17,10 @@ TOGETHER = 256
 """Residues that are compared with all atoms between the same two planes."""
 
 
-def near_ligands(structure: Structure) -> NDArray[np.bool_]:
-    """(L,) bool: the virtual CB is less than `NEAR` from one of the context atoms that LigandMPNN
-    sees, as the original's `mask_XY`. Side chains do not count, nor do incomplete residues."""
+def near_ligands(structure: Structure, cutoff: float = NEAR) -> NDArray[np.bool_]:
+    """(L,) bool: the virtual CB is less than `cutoff`, in Å, from one of the context atoms that
+    LigandMPNN sees, as the original's `mask_XY`. Side chains do not count, nor do incomplete
+    residues."""
     near = np.zeros(len(structure), dtype=bool)
     context = structure.context
     atoms = context.coords[~np.isin(context.elements, tuple(NOT_IN_ORIGINAL))]  # (A, 3)
@@ -32,11 +33,11 @@ def near_ligands(structure: Structure) -> NDArray[np.bool_]:
     for start in range(0, len(along), TOGETHER):
         rows = along[start : start + TOGETHER]
         x, y, z = cb[rows].T
-        bounds = np.array([x[0] - NEAR - 1, x[-1] + NEAR + 1], np.float32)  # 1 Å for rounding
+        bounds = np.array([x[0] - cutoff - 1, x[-1] + cutoff + 1], np.float32)  # 1 Å for rounding
         first, last = np.searchsorted(atoms[:, 0], bounds)
         if first == last:
             continue
         a, b, c = atoms[first:last].T
         squared = (x[:, None] - a) ** 2 + (y[:, None] - b) ** 2 + (z[:, None] - c) ** 2
-        near[residues[rows]] = np.sqrt(squared.min(1)) < NEAR
+        near[residues[rows]] = np.sqrt(squared.min(1)) < cutoff
     return near
