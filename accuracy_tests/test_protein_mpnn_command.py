@@ -931,6 +931,17 @@ def test_noise_moves_every_backbone_by_its_seed(tmp_path, tiny):
     assert np.abs(log_p[0] - log_p[1]).max() > 0.01
 
 
+def test_noise_is_on_what_is_scored(tmp_path, tiny):
+    flags = ["--pdb_path", tiny, "--score_only=1", "--num_seq_per_target=4", "--seed=1"]
+    found = []
+    for n, noise in enumerate((0, 1e-6, 0.5)):
+        out = run(tmp_path / str(n), *flags, "--backbone_noise", noise)
+        found.append(arrays(out / "score_only" / "TINY_pdb.npz")["score"])
+    assert [of.shape for of in found] == [(4,)] * 3
+    assert abs(found[1].mean() - found[0].mean()) < 0.2
+    assert found[2].mean() - found[0].mean() > 0.3
+
+
 # Conditional probabilities.
 
 

@@ -501,6 +501,7 @@ def _score(call: Run) -> Callable[[mpnn.Structure, mpnn.Constraints], None]:
     import numpy as np
 
     from mpnn_core.compatible import protein_files as files
+    from mpnn_core.compatible.probabilities import noisy
     from mpnn_core.compatible.protein_inputs import read_fasta, scored_sequence
 
     given = read_fasta(call.options.path_to_fasta) if call.options.path_to_fasta else []
@@ -511,10 +512,18 @@ def _score(call: Run) -> Callable[[mpnn.Structure, mpnn.Constraints], None]:
             scored_sequence(structure, designed, title, letters, call.options.legacy)
             for title, letters in given
         ]
+        # With noise every order is on its own copy of the backbone.
+        noise, count = call.options.backbone_noise, call.count
+        copies = noisy(structure, noise, call.seed, count if noise else 1)
         with np.errstate(invalid="ignore"):  # where nothing is designed, the mean is NaN, as there
-            scores = call.model.score(structure, sequences, constraints, call.count, call.seed)
+            scores = [
+                call.model.score(copy, sequences, constraints, 1 if noise else count, call.seed)
+                for copy in copies
+            ]
+        own = np.concatenate([of.score for of in scores], 1)
+        of_all = np.concatenate([of.global_score for of in scores], 1)
         for n, sequence in enumerate(sequences):
-            of_one = scores.score[n], scores.global_score[n]
+            of_one = own[n], of_all[n]
             arrays = files.scored(structure, sequence, *of_one, designed)
             ending = f"_fasta_{n}" if n else "_pdb"
             path = files.path_of(call.out, "score_only", structure.name, ending)
