@@ -28,13 +28,15 @@ from mpnn_core.commands import (
     ligand_mpnn,
     protein_mpnn,
     score,
+    select,
     weights,
 )
 from mpnn_core.commands.options import CallError, Parser, complain, number
 from mpnn_core.gate.commands import add_commands
 
 COMMANDS = (
-    design, score, protein_mpnn, ligand_mpnn, example, weights, evaluate, distill, export, bench,
+    design, score, select, protein_mpnn, ligand_mpnn, example, weights, evaluate, distill, export,
+    bench,
 )  # fmt: skip
 WRONG_CALL, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 

@@ -206,8 +206,12 @@ class Run:
 
     def usable(self) -> Iterator[tuple[mpnn.Structure, mpnn.Constraints]]:
         """The structures that can be used, each with its constraints."""
+        names: set[str] = set()
         for parsed in self._parsed():
             self.structures += 1
+            if parsed.name in names:
+                complain(f"warning: {parsed.name} comes again, and replaces what was written of it")
+            names.add(parsed.name)
             if len(parsed.sequence) > self.options.max_length:
                 complain(
                     f"{parsed.name}: left out: {len(parsed.sequence)} positions, more than "
@@ -434,11 +438,11 @@ def _design(call: Run) -> None:
         for structure, result in isolated(designs, structures):
             if isinstance(result, Exception):
                 call.give_up(structure.name, result)
-                continue
-            at, native = result
-            _write_designs(call, [[of_one] for of_one in at], native, start)
+            else:
+                at, native = result
+                _write_designs(call, [[of_one] for of_one in at], native, start)
             start = time.monotonic()
-            constraints_of.pop(structure)
+        constraints_of.clear()
 
 
 def _noisy_design(call: Run) -> Callable[[mpnn.Structure, mpnn.Constraints], None]:
@@ -494,6 +498,8 @@ def _write_designs(call: Run, at: Sequence[Any], native: mpnn.Scores, start: flo
 
 def _score(call: Run) -> Callable[[mpnn.Structure, mpnn.Constraints], None]:
     """Score the native sequence and those of a FASTA file."""
+    import numpy as np
+
     from mpnn_core.compatible import protein_files as files
     from mpnn_core.compatible.protein_inputs import read_fasta, scored_sequence
 
@@ -505,7 +511,8 @@ def _score(call: Run) -> Callable[[mpnn.Structure, mpnn.Constraints], None]:
             scored_sequence(structure, designed, title, letters, call.options.legacy)
             for title, letters in given
         ]
-        scores = call.model.score(structure, sequences, constraints, call.count, call.seed)
+        with np.errstate(invalid="ignore"):  # where nothing is designed, the mean is NaN, as there
+            scores = call.model.score(structure, sequences, constraints, call.count, call.seed)
         for n, sequence in enumerate(sequences):
             of_one = scores.score[n], scores.global_score[n]
             arrays = files.scored(structure, sequence, *of_one, designed)

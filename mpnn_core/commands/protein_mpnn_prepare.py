@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import mpnn_core as mpnn
-from mpnn_core.commands.options import CallError, complain
+from mpnn_core.commands.options import (
+    CallError,
+    complain,
+    complain_of,
+    exit_code,
+    structure_paths,
+)
 
 
 def add_parser(commands: Any) -> None:
@@ -33,9 +39,14 @@ def add_parser(commands: Any) -> None:
         command.set_defaults(run=_writing(make))
         return command.add_argument
 
-    flag = script("parse-multiple-chains", "parse the PDB files of a folder", _parse, False)
-    flag("--input_path", required=True, type=Path, metavar="DIR", help="the folder")
-    flag("--ca_only", action="store_true", help="write CA atoms alone")
+    parse = scripts.add_parser(
+        "parse-multiple-chains", help="parse the structures of a folder",
+        description="Parse the structures of a folder, PDB or mmCIF.",
+    )  # fmt: skip
+    parse.add_argument("--input_path", required=True, type=Path, metavar="DIR", help="the folder")
+    parse.add_argument("--output_path", required=True, metavar="FILE", help="what to write")
+    parse.add_argument("--ca_only", action="store_true", help="write CA atoms alone")
+    parse.set_defaults(run=_parse)
 
     flag = script("assign-fixed-chains", "say which chains are designed", _assign)
     flag("--chain_list", default="A", metavar='"A B"', help="the chains to design (default: A)")
@@ -100,31 +111,40 @@ def _add_positions(flag: Callable[..., Any]) -> None:
 
 
 def _writing(make: Callable[[argparse.Namespace], Any]) -> Callable[[argparse.Namespace], int]:
-    """A command that writes what `make` gives: one dictionary, or several."""
+    """A command that writes what `make` gives as one line of JSON."""
 
     def run(options: argparse.Namespace) -> int:
-        from mpnn_core.compatible.preparing import write_line
+        from mpnn_core.compatible.preparing import write_lines
 
         try:
             made = make(options)
         except mpnn.ConstraintError as error:
             raise CallError(str(error)) from None
-        write_line(options.output_path, *(made if isinstance(made, list) else [made]))
+        write_lines(options.output_path, made)
         return 0
 
     return run
 
 
-def _parse(options: argparse.Namespace) -> list[dict[str, Any]]:
+def _parse(options: argparse.Namespace) -> int:
+    """Write a line for each structure of a folder."""
+    from mpnn_core.compatible.preparing import write_lines
     from mpnn_core.compatible.reading import read
-    from mpnn_core.training.corpus import structure_files
 
-    return [
-        read(file, lambda said, file=file: complain(f"warning: {file}: {said}")).entry(  # type: ignore[misc]
-            options.ca_only
-        )
-        for file in structure_files(options.input_path)
-    ]
+    files = structure_paths([options.input_path])
+    entries, failures = [], 0
+    for file in files:
+        said: list[str] = []
+        try:
+            entries.append(read(file, said.append).entry(options.ca_only))
+        # Whatever is wrong with a file, the others are parsed.
+        except mpnn.StructureError as error:
+            complain_of(file, error)
+            failures += 1
+        for sentence in said:
+            complain(f"warning: {file}: {sentence}")
+    write_lines(options.output_path, *entries)
+    return exit_code(failures, len(files))
 
 
 def _outlines(options: argparse.Namespace) -> Any:

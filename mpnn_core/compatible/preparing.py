@@ -242,7 +242,7 @@ def pssm(outlines: Outlines, folder: str | os.PathLike[str]) -> dict[str, Any]:
     return made
 
 
-def write_line(path: str | os.PathLike[str], *dictionaries: Mapping[str, Any]) -> None:
+def write_lines(path: str | os.PathLike[str], *dictionaries: Mapping[str, Any]) -> None:
     """Write each dictionary as a line of JSON."""
     text = "".join(json.dumps(dictionary) + "\n" for dictionary in dictionaries)
     write_atomically(Path(path), lambda file: file.write(text.encode()))

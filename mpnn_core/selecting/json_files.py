@@ -6,6 +6,7 @@ A JSONL file is the same with one object per line.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -66,6 +67,16 @@ def read_text(file: Path, largest: int = LARGEST) -> str:
         raise ConstraintError(f"{file}: no text: byte {error.start} is not UTF-8") from None
     except OSError as error:
         raise ConstraintError(f"{file}: not read: {error.strerror or error}") from None
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a number that float64 holds."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def shown(value: Any) -> str:

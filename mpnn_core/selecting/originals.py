@@ -4,16 +4,15 @@ ProteinMPNN's JSONL files have one entry per structure name, with positions that
 each chain, gaps included. LigandMPNN's JSON files have labels such as "C10", for one structure or,
 in the `_multi` form, under the path of each. `read_constraint_file` reads any of them, and
 `ConstraintFile.fields` gives what it says of a structure as arguments of `Constraints`, by 0-based
-position; `with_files` adds that to constraints.
+position; `for_structure` adds that to constraints.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpnn_core.constants import ALPHABET
-from mpnn_core.sampling.constraints import PSSM, Constraints
-from mpnn_core.sampling.labels import ConstraintError, ConstraintWarning, divided, positions
-from mpnn_core.selecting.json_files import Line, read_json_lines, shown, shown_names
+from mpnn_core.sampling.constraints import PSSM
+from mpnn_core.sampling.labels import ConstraintError, ConstraintWarning, positions
+from mpnn_core.selecting.json_files import Line, is_number, read_json_lines, shown, shown_names
+from mpnn_core.selecting.sources import Part, Source
+from mpnn_core.selecting.sources import PSSMUse as PSSMUse
+from mpnn_core.selecting.sources import with_files as with_files
 from mpnn_core.structures.containers import structure_name
 from mpnn_core.structures.structure import Structure, shown_chain
 
@@ -58,17 +60,6 @@ _EXPECTED = {
 
 
 @dataclass(frozen=True)
-class PSSMUse:
-    """How a file of PSSMs counts, as the original's options `--pssm_multi`, `--pssm_threshold`,
-    `--pssm_log_odds_flag` and `--pssm_bias_flag` say."""
-
-    multiplier: float = 0.0
-    threshold: float = 0.0
-    log_odds: bool = False
-    bias: bool = False
-
-
-@dataclass(frozen=True)
 class ChainPositions:
     """The rows of each chain by the originals' positions, 1 to n, gaps included.
 
@@ -99,7 +90,7 @@ _MOST_POSITIONS = 1_000_000
 
 
 @dataclass(frozen=True, eq=False)
-class ConstraintFile:
+class ConstraintFile(Source):
     """One of the originals' files, checked as far as that is possible without a structure.
 
     Attributes
@@ -175,6 +166,12 @@ class ConstraintFile:
         key = self.key(structure, path)
         at = f"{self.path}: line {self.lines[key]}: {key}" if key else str(self.path)
         return _FIELDS[self.kind](self.entries[key], structure, at, pssm or PSSMUse())
+
+    def parts(
+        self, structure: Structure, path: str | None = None, pssm: PSSMUse | None = None
+    ) -> list[Part]:
+        """What the file says of a structure: one part."""
+        return [Part(str(self.path), self.fields(structure, path, pssm))]
 
 
 def read_constraint_file(path: str | os.PathLike[str], kind: str | None = None) -> ConstraintFile:
@@ -274,67 +271,6 @@ def recognised(content: Mapping[str, Any]) -> str | None:
     return None
 
 
-def with_files(
-    constraints: Constraints,
-    structure: Structure,
-    files: Iterable[ConstraintFile],
-    path: str | None = None,
-    pssm: PSSMUse | None = None,
-) -> Constraints:
-    """Constraints with what files say of a structure added: fixed positions, omissions and ties add
-    up, and so do biases; chains, redesigned positions and a PSSM are stated once."""
-    for file in files:
-        constraints = added(
-            constraints, structure, file.fields(structure, path, pssm), str(file.path)
-        )
-    return constraints
-
-
-def added(
-    constraints: Constraints, structure: Structure, fields: Mapping[str, Any], source: str
-) -> Constraints:
-    """Constraints and more of them; `source` is the file that a message names.
-
-    Raises
-    ------
-    ConstraintError
-        Chains, redesigned positions or a PSSM are stated twice.
-    """
-    changes: dict[str, Any] = dict(fields)
-    for name in ("chains", "redesigned", "pssm"):
-        if changes.get(name) is not None and getattr(constraints, name) is not None:
-            raise ConstraintError(
-                f"{source}: {structure.name}: {name} is stated elsewhere as well; expected once"
-            )
-    if "fixed" in changes:
-        changes["fixed"] = [*divided(constraints.fixed), *divided(changes["fixed"])]  # type: ignore[arg-type]
-    if "omit" in changes:
-        changes["omit"] = [*_letters_of(constraints.omit), *_letters_of(changes["omit"])]
-    if "omit_at" in changes:
-        omit_at = dict(constraints.omit_at)
-        for at, letters in changes["omit_at"].items():
-            omit_at[at] = ",".join([*filter(None, [omit_at.get(at)]), letters])
-        changes["omit_at"] = omit_at
-    if "bias" in changes:
-        changes["bias"] = {
-            letter: constraints.bias.get(letter, 0.0) + changes["bias"].get(letter, 0.0)
-            for letter in {**constraints.bias, **changes["bias"]}
-        }
-    if "bias_at" in changes:
-        both = [constraints.bias_at, changes["bias_at"]]
-        changes["bias_at"] = np.sum(
-            [Constraints(bias_at=at).biases(structure) for at in both], axis=0, dtype=np.float32
-        )
-    if "tied" in changes:
-        before = [constraints.tied] if isinstance(constraints.tied, str) else constraints.tied
-        changes["tied"] = [*before, *changes["tied"]]
-    return replace(constraints, **changes)
-
-
-def _letters_of(omit: str | Iterable[str]) -> list[str]:
-    return [omit] if isinstance(omit, str) else list(omit)
-
-
 def _by_structure(kind: str, content: Mapping[str, Any]) -> Mapping[str, Any]:
     """The entries of a file; those that are for all structures have no name."""
     if kind in FOR_ALL:
@@ -354,7 +290,7 @@ def _by_structure(kind: str, content: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _check_number(value: Any, at: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if not is_number(value):
         raise ConstraintError(f"{at}: {shown(value)} is no finite number")
 
 

@@ -63,14 +63,22 @@ class _Array:
             if not isinstance(self.raw, list):
                 raise ValueError("an array of objects that is no list of them")
             return list(self.raw)
-        raw = self.raw.encode("latin-1") if isinstance(self.raw, str) else bytes(self.raw)
-        order = "F" if self.fortran else "C"
-        return np.frombuffer(raw, dtype).reshape(self.shape, order=order)
+        flat = np.frombuffer(_bytes(self.raw), dtype)
+        return flat.reshape(self.shape, order="F" if self.fortran else "C")
+
+
+def _bytes(raw: Any) -> bytes:
+    """What an array holds; of a number, bytes() would make as many zeros."""
+    if isinstance(raw, str):
+        return raw.encode("latin-1")
+    if not isinstance(raw, bytes | bytearray):
+        raise ValueError(f"an array made of {type(raw).__name__}")
+    return bytes(raw)
 
 
 def _from_buffer(raw: Any, kind: Any, shape: Any, order: Any = "C") -> _Array:
     array = _Array()
-    array.state((1, shape, kind, order == "F", bytes(raw)))
+    array.state((1, shape, kind, order == "F", _bytes(raw)))
     return array
 
 
@@ -99,10 +107,10 @@ _ADMITTED: dict[tuple[str, str], Callable[..., Any]] = {
 }
 
 
-class _PlainData(pickle._Unpickler):  # type: ignore[name-defined,misc]  # the one in Python
+class _PlainData(pickle._Unpickler):
     """Reads plain data. That in Python, for its memory is what the file has, whatever that says."""
 
-    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
 
     def find_class(self, module: str, name: str) -> Any:
         try:
@@ -115,9 +123,9 @@ class _PlainData(pickle._Unpickler):  # type: ignore[name-defined,misc]  # the o
 
     def load_build(self) -> None:
         """State is for the stand-ins of arrays alone."""
-        state = self.stack.pop()
-        made = self.stack[-1]
-        if not isinstance(made, _Type | _Array):
+        stack: list[Any] = vars(self)["stack"]
+        state, made = stack.pop(), stack[-1]
+        if not isinstance(made, (_Type, _Array)):
             raise pickle.UnpicklingError("it gives a state to what is no array; nothing was run")
         made.state(state)
 
@@ -150,13 +158,13 @@ def read_plain_pickle(path: Path) -> Any:
 MOST_LEVELS = 50
 
 
-def _plain(value: Any, depth: int, done: dict[int, Any]) -> Any:
+def _plain(value: Any, depth: int, done: dict[int, tuple[Any, Any]]) -> Any:
     """The same with arrays in place of what stands for them; `done` has what came before, by id,
     for a container may be in many places."""
     if depth > MOST_LEVELS:
         raise ValueError("containers within containers without end")
     if id(value) in done:
-        return done[id(value)]
+        return done[id(value)][1]
     made = value
     if isinstance(value, _Array):
         array = value.value()
@@ -165,5 +173,5 @@ def _plain(value: Any, depth: int, done: dict[int, Any]) -> Any:
         made = {key: _plain(item, depth + 1, done) for key, item in value.items()}
     elif isinstance(value, list | tuple):
         made = [_plain(item, depth + 1, done) for item in value]
-    done[id(value)] = made
+    done[id(value)] = value, made  # kept, so that no other gets its id
     return made

@@ -3,8 +3,8 @@
 A line is a residue (`12 A PIKAA FYW`, `12B A NATAA`), a range (`10 - 20 A NOTAA C`) or a chain
 (`* A POLAR`), with commands after it; the lines before `start` are the default of all other
 residues. Where more than one speaks of a residue, the residue counts before the range, the range
-before the chain. Commands on rotamers (EX, USE_INPUT_SC) say nothing of sequences and are passed over; those
-that this does not know are refused.
+before the chain. Commands on rotamers (EX, USE_INPUT_SC) say nothing of sequences and are passed
+over; those that this does not know are refused.
 """
 
 from __future__ import annotations

@@ -123,6 +123,34 @@ def rows(structure: Structure, selection: Selection) -> list[int]:
     return [int(row) for row in np.flatnonzero(select(structure, selection))]
 
 
+def has_words(selection: str) -> bool:
+    """Whether it says more than labels and ranges, as in "surface" or "A10-20 - A15"."""
+    items = _ITEM.findall(selection)
+    return any(
+        item in ("+", "-", *_WORDS) or (item.partition(":")[0] in _PREFIXES and ":" in item)
+        for item in items
+    )
+
+
+def rows_or_labels(
+    structure: Structure, selection: Positions | Sequence[Positions] | None
+) -> list[Positions] | None:
+    """Labels as they are, and positions in place of selections with words; None stays None.
+
+    Raises SelectionError as `select`.
+    """
+    if selection is None:
+        return None
+    parts = [selection] if isinstance(selection, str | int | np.integer) else selection
+    chosen: list[Positions] = []
+    for part in parts:
+        if isinstance(part, str) and has_words(part):
+            chosen += rows(structure, part)
+        else:
+            chosen.append(part)
+    return chosen
+
+
 def _terms(text: str) -> Iterator[_Term]:
     """The lists of a selection; "A1 + B1" is two, "A1,B1" is one."""
     term = _Term(False, [])
