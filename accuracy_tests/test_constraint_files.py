@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
@@ -15,6 +16,8 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from proteins import path_of, protein, rows_of
 
 import mpnn_core as mpnn
@@ -781,8 +784,8 @@ def test_temperatures_of_positions_are_those_of_the_model(tmp_path, model):
 def test_motifs_and_resfiles_keep_residues(tmp_path, capsys):
     native = protein("6MRR").sequence
     (tmp_path / "6MRR.trb").write_bytes(pickle.dumps({"con_hal_idx0": list(range(60))}))
-    for given in (tmp_path / "6MRR.trb", tmp_path):
-        assert design(path_of("6MRR"), "--fixed-from", given, "--out", tmp_path / "out") == 0
+    for option in (tmp_path / "6MRR.trb", tmp_path):
+        assert design(path_of("6MRR"), "--fixed-from", option, "--out", tmp_path / "out") == 0
         found = sequence(tmp_path / "out", "6MRR")
         assert found[:60] == native[:60] and found != native
     (tmp_path / "r.resfile").write_text("NATAA\nstart\n68 A PIKAA W\n")
@@ -809,3 +812,77 @@ def test_kinds_are_those_that_the_page_lists():
         assert f"`{kind}`" in text, kind
     for key in json.loads(schema())["$defs"]["entry"]["properties"]:
         assert f"`{key}`" in text, key
+
+
+# Anything at all: it is read or refused in a sentence, and never half.
+
+LEAVES = st.one_of(
+    st.none(), st.booleans(), st.integers(-3, 150), st.just(10**400), st.floats(allow_nan=False),
+    st.sampled_from(["A", "B", "A43", "A43 A44", "GPL", "", "Q", "A43-50", "all"]),
+)  # fmt: skip
+KEYS = st.sampled_from([
+    "3HTN", "A", "B", "Q", "A43", "G", "pssm_coef", "pssm_bias", "pssm_log_odds", "x/3HTN.pdb",
+    "*", "version", "structures", "fixed", "omit_at", "bias_at", "tied", "pssm", "chains", "all",
+    "diffused_index_map", "specification", "select_unfixed_sequence",
+])  # fmt: skip
+CONTENT = st.dictionaries(
+    KEYS,
+    st.recursive(
+        LEAVES,
+        lambda inner: st.one_of(
+            st.lists(inner, max_size=3), st.dictionaries(KEYS, inner, max_size=3)
+        ),
+        max_leaves=8,
+    ),
+    max_size=3,
+)
+SETS = st.dictionaries(st.sampled_from(["*", GAPPED]), CONTENT, max_size=2).map(
+    lambda structures: {"version": 1, "structures": structures}
+)
+
+
+@given(content=CONTENT | SETS, kind=st.sampled_from([None, *KINDS]))
+def test_any_json_is_read_or_refused_in_a_sentence(content, kind, tmp_path_factory):
+    path = written(tmp_path_factory.getbasetemp(), content, name="any.json")
+    s = protein(GAPPED)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConstraintWarning)
+        try:
+            source = read_constraints(path, kind)
+            source.for_structure(s, pssm=PSSMUse(0.5, 0.0, log_odds=True, bias=True)).resolve(s)
+        except ConstraintError as error:
+            assert str(error)
+
+
+@given(content=CONTENT)
+def test_any_json_of_a_motif_is_read_or_refused(content, tmp_path_factory):
+    path = written(tmp_path_factory.getbasetemp(), content, name="motif.json")
+    with contextlib.suppress(ConstraintError):
+        assert fixed_from(path, protein(GAPPED))
+
+
+@given(content=st.data())
+def test_any_trb_is_read_or_refused(content, tmp_path_factory):
+    good = pickle.dumps({
+        "con_hal_pdb_idx": [("A", 45)], "con_hal_idx0": np.array([2]), "inpaint_seq": np.ones(425),
+        "x": np.array(["a"], object),
+    }, content.draw(st.integers(0, 5)))  # fmt: skip
+    damaged = bytearray(good)
+    for _ in range(content.draw(st.integers(1, 4))):
+        at = content.draw(st.integers(0, len(good) - 1))
+        damaged[at] = content.draw(st.integers(0, 255))
+    path = tmp_path_factory.getbasetemp() / "any.trb"
+    path.write_bytes(bytes(damaged))
+    with contextlib.suppress(ConstraintError):
+        assert fixed_from(path, protein(GAPPED))
+
+
+@given(words=st.lists(st.sampled_from(
+    ["45", "A", "*", "-", "_", "50", "PIKAA", "FYW", "NATAA", "start", "\n", "EX", "1", "ARO", "#"]
+), max_size=20))  # fmt: skip
+def test_any_resfile_is_read_or_refused(words, tmp_path_factory):
+    path = tmp_path_factory.getbasetemp() / "any.resfile"
+    path.write_text("ALLAA\nstart\n" + " ".join(words))
+    with contextlib.suppress(ConstraintError):
+        found = resfile_fields(path, protein(GAPPED))
+        assert set(found) == {"fixed", "omit_at"}
