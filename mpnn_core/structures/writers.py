@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any
 
 import numpy as np
@@ -106,8 +108,9 @@ def structure_text(
     written.name = re.sub(r"[^\w.-]", "_", structure.name) or "structure"
     model = gemmi.Model(1)
     chains: dict[str, Any] = {}
-    for name in dict.fromkeys([*structure.chain_ids.tolist(), *structure.context.chain_ids]):
-        chains[str(name)] = gemmi.Chain(_chain_name(str(name), ending))
+    ids = dict.fromkeys([*structure.chain_ids.tolist(), *structure.context.chain_ids.tolist()])
+    for name in ids:
+        chains[name] = gemmi.Chain(name if ending == ".pdb" or name.strip() else _free(ids))
     for i, letter in enumerate(sequence):
         residue = _residue(NAMES[letter], structure, structure.residue_numbers[i], "A")
         for a in np.isfinite(structure.coords[i]).all(1).nonzero()[0].tolist():
@@ -132,6 +135,8 @@ def structure_text(
     written.assign_label_seq_id()
     groups = gemmi.MmcifOutputGroups(True)
     groups.cell = groups.symmetry = False
+    # gemmi quotes no ids in these two; readers need neither.
+    groups.entity_poly = groups.struct_asym = all(n.isalnum() for n in ids if n.strip())
     return str(written.make_mmcif_document(groups).as_string())
 
 
@@ -176,15 +181,17 @@ def _atom(name: str, element: str, xyz: NDArray[np.float32], b_factor: float) ->
     atom = gemmi.Atom()
     atom.name = name
     atom.element = gemmi.Element(element)
-    atom.pos = gemmi.Position(*xyz.astype(float).tolist())
+    # The shortest numbers that are these in float32: mmCIF gets all digits of a float.
+    atom.pos = gemmi.Position(*(float(str(x)) for x in xyz))
     atom.occ = 1.0
-    atom.b_iso = float(b_factor)
+    atom.b_iso = round(float(b_factor), 4)
     return atom
 
 
-def _chain_name(name: str, ending: str) -> str:
-    """A blank id is one in PDB; in mmCIF, where there is none, it is written as an underscore."""
-    return name if name.strip() or ending == ".pdb" else "_"
+def _free(ids: Iterable[str]) -> str:
+    """A chain id for a blank one, which mmCIF does not have: the first letter that is free."""
+    taken = set(ids)
+    return next((letter for letter in ascii_uppercase if letter not in taken), "blank")
 
 
 def _number(structure: Structure, text: str) -> tuple[int, str]:
