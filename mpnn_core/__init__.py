@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mpnn_core.constants import ALPHABET
     from mpnn_core.design.model import Model, load_model
-    from mpnn_core.design.results import Designs, Scores
+    from mpnn_core.design.programs import write_inputs
+    from mpnn_core.design.results import Design, Designs, Scores
     from mpnn_core.design.stream import Lost, design_stream
     from mpnn_core.network.families import CheckpointError
     from mpnn_core.network.variants import VARIANTS, Variant
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from mpnn_core.structures.errors import StructureError
     from mpnn_core.structures.readers import read_structure
     from mpnn_core.structures.structure import Structure, StructureWarning
+    from mpnn_core.structures.writers import write_structure
 
 __version__ = "0.1.0"
 
@@ -40,6 +42,7 @@ _MODULES = {
     "ConstraintError": "sampling.labels",
     "Constraints": "sampling.constraints",
     "ContextAtoms": "structures.context",
+    "Design": "design.results",
     "Designs": "design.results",
     "Lost": "design.stream",
     "Model": "design.model",
@@ -53,6 +56,8 @@ _MODULES = {
     "read_constraints": "selecting.constraint_sets",
     "read_structure": "structures.readers",
     "select": "selecting.selections",
+    "write_inputs": "design.programs",
+    "write_structure": "structures.writers",
 }
 """Public name -> its module, which is imported when the name is first used. `import mpnn_core` by
 itself loads no library; torch is loaded by the first name that needs it."""
@@ -65,6 +70,7 @@ __all__ = [
     "ConstraintError",
     "Constraints",
     "ContextAtoms",
+    "Design",
     "Designs",
     "Lost",
     "Model",
@@ -78,6 +84,8 @@ __all__ = [
     "read_constraints",
     "read_structure",
     "select",
+    "write_inputs",
+    "write_structure",
 ]
 
 

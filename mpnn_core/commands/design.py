@@ -25,6 +25,7 @@ from mpnn_core.commands.options import (
     progress,
     structure_paths,
 )
+from mpnn_core.commands.outcome import Outcome, add_outcome_options
 from mpnn_core.commands.surroundings import Reader, add_surroundings_options
 
 ORDERS = ("random", "coloured")
@@ -87,6 +88,7 @@ def add_parser(commands: Any) -> None:
         help="write DIR/probs/NAME.npz as well: probabilities, log-probabilities and decoding "
         "orders, and the confidences of a model that sees ligands",
     )  # fmt: skip
+    add_outcome_options(design)
     design.set_defaults(run=run)
 
 
@@ -104,6 +106,7 @@ def run(options: argparse.Namespace) -> int:
     model = model_of(options)
     constraints = Constraining(options, design_constraints(options), files)
     read = Reader(options, model, files)
+    outcome = Outcome(options, prints)
     if not prints:
         folders = {"seqs": ".fa"} | ({"probs": ".npz"} if options.save_probs else {})
         check_outputs(
@@ -165,13 +168,17 @@ def run(options: argparse.Namespace) -> int:
                     give_up(file, result)
                     continue
                 try:
-                    _write(options, *result)
+                    made, native = result
+                    kept = outcome.chosen(made)
+                    outcome.write(file, kept)
+                    _write(options, kept, native)
                 except BrokenPipeError:  # nobody reads any further
                     raise
                 except Exception as error:
                     give_up(file, error, f"cannot write the designs of {structure.name}")
                 else:
                     advance(1)
+    outcome.finish()
     return exit_code(failures, len(files))
 
 
@@ -215,7 +222,9 @@ def _bias(text: str) -> float:
 
 
 def _write(
-    options: argparse.Namespace, designs: Sequence[mpnn.Designs], native: mpnn.Scores
+    options: argparse.Namespace,
+    designs: Sequence[mpnn.Designs],
+    native: mpnn.Scores,
 ) -> None:
     """Write the designs of one structure, those at each temperature."""
     import numpy as np

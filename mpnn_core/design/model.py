@@ -6,7 +6,7 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 from weakref import WeakSet
 
 import numpy as np
@@ -137,6 +137,30 @@ class Model:
             return None
         return [near_ligands(s) & d for s, d in zip(structures, designed, strict=True)]
 
+    @overload
+    def design(
+        self,
+        structures: Structure,
+        num_sequences: int = 1,
+        temperature: Temperature = 0.1,
+        seed: int | None = None,
+        constraints: Constraints | Sequence[Constraints] | None = None,
+        decoding_order: Any = None,
+        common_random_numbers: bool = False,
+    ) -> Designs: ...
+
+    @overload
+    def design(
+        self,
+        structures: Sequence[Structure],
+        num_sequences: int = 1,
+        temperature: Temperature = 0.1,
+        seed: int | None = None,
+        constraints: Constraints | Sequence[Constraints] | None = None,
+        decoding_order: Any = None,
+        common_random_numbers: bool = False,
+    ) -> list[Designs]: ...
+
     def design(
         self,
         structures: Structure | Sequence[Structure],
@@ -146,7 +170,7 @@ class Model:
         constraints: Constraints | Sequence[Constraints] | None = None,
         decoding_order: Any = None,
         common_random_numbers: bool = False,
-    ) -> Any:
+    ) -> Designs | list[Designs]:
         """Sample sequences for backbones, as the original's `sample`.
 
         Parameters

@@ -3,30 +3,63 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mpnn_core.constants import LETTERS
+from mpnn_core.constants import ALPHABET, LETTERS
 from mpnn_core.design.arguments import DesignArguments, ScoreArguments, Temperature
 from mpnn_core.design.batches import Batch
 from mpnn_core.design.jobs import ASCII, Decoding, Sampled
+from mpnn_core.design.mutations import mutations
 from mpnn_core.sampling.constraints import Resolved
 from mpnn_core.sampling.possible import NothingLeftError, is_distribution
 from mpnn_core.structures.fasta import chain_sequences, title_line
 from mpnn_core.structures.files import output_name
 from mpnn_core.structures.structure import Structure
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+@dataclass(frozen=True)
+class Design:
+    """One sequence designed on a structure: an item of `Designs`.
+
+    Attributes
+    ----------
+    name : the structure's name in outputs and the number of the sample, "5L33_1"
+    sample : its number among those that were drawn, from 1
+    sequence : L letters; fixed and incomplete residues keep theirs
+    chains : the letters of each chain, by id, in the structure's order
+    score, global_score, recovery, confidence, ligand_confidence : floats, as in `Designs`
+    mutations : what differs from the native sequence, as "A12:K>R": chain and author number, the
+        native residue, the new one. Residues whose native is unknown (X) are not listed
+    """
+
+    name: str
+    sample: int
+    sequence: str
+    chains: dict[str, str]
+    score: float
+    global_score: float
+    recovery: float
+    confidence: float
+    ligand_confidence: float | None
+    mutations: tuple[str, ...]
+
 
 @dataclass(frozen=True, eq=False)
 class Designs:
     """Sequences designed on one structure.
+
+    `len`, `[i]` and iteration give each as a `Design`; a slice gives Designs.
 
     Attributes
     ----------
@@ -46,8 +79,12 @@ class Designs:
     log_probs : (n, L, 21) float32, of the network, before temperature, bias and omission
     probabilities : (n, L, 21) float32, what residues were drawn from; 0 where none was
     decoding_order : (n, L) int64, positions as decoded; tied ones follow each other
+    residue_confidence : (n, L) float32, exp of the log-probability of the residue that stands at
+        each position, 0 to 1; 0 where the backbone is incomplete
+    samples : (n,) int64, the number of each among those that were drawn, from 1
 
-    The last three are fetched from the device when they are first read.
+    log_probs, probabilities and decoding_order are fetched from the device when they are first
+    read.
     """
 
     structure: Structure
@@ -62,6 +99,11 @@ class Designs:
     recovery: NDArray[np.float32]
     designed: NDArray[np.bool_]
     on_device: OnDevice | None = field(repr=False)
+    samples: NDArray[np.int64] = field(default=None)  # type: ignore[arg-type]  # 1, 2, ..., n
+
+    def __post_init__(self) -> None:
+        if self.samples is None:
+            object.__setattr__(self, "samples", np.arange(1, len(self.sequences) + 1))
 
     @property
     def confidence(self) -> NDArray[np.float32]:
@@ -83,6 +125,13 @@ class Designs:
     def decoding_order(self) -> NDArray[np.int64]:
         return self._details.decoding_order(self.structure)
 
+    @cached_property
+    def residue_confidence(self) -> NDArray[np.float32]:
+        letters = np.array([[ALPHABET.index(a) for a in s] for s in self.sequences], np.int64)
+        letters = letters.reshape(len(self), len(self.structure), 1)
+        drawn = np.take_along_axis(self.log_probs, letters, 2)[:, :, 0]
+        return np.where(self.structure.mask, np.exp(drawn), np.float32(0))
+
     @property
     def _details(self) -> OnDevice:
         if self.on_device is None:
@@ -93,6 +142,61 @@ class Designs:
         """The same without the last three, which cannot be read from it."""
         return replace(self, on_device=None)
 
+    def rows(self, chosen: Sequence[int]) -> Designs:
+        """Some of the designs, by index, in that order; details come along."""
+        index = np.array(chosen, np.int64)
+        near = self.ligand_scores
+        some = replace(
+            self,
+            sequences=[self.sequences[i] for i in index.tolist()],
+            scores=self.scores[index],
+            global_scores=self.global_scores[index],
+            ligand_scores=None if near is None else near[index],
+            recovery=self.recovery[index],
+            samples=self.samples[index],
+            on_device=None,
+        )
+        if self.on_device is not None or "log_probs" in self.__dict__:
+            for name in ("log_probs", "probabilities", "decoding_order"):
+                some.__dict__[name] = getattr(self, name)[index]
+        return some
+
+    def to_fasta(self, separator: str = "/", native: bool = False) -> str:
+        """All chains of every design as FASTA text, kept ones too, in the structure's order.
+
+        Parameters
+        ----------
+        separator : what joins the chains: "/" as ProteinMPNN, ":" as LigandMPNN and ColabFold
+        native : whether the native sequence comes first
+
+        A record is called `NAME_1`, by the number of the sample; its scores follow after a space.
+        """
+        chains = self.structure.chains
+        lines = []
+        if native:
+            own = chain_sequences(self.structure, self.structure.sequence, chains, separator)
+            lines += [title_line(output_name(self.structure.name)), own]
+        for design in self:
+            title = (
+                f"{design.name} score={design.score:.4f} confidence={design.confidence:.4f} "
+                f"seq_recovery={design.recovery:.4f} mutations={len(design.mutations)}"
+            )
+            own = chain_sequences(self.structure, design.sequence, chains, separator)
+            lines += [title_line(title), own]
+        return "".join(line + "\n" for line in lines)
+
+    def to_pandas(self) -> DataFrame:
+        """A DataFrame of one row a design, of the columns `design.table.COLUMNS`.
+
+        Raises
+        ------
+        ImportError
+            pandas is not installed.
+        """
+        from mpnn_core.design.table import data_frame
+
+        return data_frame([self])
+
     def __getstate__(self) -> dict[str, Any]:
         """Everything fetched: what is pickled has no device."""
         if self.on_device is not None:
@@ -102,6 +206,39 @@ class Designs:
 
     def __len__(self) -> int:
         return len(self.sequences)
+
+    @overload
+    def __getitem__(self, index: int) -> Design: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Designs: ...
+
+    def __getitem__(self, index: int | slice) -> Design | Designs:
+        if isinstance(index, slice):
+            return self.rows(range(len(self))[index])
+        try:
+            i = range(len(self))[index]
+        except IndexError:
+            raise IndexError(f"design {index} of {len(self)}") from None
+        sequence, near = self.sequences[i], self.ligand_confidence
+        chains = self.structure.chains
+        parts = [chain_sequences(self.structure, sequence, [chain]) for chain in chains]
+        sample = int(self.samples[i])
+        return Design(
+            name=f"{output_name(self.structure.name)}_{sample}",
+            sample=sample,
+            sequence=sequence,
+            chains=dict(zip(chains, parts, strict=True)),
+            score=float(self.scores[i]),
+            global_score=float(self.global_scores[i]),
+            recovery=float(self.recovery[i]),
+            confidence=float(self.confidence[i]),
+            ligand_confidence=None if near is None else float(near[i]),
+            mutations=mutations(self.structure, sequence),
+        )
+
+    def __iter__(self) -> Iterator[Design]:
+        return (self[i] for i in range(len(self)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -325,9 +462,10 @@ def format_designs(designs: Sequence[Designs], native: Scores, version: str) -> 
     ]
     for at in designs:
         rows = zip(
-            at.sequences, at.scores, at.global_scores, _confidences(at), at.recovery, strict=True
-        )
-        for sample, (sequence, score, global_score, more, recovery) in enumerate(rows, start=1):
+            at.samples.tolist(), at.sequences, at.scores, at.global_scores, _confidences(at),
+            at.recovery, strict=True,
+        )  # fmt: skip
+        for sample, sequence, score, global_score, more, recovery in rows:
             lines += [
                 f">T={_of_most(at.temperature):g}, sample={sample}, score={score:.4f}"
                 f", global_score={global_score:.4f}{more}, seq_recovery={recovery:.4f}",

@@ -25,10 +25,12 @@ class FastaError(ValueError):
     """An unusable FASTA file; the message names the file and the record."""
 
 
-def chain_sequences(structure: Structure, sequence: str, chains: Iterable[str]) -> str:
-    """The letters of some chains of a sequence (L,), in the structure's order, joined by "/"."""
+def chain_sequences(
+    structure: Structure, sequence: str, chains: Iterable[str], separator: str = "/"
+) -> str:
+    """The letters of some chains of a sequence (L,), in the structure's order, joined."""
     letters = np.array(list(sequence))
-    return "/".join("".join(letters[structure.chain_ids == chain]) for chain in chains)
+    return separator.join("".join(letters[structure.chain_ids == chain]) for chain in chains)
 
 
 def title_line(title: str) -> str:

@@ -1,0 +1,149 @@
+"""What `mpnn-core design` writes beside the FASTA, and which designs it keeps."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import mpnn_core as mpnn
+from mpnn_core.commands.options import CallError, check_outputs, complain, number
+
+STRUCTURES = "structures"
+
+
+def add_outcome_options(command: argparse.ArgumentParser) -> None:
+    """The options of what is kept, and of further files."""
+    command.add_argument(
+        "--unique", action="store_true",
+        help="of designs of one structure with equal sequences, keep the one of the best score",
+    )  # fmt: skip
+    command.add_argument(
+        "--max-mutations", type=number(int, 0), metavar="N",
+        help="keep designs that differ from the native sequence in at most N residues; it chooses "
+        "among the designs that are drawn, and says how many it leaves out",
+    )  # fmt: skip
+    command.add_argument(
+        "--top", type=number(int, 1), metavar="N",
+        help="keep the N designs of the best score of each structure, best first",
+    )  # fmt: skip
+    command.add_argument(
+        "--structures", choices=("pdb", "cif"), metavar="pdb|cif",
+        help="write DIR/structures/NAME_1.pdb (or .cif) for each design as well: the backbone with "
+        "the designed residues, its B-factors the confidence of each, and the ligands",
+    )  # fmt: skip
+    command.add_argument(
+        "--table", type=Path, metavar="FILE",
+        help="write a table of all designs, a row each, as FILE.csv or FILE.parquet",
+    )  # fmt: skip
+    command.add_argument(
+        "--for", action="append", default=[], dest="programs", metavar="PROGRAM,PROGRAM",
+        help="write DIR/PROGRAM/NAME_1.* for each design as well, what structure predictors read: "
+        "colabfold, af3, boltz, chai, rf3; repeatable",
+    )  # fmt: skip
+
+
+class Outcome:
+    """Chooses among designs and writes them as the options say.
+
+    Raises
+    ------
+    CallError
+        A file cannot be written, a program is not known, or a library is missing.
+    """
+
+    def __init__(self, options: argparse.Namespace, prints: bool) -> None:
+        from mpnn_core.design.programs import PROGRAMS
+        from mpnn_core.design.table import TableError, check_table
+
+        self.options = options
+        names = [name.strip() for text in options.programs for name in text.split(",")]
+        self.programs = list(dict.fromkeys(names))
+        for name in self.programs:
+            if name not in PROGRAMS:
+                raise CallError(f"--for {name}: expected some of {', '.join(PROGRAMS)}")
+        if prints:
+            for name, option in (("structures", "--structures"), ("programs", "--for")):
+                if getattr(options, name):
+                    raise CallError(f"{option} writes files; give --out a folder instead of -")
+        folders = [STRUCTURES] if options.structures else []
+        check_outputs([options.out / name for name in [*folders, *self.programs]], [])
+        self.rows: list[dict[str, Any]] = []
+        if options.table is not None:
+            try:
+                check_table(options.table)
+            except TableError as error:
+                raise CallError(f"--table: {error}") from None
+            check_outputs([options.table.absolute().parent], [options.table])
+
+    def chosen(self, designs: Sequence[mpnn.Designs]) -> list[mpnn.Designs]:
+        """The designs of one structure that are kept; what is left out is said, one line each."""
+        from mpnn_core.design.choosing import top, unique, within_mutations
+
+        name, options, kept = designs[0].structure.name, self.options, list(designs)
+        if options.unique:
+            before, kept = _count(kept), unique(kept)
+            _say(name, before - _count(kept), before, "have a sequence that another one has")
+        if options.max_mutations is not None:
+            before, kept = _count(kept), within_mutations(kept, options.max_mutations)
+            more = f"have more than {options.max_mutations} mutations"
+            _say(name, before - _count(kept), before, more)
+        if options.top is not None:
+            kept = top(kept, options.top)
+        return kept
+
+    def write(self, file: Path, designs: Sequence[mpnn.Designs]) -> None:
+        """Write what the options ask for of the designs of one structure, read from `file`."""
+        from mpnn_core.design.mutations import odd_composition
+        from mpnn_core.design.programs import write_inputs
+
+        listed = list(designs)  # those without designs count for the names
+        if not _count(listed):
+            return
+        name = listed[0].structure.name
+        odd = odd_composition(listed)
+        if odd:
+            complain(f"warning: {name}: {odd}")
+        if self.options.structures:
+            self._write_structures(listed)
+        if self.programs:
+            for note in write_inputs(self.options.out, listed, self.programs):
+                complain(f"note: {name}: {note}")
+        if self.options.table is not None:
+            from mpnn_core.design.table import rows
+            from mpnn_core.network.checkpoints import file_sha256
+
+            self.rows += rows(listed, file_sha256(file))
+
+    def _write_structures(self, designs: Sequence[mpnn.Designs]) -> None:
+        from mpnn_core.design.table import design_names
+        from mpnn_core.structures.writers import pdb_cannot_hold, write_structure
+
+        structure, ending = designs[0].structure, self.options.structures
+        why = pdb_cannot_hold(structure) if ending == "pdb" else ""
+        if why:
+            complain(f"note: {structure.name}: written as mmCIF, for {why}, and PDB has no room")
+            ending = "cif"
+        folder = self.options.out / STRUCTURES
+        for of, names in zip(designs, design_names(designs), strict=True):
+            for name, sequence, b_factor in zip(
+                names, of.sequences, of.residue_confidence, strict=True
+            ):
+                write_structure(folder / f"{name}.{ending}", structure, sequence, b_factor)
+
+    def finish(self) -> None:
+        """Write the table: of all structures that were designed."""
+        if self.options.table is not None:
+            from mpnn_core.design.table import write_table
+
+            write_table(self.options.table, self.rows)
+
+
+def _count(designs: Iterable[mpnn.Designs]) -> int:
+    return sum(map(len, designs))
+
+
+def _say(name: str, count: int, of: int, what: str) -> None:
+    if count:
+        complain(f"note: {name}: left out {count} of {of} designs, which {what}")

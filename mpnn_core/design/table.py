@@ -1,0 +1,141 @@
+"""Designs as a table: one row each, as CSV, as Parquet or as a DataFrame."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import mpnn_core
+from mpnn_core.structures.files import write_atomically
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from mpnn_core.design.results import Designs
+
+COLUMNS: dict[str, type] = {
+    "name": str, "structure": str, "sample": int, "chains": str, "designed_chains": str,
+    "sequence": str, "score": float, "global_score": float, "confidence": float,
+    "ligand_confidence": float, "seq_recovery": float, "n_mutations": int, "mutations": str,
+    "temperature": float, "seed": int, "weights": str, "mpnn_core": str, "input_sha256": str,
+}  # fmt: skip
+"""The columns and their kinds. `chains` and `sequence` hold all chains, kept ones too, joined by
+"/" in one order; `mutations` is joined by spaces. `ligand_confidence` is empty for models that see
+no ligand, `temperature` where it differs from residue to residue, `input_sha256` where the
+structure came from no file."""
+
+ENDINGS = (".csv", ".parquet")
+
+
+class TableError(ValueError):
+    """A table that cannot be written; the message says what is missing."""
+
+
+def design_names(designs: Sequence[Designs]) -> list[list[str]]:
+    """What the designs of one structure are called in files: NAME_1, or NAME_T0.1_1 if there are
+    several temperatures."""
+    temperatures = [temperature(of) for of in designs]
+    several = len(set(temperatures)) > 1
+    names = []
+    for of, at in zip(designs, temperatures, strict=True):
+        own = []
+        for design in of:
+            name, _, sample = design.name.rpartition("_")
+            own.append(f"{name}_T{at:g}_{sample}" if several else design.name)
+        names.append(own)
+    return names
+
+
+def temperature(designs: Designs) -> float:
+    """The one temperature of all residues; NaN where they differ."""
+    values = np.unique(np.asarray(designs.temperature, np.float64))
+    return float(values[0]) if len(values) == 1 else float("nan")
+
+
+def rows(designs: Sequence[Designs], input_sha256: str | None = None) -> list[dict[str, Any]]:
+    """A dictionary of `COLUMNS` for each design of one structure; None where nothing is known.
+
+    `input_sha256` is of the bytes of the file that the structure was read from.
+    """
+    table = []
+    for of, names in zip(designs, design_names(designs), strict=True):
+        at = temperature(of)
+        for design, name in zip(of, names, strict=True):
+            near = design.ligand_confidence
+            values = (
+                name, of.structure.name, design.sample, "/".join(design.chains),
+                "/".join(of.design_chains), "/".join(design.chains.values()), design.score,
+                design.global_score, design.confidence,
+                None if near is None or np.isnan(near) else near, design.recovery,
+                len(design.mutations), " ".join(design.mutations), None if np.isnan(at) else at,
+                of.seed, of.model_name, mpnn_core.__version__, input_sha256,
+            )  # fmt: skip
+            table.append(dict(zip(COLUMNS, values, strict=True)))
+    return table
+
+
+def check_table(path: Path) -> None:
+    """See that a table can be written to a path of that name.
+
+    Raises
+    ------
+    TableError
+        The name ends in neither .csv nor .parquet, or pyarrow is not installed for the second.
+    """
+    if path.suffix not in ENDINGS:
+        raise TableError(f"{path}: a table is called {' or '.join('*' + e for e in ENDINGS)}")
+    if path.suffix == ".parquet":
+        _pyarrow()
+
+
+def write_table(path: Path, table: Iterable[dict[str, Any]]) -> None:
+    """Write rows as CSV (UTF-8, RFC 4180, floats in full) or Parquet, by the name's ending.
+
+    Raises
+    ------
+    TableError
+        As `check_table`.
+    """
+    check_table(path)
+    listed = list(table)
+    if path.suffix == ".csv":
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, list(COLUMNS))
+        writer.writeheader()
+        writer.writerows(listed)
+        content = text.getvalue().encode("utf-8", "surrogateescape")
+        write_atomically(path, lambda file: file.write(content))
+        return
+    pyarrow, parquet = _pyarrow()
+    kinds = {str: pyarrow.string(), int: pyarrow.int64(), float: pyarrow.float64()}
+    schema = pyarrow.schema([(name, kinds[kind]) for name, kind in COLUMNS.items()])
+    columns = pyarrow.Table.from_pylist(listed, schema=schema)
+    write_atomically(path, lambda file: parquet.write_table(columns, file))
+
+
+def data_frame(designs: Sequence[Designs]) -> DataFrame:
+    """The rows of designs of one structure as a DataFrame; ImportError without pandas."""
+    try:
+        import pandas
+    except ImportError:
+        raise ImportError(
+            "to_pandas needs pandas, which is not installed: pip install 'mpnn-core[table]'"
+        ) from None
+    return pandas.DataFrame(rows(designs), columns=list(COLUMNS))
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise TableError(
+            "Parquet needs pyarrow, which is not installed: pip install 'mpnn-core[table]'; a name "
+            "that ends in .csv needs nothing"
+        ) from None
+    return pyarrow, pyarrow.parquet
