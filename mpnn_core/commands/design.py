@@ -6,10 +6,19 @@ import argparse
 import secrets
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import mpnn_core as mpnn
+from mpnn_core.commands.at_residues import (
+    Profiles,
+    add_residue_options,
+    biases_of,
+    profiles_of,
+    temperatures_at,
+    tied_of,
+)
 from mpnn_core.commands.options import (
     CallError,
     add_input_options,
@@ -63,13 +72,15 @@ def add_parser(commands: Any) -> None:
     design.add_argument(
         "--tied", action="append", default=[], metavar="POSITIONS",
         help="positions that all get the same amino acid, such as A10,B10; ranges, such as "
-        "A1-20,B1-20, are tied residue by residue; repeatable, a group each",
+        "A1-20,B1-20, are tied residue by residue; with weights of their logits, A1=1,B1=-0.5, of "
+        "which negative ones design against a position; repeatable, a group each",
     )  # fmt: skip
     design.add_argument(
         "--tied-chains", action="append", default=[], metavar="A,B",
         help="chains of a homo-oligomer: residues with the same author number get the same amino "
         "acid; in their order if no number is in two chains; repeatable, an oligomer each",
     )  # fmt: skip
+    add_residue_options(design)
     design.add_argument(
         "--orders", choices=ORDERS, default=ORDERS[0],
         help="decoding orders: random, as in ProteinMPNN, or coloured, which need about half the "
@@ -101,6 +112,7 @@ def run(options: argparse.Namespace) -> int:
     files = structure_paths(options.files)
     model = model_of(options)
     constraints = design_constraints(options)
+    profiles = profiles_of(options)
     read = Reader(options, model, files)
     if not prints:
         folders = {"seqs": ".fa"} | ({"probs": ".npz"} if options.save_probs else {})
@@ -118,7 +130,8 @@ def run(options: argparse.Namespace) -> int:
 
     def designs(structures: Sequence[mpnn.Structure]) -> Iterator[Any]:
         return model.design_and_score(
-            structures, options.num_sequences, options.temperature or [0.1], seed, constraints,
+            structures, options.num_sequences, options.temperature or [0.1], seed,
+            [_constraints_on(structure, constraints, profiles) for structure in structures],
             None if options.orders == "random" else options.orders,
             options.common_random_numbers,
         )  # fmt: skip
@@ -135,7 +148,7 @@ def run(options: argparse.Namespace) -> int:
             for file in files:
                 try:
                     structure = read(file)
-                    constraints.check(structure)
+                    _constraints_on(structure, constraints, profiles).check(structure)
                 # Whatever is wrong with a file, the others are designed.
                 except Exception as error:
                     give_up(file, error)
@@ -186,10 +199,19 @@ def design_constraints(options: argparse.Namespace) -> mpnn.Constraints:
         **constraints_of(options),
         omit=omit,
         omit_at=omit_at,
-        tied=options.tied,
+        tied=tied_of(options.tied),
         tied_chains=options.tied_chains,
         bias=bias,
+        bias_at=biases_of(options.bias_at),
+        temperature_at=temperatures_at(options.temperature_at),
     )
+
+
+def _constraints_on(
+    structure: mpnn.Structure, constraints: mpnn.Constraints, profiles: Profiles | None
+) -> mpnn.Constraints:
+    """The constraints with the PSSMs of that structure."""
+    return constraints if profiles is None else replace(constraints, pssm=profiles.of(structure))
 
 
 def _bias(text: str) -> float:

@@ -54,6 +54,10 @@ def add_input_options(command: argparse.ArgumentParser) -> None:
         help="PDB or mmCIF files, plain or gzipped; a folder stands for all such files in it",
     )  # fmt: skip
     command.add_argument(
+        "--read-chains", metavar="A,B",
+        help="chains to read; the others, and their ligands, are not there at all (default: all)",
+    )  # fmt: skip
+    command.add_argument(
         "--chains", action="append", metavar="A,B",
         help="chains to design; the others are kept, and seen by the network; ' ' is a blank "
         "chain id; repeatable (default: all)",

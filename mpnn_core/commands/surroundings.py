@@ -83,6 +83,8 @@ class Reader:
             self.reading["zero_occupancy"] = True
         if model.ca_only:
             self.reading["ca_only"] = True
+        if options.read_chains is not None:
+            self.reading["chains"] = options.read_chains
         self.names = _names(options.ligands)
         if self.names is not None:
             self._check_names(files)

@@ -128,7 +128,9 @@ def design_arguments(
     order_of_each = per_structure(structures, None if coloured else decoding_order)
     resolved = [c.resolve(item) for c, item in zip(constraints, items, strict=True)]
     for structure, constraint in zip(items, resolved, strict=True):
-        of_positions = temperatures_of(structure, temperatures, num_sequences)
+        of_positions = temperatures_of(
+            structure, temperatures, num_sequences, constraint.temperatures
+        )
         require_possible(structure, constraint, of_positions)
     orders = [
         None if order is None else checked_orders(structure, order, num_sequences)
@@ -340,11 +342,20 @@ def checked_orders(structure: Structure, orders: ArrayLike, n: int) -> NDArray[n
 
 
 def temperatures_of(
-    structure: Structure, temperature: NDArray[np.float32], n: int
+    structure: Structure,
+    temperature: NDArray[np.float32],
+    n: int,
+    own: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
-    """The temperature of every position of n sequences: (n, L)."""
+    """The temperature of every position of n sequences: (n, L); `own` (L,) instead of it where
+    that is a number (`Resolved.temperatures`)."""
     try:
-        return np.broadcast_to(temperature, (n, len(structure)))
+        temperatures = np.broadcast_to(temperature, (n, len(structure)))
+        return (
+            temperatures
+            if own is None
+            else np.where(np.isnan(own), temperatures, np.maximum(own, COLDEST))
+        )
     except ValueError:
         raise ValueError(
             f"temperature has shape {temperature.shape}; {structure.name} needs one number, or "

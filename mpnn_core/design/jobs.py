@@ -171,7 +171,7 @@ class Sampling:
     def recordable(self) -> bool:
         """On a GPU nothing of it waits for the host, but for what is tied or in a given order."""
         a = self.arguments
-        unusual = any(r.groups or r.pssm for r in a.constraints)
+        unusual = any(r.groups or r.pssm or r.temperatures is not None for r in a.constraints)
         return not unusual and all(order is None for order in a.orders)
 
     @property
@@ -217,12 +217,13 @@ class Sampling:
 
     def _temperature(self, batch: Batch) -> Tensor:
         """Of all rows () or of every row (M,), float32."""
-        temperature = self.arguments.temperature
-        if temperature.ndim == 0:
+        a, temperature = self.arguments, self.arguments.temperature
+        own = [a.constraints[s].temperatures for s in batch.group]
+        if temperature.ndim == 0 and all(t is None for t in own):
             return upload(np.array(temperature), batch.device)
         per_structure = {
-            s: temperatures_of(self.structures[s], temperature, self.arguments.num_sequences)
-            for s in batch.group
+            s: temperatures_of(self.structures[s], temperature, a.num_sequences, t)
+            for s, t in zip(batch.group, own, strict=True)
         }
         return batch.of_rows(per_structure[s][i] for s, i in batch.sequences)
 

@@ -222,7 +222,9 @@ class Model:
             for structure, resolved in zip(
                 arguments.structures, arguments.constraints, strict=True
             ):
-                of_positions = temperatures_of(structure, checked, num_sequences)
+                of_positions = temperatures_of(
+                    structure, checked, num_sequences, resolved.temperatures
+                )
                 require_possible(structure, resolved, of_positions)
             designs.append(arguments._replace(temperature=checked))
         native = score_arguments(

@@ -6,7 +6,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +52,9 @@ class Constraints:
         Ranges are tied residue by residue: "A1-20,B1-20" is A1 with B1, A2 with B2, and so on
     tied_chains : chains of a homo-oligomer, "A,B,C": residues of equal author number are tied, or
         in their order if no number is in two chains. A list of such texts ties each for itself
-    pssm : a position-specific scoring matrix
+    pssm : a position-specific scoring matrix; or chain -> the matrix of its residues, the others
+        having none
+    temperature_at : positions -> the temperature there, 0 or more, instead of that of the call
 
     Positions are 0-based ints or labels of chain and author number: "A52", "A52B" with an insertion
     code, "A10-20" for a range; with a colon, "A:52", where there are chains such as A and A1.
@@ -70,8 +72,9 @@ class Constraints:
     )
     tied: str | Sequence[Sequence[Positions] | Mapping[Positions, float]] = ()
     tied_chains: str | Sequence[str] | Sequence[Sequence[str]] = ()
-    pssm: PSSM | None = None
+    pssm: PSSM | Mapping[str, PSSM] | None = None
     redesigned: Positions | Sequence[Positions] | None = None
+    temperature_at: Mapping[Positions, float] = field(default_factory=dict)
 
     def resolve(self, structure: Structure) -> Resolved:
         """The same as arrays over the positions of a structure.
@@ -93,9 +96,10 @@ class Constraints:
                     f"{structure.name}: between them, the positions tied to "
                     f"{label(structure, next(iter(group)))} omit every residue; leave one"
                 )
-        pssm = None if self.pssm is None else self.pssm.weights_and_factors(structure)
+        pssm = self._profile(structure)
         chains = tuple(self.design_chains(structure))
-        return Resolved(chains, designed, biases, omitted, groups, pssm)
+        temperatures = self.temperatures(structure)
+        return Resolved(chains, designed, biases, omitted, groups, pssm, temperatures)
 
     def check(self, structure: Structure) -> None:
         """Raise ConstraintError unless they fit the structure and leave something to design."""
@@ -212,6 +216,38 @@ class Constraints:
             raise ConstraintError("biases must be finite; to bar a residue, omit it")
         return biases
 
+    def temperatures(self, structure: Structure) -> NDArray[np.float32] | None:
+        """The temperature of each position that has its own, (L,) float32, NaN elsewhere; None
+        where no position has one."""
+        if not self.temperature_at:
+            return None
+        temperatures = np.full(len(structure), np.nan, np.float32)
+        for position, value in self.temperature_at.items():
+            if not 0 <= value < np.inf:
+                raise ConstraintError(
+                    f"{structure.name}: the temperature at {position} is {value}; expected a "
+                    "number of at least 0, such as 0.1"
+                )
+            temperatures[_rows(structure, position)] = value
+        return temperatures
+
+    def _profile(
+        self, structure: Structure
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]] | None:
+        """What `PSSM.weights_and_factors` gives, of one matrix or of those of chains."""
+        if not isinstance(self.pssm, Mapping):
+            return None if self.pssm is None else self.pssm.weights_and_factors(structure)
+        shape = (len(structure), len(ALPHABET))
+        bias, weight = np.zeros(shape, np.float32), np.zeros(shape[0], np.float32)
+        factor = np.ones(shape, np.float32)
+        for name, pssm in self.pssm.items():
+            (chain,) = chains_named(structure, [name])
+            rows = np.flatnonzero(structure.chain_ids == chain)
+            of_chain = pssm.of_rows(_as_rows(structure, rows, pssm))
+            values = of_chain.weights_and_factors(structure, rows)
+            bias[rows], weight[rows], factor[rows] = values
+        return bias, weight, factor
+
 
 @dataclass(frozen=True, eq=False)
 class Resolved:
@@ -225,6 +261,7 @@ class Resolved:
     omitted : (L, 21) bool, letters never drawn
     groups : tied positions that are designed, each with its weight
     pssm : bias (L, 21), weight (L,) and factor (L, 21), as `sampler.Profile` takes them
+    temperatures : (L,) float32, of positions that have their own, NaN elsewhere; None: none has
     """
 
     design_chains: tuple[str, ...]
@@ -233,6 +270,7 @@ class Resolved:
     omitted: NDArray[np.bool_]
     groups: list[dict[int, float]]
     pssm: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]] | None
+    temperatures: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -255,11 +293,22 @@ class PSSM:
     log_odds: NDArray[np.floating] | None = None
     threshold: float = 0.0
 
+    def of_rows(self, rows: NDArray[np.int64]) -> PSSM:
+        """The matrix of some of its rows."""
+        odds = None if self.log_odds is None else np.asarray(self.log_odds)[rows]
+        return replace(
+            self,
+            bias=np.asarray(self.bias)[rows],
+            coefficient=np.asarray(self.coefficient)[rows],
+            log_odds=odds,
+        )
+
     def weights_and_factors(
-        self, structure: Structure
+        self, structure: Structure, rows: NDArray[np.int64] | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-        """bias (L, 21), weight (L,) and factor (L, 21), as `sampler.Profile` takes them."""
-        shape = (len(structure), len(ALPHABET))
+        """bias (L, 21), weight (L,) and factor (L, 21), as `sampler.Profile` takes them; of a
+        matrix over some `rows` of the structure, over those."""
+        shape = (len(structure) if rows is None else len(rows), len(ALPHABET))
         arrays = {"bias": (self.bias, shape), "coefficient": (self.coefficient, shape[:1])}
         if self.log_odds is not None:
             arrays["log_odds"] = (self.log_odds, shape)
@@ -278,6 +327,22 @@ class PSSM:
         if self.log_odds is not None:
             factor = (np.asarray(self.log_odds) > self.threshold).astype(np.float32) + _RARE
         return np.asarray(self.bias, dtype=np.float32), weight, factor
+
+
+def _as_rows(structure: Structure, rows: NDArray[np.int64], pssm: PSSM) -> NDArray[np.int64]:
+    """Which rows of the matrix of a chain are those of its residues `rows`: all, or, of a matrix
+    that counts missing numbers too, as the original's, those of the residues that there are."""
+    given = len(pssm.bias)
+    index = structure.residue_index[rows]
+    if given == len(rows):
+        return np.arange(given)
+    if given == index.max() - index.min() + 1:
+        return np.asarray(index - index.min())
+    raise ConstraintError(
+        f"{structure.name}: the PSSM of chain {shown_chain(str(structure.chain_ids[rows[0]]))} has "
+        f"{given} rows; expected {len(rows)}, one per residue, or "
+        f"{index.max() - index.min() + 1}, missing numbers included"
+    )
 
 
 def letter_indices(letters: str | Iterable[str]) -> list[int]:
