@@ -39,6 +39,7 @@ from mpnn_core.design.results import (
     log_prob_results,
     score_results,
 )
+from mpnn_core.design.states import OverStates, StateDesigns, States, checked_combination
 from mpnn_core.network.architectures import ARCHITECTURES, models_that_read
 from mpnn_core.network.checkpoints import load_network, resolve
 from mpnn_core.network.context import LigandMPNN
@@ -189,6 +190,52 @@ class Model:
         batches = [(batch, Sampled(*outputs)) for _, batch, outputs in self.executor.run(job)]
         designs = design_results(arguments, batches, temperature, self.name, self.executor.blank)
         return designs[0] if isinstance(structures, Structure) else designs
+
+    def design_states(
+        self,
+        structures: Sequence[Structure],
+        num_sequences: int = 1,
+        temperature: Temperature = 0.1,
+        seed: int | None = None,
+        constraints: Constraints | None = None,
+        combine: str = "mean",
+        weights: Sequence[float] | None = None,
+        decoding_order: Any = None,
+    ) -> StateDesigns:
+        """Sample sequences that fit several states of a protein at once.
+
+        Residues of equal chain and author number are one residue, and get one letter, from the
+        combined logits of the states that have it.
+
+        Parameters
+        ----------
+        structures : the states
+        num_sequences, temperature, seed : as in `design`; a temperature per position is stated by
+            `Constraints.temperature_at`
+        constraints : on residues by chain and author number, in whichever states they are
+        combine : "mean", the mean of weight times logits over the residues that are tied, as in
+            `Constraints.tied`; or "sum", their sum over the states, so that the probability is the
+            product of the states' probabilities to the power of their weights
+        weights : of the states, 1 unless given; a negative one designs against a state
+        decoding_order : (L,) or (n, L) positions of `StateDesigns.structure` as decoded; None draws
+            one per sequence
+
+        Raises
+        ------
+        ValueError, ConstraintError
+            An argument is out of range or does not fit, or a residue is kept that is not the same
+            in all states.
+        MemoryError
+            The results would be larger than this machine's memory.
+        """
+        weights = checked_combination(combine, weights, len(structures))
+        states = States.from_structures(self._readable(list(structures)))
+        known = states.resolved(constraints or Constraints(), weights, combine)
+        designs = self.design(
+            states.joint, num_sequences, temperature, seed, OverStates(known=known),
+            states.order(decoding_order),
+        )  # fmt: skip
+        return StateDesigns(states, weights, combine, designs)
 
     def design_and_score(
         self,

@@ -17,6 +17,8 @@ NEAR = 8.0
 def near_ligands(structure: Structure) -> NDArray[np.bool_]:
     """(L,) bool: the virtual CB is less than `NEAR` from one of the context atoms that LigandMPNN
     sees, as the original's `mask_XY`. Side chains do not count, nor do incomplete residues."""
+    if structure.states:
+        return np.concatenate([near_ligands(state) for state in structure.states])
     near = np.zeros(len(structure), dtype=bool)
     atoms = Surroundings.of([structure], None).xyz  # (A, 3)
     if not len(atoms):

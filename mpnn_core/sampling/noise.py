@@ -28,8 +28,9 @@ def digest(structure: Structure) -> int:
     """63 bits that name a structure in the key of its random numbers.
 
     They are a hash of what the network is given of it: which residues are complete, their
-    coordinates as float32, which of them share a chain, and their offsets within the chain. So no
-    name, no letter and no number of a file enters, and every machine has the same digest.
+    coordinates as float32, which of them share a chain, their offsets within the chain,
+    and rings and states where there are any. So no name, no letter and no number of a file enters,
+    and every machine has the same digest.
     """
     complete = structure.mask
     _, first, chain = np.unique(
@@ -45,6 +46,11 @@ def digest(structure: Structure) -> int:
         (index - index[first[chain]], "<i8"),
     ):
         hashed.update(np.ascontiguousarray(values, dtype).tobytes())
+    if structure.rings.any():
+        hashed.update(np.ascontiguousarray(structure.rings[complete], "<i8").tobytes())
+    if structure.states:
+        sizes = [int(state.mask.sum()) for state in structure.states]
+        hashed.update(np.ascontiguousarray(sizes, "<i8").tobytes())
     return int.from_bytes(hashed.digest(), "little") >> 1
 
 
