@@ -33,6 +33,7 @@ from mpnn_core.commands.options import (
     progress,
     structure_paths,
 )
+from mpnn_core.commands.states import add_state_options, refuse_without_states, run_states
 from mpnn_core.commands.surroundings import Reader, add_surroundings_options
 
 ORDERS = ("random", "coloured")
@@ -45,7 +46,8 @@ def add_parser(commands: Any) -> None:
         "design", help="design sequences for backbones",
         description="Design sequences for protein backbones, as ProteinMPNN does.",
     )  # fmt: skip
-    add_input_options(design)
+    add_input_options(design, files="*")
+    add_state_options(design)
     add_surroundings_options(design)
     design.add_argument(
         "-n", "--num-sequences", type=number(int, 1), default=1, metavar="N",
@@ -82,6 +84,11 @@ def add_parser(commands: Any) -> None:
     )  # fmt: skip
     add_residue_options(design)
     design.add_argument(
+        "--backbone-noise", type=number(float, 0), default=0.0, metavar="SIGMA",
+        help="standard deviation, in Å, of Gaussian noise on every coordinate, drawn for each "
+        "sequence from the seed, such as 0.02 (default: 0)",
+    )  # fmt: skip
+    design.add_argument(
         "--orders", choices=ORDERS, default=ORDERS[0],
         help="decoding orders: random, as in ProteinMPNN, or coloured, which need about half the "
         "decoding steps and are not distributed as the random ones are (default: random)",
@@ -106,6 +113,9 @@ def run(options: argparse.Namespace) -> int:
     from mpnn_core.structures.files import output_name
     from mpnn_core.training.corpus import batched
 
+    if options.state:
+        return run_states(options, design_constraints(options), profiles_of(options))
+    refuse_without_states(options)
     prints = options.out == STANDARD_OUTPUT
     if prints and options.save_probs:
         raise CallError("--save-probs writes files; give --out a folder instead of -")
@@ -133,7 +143,7 @@ def run(options: argparse.Namespace) -> int:
             structures, options.num_sequences, options.temperature or [0.1], seed,
             [_constraints_on(structure, constraints, profiles) for structure in structures],
             None if options.orders == "random" else options.orders,
-            options.common_random_numbers,
+            options.common_random_numbers, options.backbone_noise,
         )  # fmt: skip
 
     with progress(len(files), prints) as advance:

@@ -94,6 +94,8 @@ class Reader:
     def __call__(self, file: Path) -> mpnn.Structure:
         """The structure of a file."""
         structure = mpnn.read_structure(file, **self.reading)
+        if self.options.cyclic:
+            structure = structure.with_cyclic(",".join(self.options.cyclic))
         if self.options.no_ligand:
             return structure.with_ligands(())
         if self.names is not None:

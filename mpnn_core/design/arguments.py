@@ -44,6 +44,7 @@ class DesignArguments(NamedTuple):
     constraints : each resolved on its structure
     orders : (1 or n, L) int64 positions as decoded; None where an order is drawn for each sequence
     near : (L,) bool, the designed positions near a ligand; None for a model that sees none
+    first : the number of the first sequence, in the key of its random numbers
     """
 
     structures: list[Structure]
@@ -54,6 +55,17 @@ class DesignArguments(NamedTuple):
     constraints: list[Resolved]
     orders: list[NDArray[np.int64] | None]
     near: list[NDArray[np.bool_]] | None = None
+    first: int = 0
+
+    def of_sequence(self, i: int, structures: list[Structure]) -> DesignArguments:
+        """Those of sequence i alone, on other coordinates of the same structures."""
+        temperature = self.temperature
+        if temperature.ndim == 2 and len(temperature) > 1:
+            temperature = temperature[i : i + 1]
+        orders = [None if order is None else order[[i % len(order)]] for order in self.orders]
+        return self._replace(
+            structures=structures, num_sequences=1, temperature=temperature, orders=orders, first=i
+        )
 
 
 class DecodeArguments(NamedTuple):
