@@ -12,6 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpnn_core.constants import ALPHABET, AMINO_ACIDS, BACKBONE, THREE_LETTER_NAMES
+from mpnn_core.sampling.homologous import (
+    EQUAL_BY_NUMBER,
+    HOW_TO_INSTALL,
+    NoAlignerError,
+    aligned,
+    equal_share,
+    said_of,
+)
 from mpnn_core.sampling.labels import (
     ConstraintError,
     ConstraintWarning,
@@ -51,7 +59,8 @@ class Constraints:
         weight of its logits in the group's mean (the original's `tied_beta`; 1 unless given).
         Ranges are tied residue by residue: "A1-20,B1-20" is A1 with B1, A2 with B2, and so on
     tied_chains : chains of a homo-oligomer, "A,B,C": residues of equal author number are tied, or
-        in their order if no number is in two chains. A list of such texts ties each for itself
+        in their order if no number is in two chains, or, where numbers and letters say that the
+        chains are numbered differently, by an alignment. A list of such texts ties each for itself
     pssm : a position-specific scoring matrix; or chain -> the matrix of its residues, the others
         having none
     temperature_at : positions -> the temperature there, 0 or more, instead of that of the call
@@ -428,6 +437,7 @@ def _sets_of_chains(tied: str | Sequence[str] | Sequence[Sequence[str]]) -> list
 def _tied_by_number(structure: Structure, chains: list[str]) -> list[dict[int, float]]:
     """A group for each author number of some chains; a warning if one lacks in a chain."""
     rows = {chain: np.flatnonzero(structure.chain_ids == chain).tolist() for chain in chains}
+    hint = ""
     groups: dict[tuple[str, int], dict[int, float]] = {}
     for members in rows.values():
         times: Counter[str] = Counter()  # a number may come again in a chain
@@ -438,14 +448,31 @@ def _tied_by_number(structure: Structure, chains: list[str]) -> list[dict[int, f
     sizes = ", ".join(f"{shown_chain(chain)} {len(members)}" for chain, members in rows.items())
     if all(len(group) == 1 for group in groups.values()):
         said = f"{structure.name}: no residue number is in two of the tied chains"
-        if len(rows) < 2 or len({len(members) for members in rows.values()}) > 1:
+        alike = len({len(members) for members in rows.values()}) == 1
+        if len(rows) > 1:
+            in_order = [list(group) for group in zip(*rows.values(), strict=False)]
+            if not alike or equal_share(structure, in_order) < EQUAL_BY_NUMBER:
+                by_letters, hint = _by_alignment(structure, rows, said)
+                if by_letters is not None:
+                    return by_letters
+        if len(rows) < 2 or not alike:
             raise ConstraintError(
                 f"{said} (residues: {sizes}); tie their positions one by one, or ranges of them, "
-                "as in --tied A1-20,B21-40"
+                f"as in --tied A1-20,B21-40{hint}"
             )
         first = " with ".join(label(structure, members[0]) for members in rows.values())
         warnings.warn(f"{said}; tied in order, {first}", ConstraintWarning, stacklevel=2)
         return [dict.fromkeys(group, 1.0) for group in zip(*rows.values(), strict=True)]
+    share = equal_share(structure, [list(group) for group in groups.values()])
+    if share < EQUAL_BY_NUMBER:
+        said = (
+            f"{structure.name}: of the residues of equal number in the tied chains, "
+            f"{100 * share:.0f} % are equal"
+        )
+        by_letters, hint = _by_alignment(structure, rows, said)
+        if by_letters is not None:
+            return by_letters
+        warnings.warn(f"{said}; tied by number{hint}", ConstraintWarning, stacklevel=2)
     alone = [i for group in groups.values() if len(group) < len(rows) for i in group]
     if alone:
         few = ", ".join(label(structure, i) for i in alone[:5]) + (", ..." if alone[5:] else "")
@@ -457,3 +484,22 @@ def _tied_by_number(structure: Structure, chains: list[str]) -> list[dict[int, f
             stacklevel=2,
         )
     return list(groups.values())
+
+
+def _by_alignment(
+    structure: Structure, rows: Mapping[str, list[int]], said: str
+) -> tuple[list[dict[int, float]] | None, str]:
+    """Groups by an alignment of the sequences, with a warning that names them; None, and what to
+    add to another message, where there is no aligner or the chains are not alike."""
+    try:
+        groups = aligned(structure, rows)
+    except NoAlignerError:
+        return None, f". Chains are aligned where Biopython is installed: {HOW_TO_INSTALL}"
+    if groups is None:
+        return None, ""
+    warnings.warn(
+        f"{said}; tied by alignment of the sequences: {said_of(structure, rows, groups)}",
+        ConstraintWarning,
+        stacklevel=2,
+    )
+    return [dict.fromkeys(group, 1.0) for group in groups], ""
