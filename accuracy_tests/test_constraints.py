@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -466,7 +468,7 @@ def test_tied_chains_of_unequal_lengths_are_spoken_of():
 
 
 def test_tied_chains_that_share_half_of_their_numbers_are_spoken_of():
-    structure = numbered_chains(A=range(1, 21), B=range(11, 31))
+    structure = replace(numbered_chains(A=range(1, 21), B=range(11, 31)), sequence="A" * 40)
     with pytest.warns(ConstraintWarning, match="of 20 residues are not in all of them: A1, A2"):
         groups = Constraints(tied_chains="A,B").groups(structure)
     assert len(groups) == 10
@@ -516,3 +518,54 @@ def test_constraints_that_cannot_be_met_are_refused_before_any_work(constraints,
     structure = Structure.from_backbone(np.zeros((6, 4, 3)), "ACDACD", ["A"] * 3 + ["B"] * 3)
     with pytest.raises(ConstraintError, match=message):
         constraints.check(structure)
+
+
+LETTERS_OF_A_CHAIN = "MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQAPILSRVGDG"
+
+
+def oligomer(**chains: tuple[int, str]) -> Structure:
+    """Chains of given letters, numbered from a given number on."""
+    letters = "".join(text for _, text in chains.values())
+    ids = [chain for chain, (_, text) in chains.items() for _ in text]
+    numbers = [first + k for first, text in chains.values() for k in range(len(text))]
+    structure = Structure.from_backbone(np.zeros((len(letters), 4, 3)), letters, ids)
+    return replace(structure, residue_numbers=np.array(numbers).astype(str))
+
+
+def test_chains_that_are_numbered_differently_are_tied_by_alignment_and_it_is_said():
+    text = LETTERS_OF_A_CHAIN
+    other = text[3:20] + text[22:]  # three fewer at the start, two fewer inside
+    structure = oligomer(A=(1, text), B=(101, other))
+    said = r"no residue number .* A4-A20 with B101-B117, A23-A43 with B118-B138; left out: A1, A2"
+    with pytest.warns(ConstraintWarning, match=said):
+        groups = Constraints(tied_chains="A,B").groups(structure)
+    expected = [(i, 43 + i - 3) for i in range(3, 20)] + [(i, 43 + i - 5) for i in range(22, 43)]
+    assert [tuple(group) for group in groups] == expected
+
+
+def test_shifted_numbers_that_do_not_fit_the_letters_are_not_believed():
+    text = LETTERS_OF_A_CHAIN
+    structure = oligomer(A=(1, text), B=(6, text), C=(1, text[2:]))
+    said = r"of equal number in the tied chains, \d+ % are equal; tied by alignment .* A1-A43 with"
+    with pytest.warns(ConstraintWarning, match=said):
+        groups = Constraints(tied_chains="A,B,C").groups(structure)
+    tuples = [(i, 43 + i) if i < 2 else (i, 43 + i, 84 + i) for i in range(43)]
+    assert [tuple(group) for group in groups] == tuples
+
+
+def test_chains_that_are_not_alike_are_not_aligned():
+    text = LETTERS_OF_A_CHAIN
+    structure = oligomer(A=(1, text), B=(101, text[::-1][:40]))
+    with pytest.raises(ConstraintError, match="no residue number is in two of the tied chains"):
+        Constraints(tied_chains="A,B").groups(structure)
+    structure = oligomer(A=(1, text), B=(1, text[::-1]))
+    with pytest.warns(ConstraintWarning, match="% are equal; tied by number"):
+        groups = Constraints(tied_chains="A,B").groups(structure)
+    assert [tuple(group) for group in groups] == [(i, 43 + i) for i in range(43)]
+
+
+def test_alignment_without_biopython_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "Bio.Align", None)
+    structure = oligomer(A=(1, LETTERS_OF_A_CHAIN), B=(101, LETTERS_OF_A_CHAIN[3:]))
+    with pytest.raises(ConstraintError, match=r"Biopython is installed: pip install 'mpnn-core"):
+        Constraints(tied_chains="A,B").groups(structure)

@@ -6,10 +6,18 @@ import argparse
 import secrets
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import mpnn_core as mpnn
+from mpnn_core.commands.at_residues import (
+    add_residue_options,
+    biases_of,
+    profiles_of,
+    temperatures_at,
+    tied_of,
+)
 from mpnn_core.commands.constraints import Constraining, add_constraint_options
 from mpnn_core.commands.options import (
     CallError,
@@ -26,6 +34,7 @@ from mpnn_core.commands.options import (
     structure_paths,
 )
 from mpnn_core.commands.outcome import Outcome, add_outcome_options
+from mpnn_core.commands.states import add_state_options, refuse_without_states, run_states
 from mpnn_core.commands.surroundings import Reader, add_surroundings_options
 
 ORDERS = ("random", "coloured")
@@ -38,7 +47,8 @@ def add_parser(commands: Any) -> None:
         "design", help="design sequences for backbones",
         description="Design sequences for protein backbones, as ProteinMPNN does.",
     )  # fmt: skip
-    add_input_options(design)
+    add_input_options(design, files="*")
+    add_state_options(design)
     add_constraint_options(design)
     add_surroundings_options(design)
     design.add_argument(
@@ -66,12 +76,19 @@ def add_parser(commands: Any) -> None:
     design.add_argument(
         "--tied", action="append", default=[], metavar="POSITIONS",
         help="positions that all get the same amino acid, such as A10,B10; ranges, such as "
-        "A1-20,B1-20, are tied residue by residue; repeatable, a group each",
+        "A1-20,B1-20, are tied residue by residue; with weights of their logits, A1=1,B1=-0.5, of "
+        "which negative ones design against a position; repeatable, a group each",
     )  # fmt: skip
     design.add_argument(
         "--tied-chains", action="append", default=[], metavar="A,B",
         help="chains of a homo-oligomer: residues with the same author number get the same amino "
         "acid; in their order if no number is in two chains; repeatable, an oligomer each",
+    )  # fmt: skip
+    add_residue_options(design)
+    design.add_argument(
+        "--backbone-noise", type=number(float, 0), default=0.0, metavar="SIGMA",
+        help="standard deviation, in Å, of Gaussian noise on every coordinate, drawn for each "
+        "sequence from the seed, such as 0.02 (default: 0)",
     )  # fmt: skip
     design.add_argument(
         "--orders", choices=ORDERS, default=ORDERS[0],
@@ -99,12 +116,16 @@ def run(options: argparse.Namespace) -> int:
     from mpnn_core.structures.files import output_name
     from mpnn_core.training.corpus import batched
 
+    if options.state:
+        return run_states(options, design_constraints(options), profiles_of(options))
+    refuse_without_states(options)
     prints = options.out == STANDARD_OUTPUT
     if prints and options.save_probs:
         raise CallError("--save-probs writes files; give --out a folder instead of -")
     files = structure_paths(options.files)
     model = model_of(options)
     constraints = Constraining(options, design_constraints(options), files)
+    profiles = profiles_of(options)
     read = Reader(options, model, files)
     outcome = Outcome(options, prints)
     if not prints:
@@ -136,7 +157,7 @@ def run(options: argparse.Namespace) -> int:
                 some, options.num_sequences, temperatures, seed,
                 [of_structure[structure] for structure in some],
                 None if options.orders == "random" else options.orders,
-                options.common_random_numbers,
+                options.common_random_numbers, options.backbone_noise,
             )  # fmt: skip
 
     with progress(len(files), prints) as advance:
@@ -152,6 +173,8 @@ def run(options: argparse.Namespace) -> int:
                 try:
                     structure = read(file)
                     own = constraints(structure, file)
+                    if profiles is not None:
+                        own = replace(own, pssm=profiles.of(structure))
                     own.check(structure)
                 # Whatever is wrong with a file, the others are designed.
                 except Exception as error:
@@ -208,9 +231,11 @@ def design_constraints(options: argparse.Namespace) -> mpnn.Constraints:
         **constraints_of(options),
         omit=omit,
         omit_at=omit_at,
-        tied=options.tied,
+        tied=tied_of(options.tied),
         tied_chains=options.tied_chains,
         bias=bias,
+        bias_at=biases_of(options.bias_at),
+        temperature_at=temperatures_at(options.temperature_at),
     )
 
 

@@ -47,11 +47,20 @@ class _Once(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
-def add_input_options(command: argparse.ArgumentParser) -> None:
-    """The options of `design` and `score`."""
+def add_input_options(command: argparse.ArgumentParser, files: str = "+") -> None:
+    """The options of `design` and `score`; `files` is how many, as in argparse."""
     command.add_argument(
-        "files", nargs="+", type=Path, metavar="FILE",
+        "files", nargs=files, type=Path, metavar="FILE",
         help="PDB or mmCIF files, plain or gzipped; a folder stands for all such files in it",
+    )  # fmt: skip
+    command.add_argument(
+        "--read-chains", metavar="A,B",
+        help="chains to read; the others, and their ligands, are not there at all (default: all)",
+    )  # fmt: skip
+    command.add_argument(
+        "--cyclic", action="append", metavar="A,B",
+        help="chains that are rings: residue offsets are counted around them; computed by plain "
+        "torch; repeatable (default: none)",
     )  # fmt: skip
     command.add_argument(
         "--chains", action="append", metavar="A,B",

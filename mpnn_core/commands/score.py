@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,13 @@ from mpnn_core.commands.options import (
 )
 from mpnn_core.commands.surroundings import Reader, add_surroundings_options
 
+RESIDUE_TABLES = {
+    "per-residue": "print a row per residue instead: negative log-probability and entropy, under "
+    "the same orders",
+    "unconditional": "print a row per residue: its probabilities know the backbone alone",
+    "conditional": "print a row per residue: its probabilities know the backbone and all other "
+    "residues; under one order of these unless --num-orders is given",
+}
 CONFIDENCES = ("overall_confidence", "ligand_confidence")
 
 
@@ -45,6 +53,13 @@ def add_parser(commands: Any) -> None:
         "--num-orders", type=number(int, 1), default=10, metavar="N",
         help="random decoding orders to average over (default: 10)",
     )  # fmt: skip
+    of_residues = score.add_mutually_exclusive_group()
+    for mode, what in RESIDUE_TABLES.items():
+        of_residues.add_argument(f"--{mode}", action="store_true", help=what)
+    score.add_argument(
+        "--log-probs", action="store_true",
+        help="add the log-probabilities of all letters to a table of residues, logp_A to logp_X",
+    )  # fmt: skip
     score.set_defaults(run=run)
 
 
@@ -53,6 +68,12 @@ def run(options: argparse.Namespace) -> int:
     from mpnn_core.structures.fasta import read_sequences
     from mpnn_core.structures.files import output_name
 
+    mode = next((m for m in RESIDUE_TABLES if vars(options)[m.replace("-", "_")]), None)
+    if options.log_probs and mode is None:
+        raise CallError(
+            "--log-probs is of a table of residues; give --"
+            f"{', --'.join(RESIDUE_TABLES)} as well".replace(", --cond", " or --cond")
+        )
     files = structure_paths(options.files)
     if options.fasta is not None and len(files) > 1:
         raise CallError(f"--fasta scores sequences on one structure; {len(files)} were given")
@@ -61,7 +82,10 @@ def run(options: argparse.Namespace) -> int:
     read = Reader(options, model, files)
     failures = 0
     more = CONFIDENCES if read.sees_ligands else ()
-    print("structure", "sequence", "score", "global_score", "orders", *more, sep="\t")
+    if mode is None:
+        print("structure", "sequence", "score", "global_score", "orders", *more, sep="\t")
+    else:
+        print(*residue_columns(options.log_probs), sep="\t")
     with progress(len(files), prints=True) as advance:
         for file in files:
             try:
@@ -72,6 +96,10 @@ def run(options: argparse.Namespace) -> int:
                 if options.fasta is not None:
                     chains = constraints.design_chains(structure)
                     records = read_sequences(options.fasta, structure, chains)
+                if mode is not None:
+                    _print_residues(options, model, structure, constraints, records, mode)
+                    advance(1)
+                    continue
                 scores = model.score(
                     structure, [sequence for _, sequence in records], constraints,
                     options.num_orders, options.seed or 0, options.common_random_numbers,
@@ -98,3 +126,68 @@ def run(options: argparse.Namespace) -> int:
                 failures += 1
             advance(1)
     return exit_code(failures, len(files))
+
+
+def residue_columns(log_probs: bool) -> list[str]:
+    """The columns of a table of residues."""
+    letters = [f"logp_{letter}" for letter in mpnn.ALPHABET] if log_probs else []
+    known = ["structure", "sequence", "chain", "residue", "letter", "designed", "nll", "entropy"]
+    return known + letters
+
+
+def _print_residues(
+    options: argparse.Namespace,
+    model: mpnn.Model,
+    structure: mpnn.Structure,
+    constraints: mpnn.Constraints,
+    records: list[tuple[str, str]],
+    mode: str,
+) -> None:
+    """A row for each residue of each sequence; means over the orders. A residue whose backbone is
+    incomplete has no numbers."""
+    import numpy as np
+
+    from mpnn_core.structures.files import output_name
+
+    designed = constraints.designed(structure)
+    orders = mode == "per-residue" or "num_orders" in getattr(options, "given", ())
+    count = options.num_orders if orders else 1
+    for title, sequence in records:
+        log_probs = _log_probs(options, model, structure, constraints, sequence, mode, count)
+        entropy = -(np.exp(log_probs) * log_probs).sum(-1).mean(0)  # (L,)
+        mean = log_probs.mean(0)  # (L, 21)
+        for i, letter in enumerate(sequence):
+            values = [-mean[i, mpnn.ALPHABET.index(letter)], entropy[i]]
+            if options.log_probs:
+                values += mean[i].tolist()
+            known = structure.mask[i]
+            print(
+                output_name(structure.name), " ".join(title.split()), structure.chain_ids[i],
+                structure.residue_numbers[i], letter, int(designed[i]),
+                *(f"{value:.4f}" if known else "" for value in values),
+                sep="\t",
+            )  # fmt: skip
+    sys.stdout.flush()
+
+
+def _log_probs(
+    options: argparse.Namespace,
+    model: mpnn.Model,
+    structure: mpnn.Structure,
+    constraints: mpnn.Constraints,
+    sequence: str,
+    mode: str,
+    orders: int,
+) -> Any:
+    """Log-probabilities under each of some orders, (orders, L, 21) float64."""
+    import numpy as np
+
+    from mpnn_core.design.arguments import digests_of
+    from mpnn_core.sampling.orders import drawn_orders
+
+    if mode == "unconditional":
+        return model.unconditional_log_probs(structure)[None].astype(np.float64)
+    (name,) = digests_of([structure], options.common_random_numbers)
+    drawn = drawn_orders(options.seed or 0, orders, constraints.designed(structure), name)
+    compute = model.log_probs if mode == "per-residue" else model.conditional_log_probs
+    return compute(structure, sequence, drawn, constraints=constraints).astype(np.float64)

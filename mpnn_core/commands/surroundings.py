@@ -83,6 +83,8 @@ class Reader:
             self.reading["zero_occupancy"] = True
         if model.ca_only:
             self.reading["ca_only"] = True
+        if options.read_chains is not None:
+            self.reading["chains"] = options.read_chains
         self.names = _names(options.ligands)
         if self.names is not None:
             self._check_names(files)
@@ -92,6 +94,8 @@ class Reader:
     def __call__(self, file: Path) -> mpnn.Structure:
         """The structure of a file."""
         structure = mpnn.read_structure(file, **self.reading)
+        if self.options.cyclic:
+            structure = structure.with_cyclic(",".join(self.options.cyclic))
         if self.options.no_ligand:
             return structure.with_ligands(())
         if self.names is not None:

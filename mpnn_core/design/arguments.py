@@ -44,6 +44,7 @@ class DesignArguments(NamedTuple):
     constraints : each resolved on its structure
     orders : (1 or n, L) int64 positions as decoded; None where an order is drawn for each sequence
     near : (L,) bool, the designed positions near a ligand; None for a model that sees none
+    first : the number of the first sequence, in the key of its random numbers
     """
 
     structures: list[Structure]
@@ -54,6 +55,17 @@ class DesignArguments(NamedTuple):
     constraints: list[Resolved]
     orders: list[NDArray[np.int64] | None]
     near: list[NDArray[np.bool_]] | None = None
+    first: int = 0
+
+    def of_sequence(self, i: int, structures: list[Structure]) -> DesignArguments:
+        """Those of sequence i alone, on other coordinates of the same structures."""
+        temperature = self.temperature
+        if temperature.ndim == 2 and len(temperature) > 1:
+            temperature = temperature[i : i + 1]
+        orders = [None if order is None else order[[i % len(order)]] for order in self.orders]
+        return self._replace(
+            structures=structures, num_sequences=1, temperature=temperature, orders=orders, first=i
+        )
 
 
 class DecodeArguments(NamedTuple):
@@ -128,7 +140,9 @@ def design_arguments(
     order_of_each = per_structure(structures, None if coloured else decoding_order)
     resolved = [c.resolve(item) for c, item in zip(constraints, items, strict=True)]
     for structure, constraint in zip(items, resolved, strict=True):
-        of_positions = temperatures_of(structure, temperatures, num_sequences)
+        of_positions = temperatures_of(
+            structure, temperatures, num_sequences, constraint.temperatures
+        )
         require_possible(structure, constraint, of_positions)
     orders = [
         None if order is None else checked_orders(structure, order, num_sequences)
@@ -340,11 +354,20 @@ def checked_orders(structure: Structure, orders: ArrayLike, n: int) -> NDArray[n
 
 
 def temperatures_of(
-    structure: Structure, temperature: NDArray[np.float32], n: int
+    structure: Structure,
+    temperature: NDArray[np.float32],
+    n: int,
+    own: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
-    """The temperature of every position of n sequences: (n, L)."""
+    """The temperature of every position of n sequences: (n, L); `own` (L,) instead of it where
+    that is a number (`Resolved.temperatures`)."""
     try:
-        return np.broadcast_to(temperature, (n, len(structure)))
+        temperatures = np.broadcast_to(temperature, (n, len(structure)))
+        return (
+            temperatures
+            if own is None
+            else np.where(np.isnan(own), temperatures, np.maximum(own, COLDEST))
+        )
     except ValueError:
         raise ValueError(
             f"temperature has shape {temperature.shape}; {structure.name} needs one number, or "

@@ -73,7 +73,10 @@ class Batch:
     @property
     def recordable(self) -> bool:
         """Whether recording pays and can be done: few rows, which launches bound, of one structure,
-        whose graph has no spare slots."""
+        whose graph has no spare slots. A recording knows nothing of states and of rings."""
+        structure = self.structures[self.group[0]]
+        if structure.states or structure.cyclic:
+            return False
         rows = sum(count for *_, count in self.runs) * self.offsets[-1]
         small = self.offsets[-1] <= MOST_RECORDED_NODES and rows <= MOST_RECORDED_ROWS
         return small and len(self.group) == 1

@@ -20,6 +20,7 @@ from mpnn_core.backends.plain import serving
 from mpnn_core.constants import LETTERS
 from mpnn_core.design.batches import Batch, groups_within, runs_within
 from mpnn_core.design.jobs import ASCII, Compute, Job
+from mpnn_core.network.encoding import RINGS
 from mpnn_core.network.graph import Backbones, upload
 from mpnn_core.network.mpnn import MPNN
 from mpnn_core.structures.structure import Structure
@@ -75,12 +76,19 @@ class Executor:
                 for (job, batch), outputs in zip(parts, replayed, strict=True):
                     yield job, batch, self._kept(outputs, job.fetched)
                 return
-        backbones = self.network.backbones(structures, self.device)
-        fixed = [first.fixed[s] for s in batch.group]
-        context = self.network.context(structures, fixed, self.device)
+        of_parts = [part for structure in structures for part in structure.parts]
+        backbones = self.network.backbones(of_parts, self.device)
+        fixed = [
+            part
+            for structure, s in zip(structures, batch.group, strict=True)
+            for part in divided(first.fixed[s], structure)
+        ]
+        context = self.network.context(of_parts, fixed, self.device)
         with self._computing(self.backend):
             inputs = [job.inputs(batch, self.backend) for job, batch in parts]
             needs = self.network.requires.union(*(x.needs for x in inputs))
+            if backbones.rings is not None:
+                needs |= {RINGS}
         backend = serving(self.backend, needs)
         with self._computing(backend):
             encoding = encoded(backend, backbones, context=context)
@@ -185,6 +193,12 @@ class Executor:
             else:  # Triton launches on the current device
                 with torch.cuda.device(self.device):
                     yield
+
+
+def divided(values: NDArray[Any], structure: Structure) -> list[NDArray[Any]]:
+    """(L, ...) of a structure -> those of each of its parts."""
+    lengths = [len(part) for part in structure.parts]
+    return np.split(values, np.cumsum(lengths)[:-1])
 
 
 class _Step(NamedTuple):

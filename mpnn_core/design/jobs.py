@@ -8,7 +8,7 @@ structures with their nodes, rows and positions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -171,7 +171,7 @@ class Sampling:
     def recordable(self) -> bool:
         """On a GPU nothing of it waits for the host, but for what is tied or in a given order."""
         a = self.arguments
-        unusual = any(r.groups or r.pssm for r in a.constraints)
+        unusual = any(r.groups or r.pssm or r.temperatures is not None for r in a.constraints)
         return not unusual and all(order is None for order in a.orders)
 
     @property
@@ -187,7 +187,7 @@ class Sampling:
 
     def inputs(self, batch: Batch, backend: Backend) -> SampleInputs:
         a = self.arguments
-        numbers = [np.arange(first, first + count) for _, first, count in batch.runs]
+        numbers = [np.arange(first, first + count) + a.first for _, first, count in batch.runs]
         digests = [np.full(count, a.digests[s]) for s, _, count in batch.runs]
         keys = upload(np.concatenate([[a.seed], *numbers, *digests]), batch.wide)
         designed = batch.of_positions([r.designed for r in a.constraints])
@@ -217,12 +217,13 @@ class Sampling:
 
     def _temperature(self, batch: Batch) -> Tensor:
         """Of all rows () or of every row (M,), float32."""
-        temperature = self.arguments.temperature
-        if temperature.ndim == 0:
+        a, temperature = self.arguments, self.arguments.temperature
+        own = [a.constraints[s].temperatures for s in batch.group]
+        if temperature.ndim == 0 and all(t is None for t in own):
             return upload(np.array(temperature), batch.device)
         per_structure = {
-            s: temperatures_of(self.structures[s], temperature, self.arguments.num_sequences)
-            for s in batch.group
+            s: temperatures_of(self.structures[s], temperature, a.num_sequences, t)
+            for s, t in zip(batch.group, own, strict=True)
         }
         return batch.of_rows(per_structure[s][i] for s, i in batch.sequences)
 
@@ -410,6 +411,79 @@ def decoded(
     copies = batch.copies(encoding.graph)
     logits = backend.decode(encoding, copies, inputs.tokens, inputs.rank)
     return (logits.log_softmax(-1),)
+
+
+class ConditionInputs(NamedTuple):
+    """What decoding a residue after all others needs.
+
+    Attributes
+    ----------
+    tokens, rank : (M,) int64, as in `DecodeInputs`
+    last : (sequences,) int64, the row of each sequence whose log-probabilities are wanted
+    """
+
+    tokens: Tensor
+    rank: Tensor
+    last: Tensor
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset()
+
+
+@dataclass(frozen=True, eq=False)
+class Conditioning(GivenSequences):
+    """Log-probabilities of every residue after all others: a copy of a sequence for each of its
+    complete residues, which comes last in it."""
+
+    arguments: DecodeArguments
+    recordable: ClassVar[bool] = False
+
+    @property
+    def sequences(self) -> list[int]:
+        """The number of sequences of each structure, of which there are so many copies."""
+        return super().counts
+
+    @property
+    def counts(self) -> list[int]:
+        sizes = [int(s.mask.sum()) for s in self.structures]
+        return [n * size for n, size in zip(self.sequences, sizes, strict=True)]
+
+    @property
+    def compute(self) -> Compute:
+        return conditioned
+
+    def place(self, s: int, copy: int) -> tuple[int, int]:
+        """The sequence that a copy is of, and which of the complete residues comes last."""
+        return divmod(copy, int(self.structures[s].mask.sum()))
+
+    def inputs(self, batch: Batch, backend: Backend) -> ConditionInputs:  # type: ignore[override]
+        tokens, ranks = self.arguments.tokens, self.arguments.ranks
+        places = [(s, *self.place(s, copy)) for s, copy in batch.sequences]
+        complete = {s: np.flatnonzero(self.structures[s].mask) for s in batch.group}
+
+        def of_copies() -> Iterator[NDArray[np.int64]]:
+            for s, i, residue in places:
+                rank = ranks[s][i % len(ranks[s])].copy()
+                rank[complete[s][residue]] = len(rank)
+                yield rank
+
+        starts = np.array(batch.row_starts[:-1])
+        last = starts + np.array([residue for *_, residue in places])
+        return ConditionInputs(
+            batch.of_rows(tokens[s][i % len(tokens[s])] for s, i, _ in places),
+            batch.of_rows(of_copies()),
+            upload(last, batch.device),
+        )
+
+
+def conditioned(
+    backend: Backend, batch: Batch, encoding: Any, inputs: ConditionInputs
+) -> tuple[Tensor]:
+    """Log-probabilities (sequences, 21) of the residue that comes last in each copy."""
+    copies = batch.copies(encoding.graph)
+    logits = backend.decode(encoding, copies, inputs.tokens, inputs.rank)
+    return (logits[inputs.last].log_softmax(-1),)
 
 
 @dataclass(frozen=True, eq=False)

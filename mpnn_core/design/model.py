@@ -30,15 +30,17 @@ from mpnn_core.design.arguments import (
 )
 from mpnn_core.design.batches import Batch
 from mpnn_core.design.execution import Executor
-from mpnn_core.design.jobs import Decoding, Job, Sampled, Sampling, Scoring
+from mpnn_core.design.jobs import Conditioning, Decoding, Job, Sampled, Sampling, Scoring
 from mpnn_core.design.near import near_ligands
 from mpnn_core.design.results import (
     Designs,
     Scores,
+    conditional_results,
     design_results,
     log_prob_results,
     score_results,
 )
+from mpnn_core.design.states import OverStates, StateDesigns, States, checked_combination
 from mpnn_core.network.architectures import ARCHITECTURES, models_that_read
 from mpnn_core.network.checkpoints import load_network, resolve
 from mpnn_core.network.context import LigandMPNN
@@ -46,6 +48,7 @@ from mpnn_core.network.families import ALIASES, PACKAGED
 from mpnn_core.network.mpnn import MPNN
 from mpnn_core.network.variants import Variant, find_variant
 from mpnn_core.sampling.constraints import Constraints
+from mpnn_core.sampling.noise import check_noise, with_noise
 from mpnn_core.sampling.possible import require_possible
 from mpnn_core.structures.structure import Structure, StructureWarning, shown_items
 
@@ -170,6 +173,7 @@ class Model:
         constraints: Constraints | Sequence[Constraints] | None = None,
         decoding_order: Any = None,
         common_random_numbers: bool = False,
+        backbone_noise: float = 0.0,
     ) -> Designs | list[Designs]:
         """Sample sequences for backbones, as the original's `sample`.
 
@@ -190,6 +194,9 @@ class Model:
         common_random_numbers : whether all structures share their random numbers and orders,
             position by position, so that similar ones can be compared under the same draws.
             Otherwise each has its own, however alike two are
+        backbone_noise : Å, the standard deviation of Gaussian noise on every coordinate, drawn for
+            each sequence from the seed, as the original's `--backbone_noise`. Each sequence is then
+            encoded by itself; its other random numbers are those of the given structure
 
         Returns
         -------
@@ -209,10 +216,73 @@ class Model:
         arguments = arguments._replace(
             near=self._near(arguments.structures, [r.designed for r in arguments.constraints])
         )
-        job = Sampling(arguments, self.executor.letters)
-        batches = [(batch, Sampled(*outputs)) for _, batch, outputs in self.executor.run(job)]
-        designs = design_results(arguments, batches, temperature, self.name, self.executor.blank)
+        designs = self._designs(arguments, temperature, backbone_noise)
         return designs[0] if isinstance(structures, Structure) else designs
+
+    def _designs(
+        self, arguments: DesignArguments, temperature: Temperature, noise: float
+    ) -> list[Designs]:
+        """The designs that arguments ask for, each sequence on coordinates with its own noise."""
+        check_noise(noise)
+        each = [arguments]
+        if noise:
+            each = [
+                arguments.of_sequence(i, _noisy(arguments, noise, i))
+                for i in range(arguments.num_sequences)
+            ]
+        batches = [
+            (batch, Sampled(*outputs))
+            for of_sequence in each
+            for _, batch, outputs in self.executor.run(Sampling(of_sequence, self.executor.letters))
+        ]
+        return design_results(arguments, batches, temperature, self.name, self.executor.blank)
+
+    def design_states(
+        self,
+        structures: Sequence[Structure],
+        num_sequences: int = 1,
+        temperature: Temperature = 0.1,
+        seed: int | None = None,
+        constraints: Constraints | None = None,
+        combine: str = "mean",
+        weights: Sequence[float] | None = None,
+        decoding_order: Any = None,
+        backbone_noise: float = 0.0,
+    ) -> StateDesigns:
+        """Sample sequences that fit several states of a protein at once.
+
+        Residues of equal chain and author number are one residue, and get one letter, from the
+        combined logits of the states that have it.
+
+        Parameters
+        ----------
+        structures : the states
+        num_sequences, temperature, seed, backbone_noise : as in `design`; a temperature per
+            position is stated by `Constraints.temperature_at`
+        constraints : on residues by chain and author number, in whichever states they are
+        combine : "mean", the mean of weight times logits over the residues that are tied, as in
+            `Constraints.tied`; or "sum", their sum over the states, so that the probability is the
+            product of the states' probabilities to the power of their weights
+        weights : of the states, 1 unless given; a negative one designs against a state
+        decoding_order : (L,) or (n, L) positions of `StateDesigns.structure` as decoded; None draws
+            one per sequence
+
+        Raises
+        ------
+        ValueError, ConstraintError
+            An argument is out of range or does not fit, or a residue is kept that is not the same
+            in all states.
+        MemoryError
+            The results would be larger than this machine's memory.
+        """
+        weights = checked_combination(combine, weights, len(structures))
+        states = States.from_structures(self._readable(list(structures)))
+        known = states.resolved(constraints or Constraints(), weights, combine)
+        designs = self.design(
+            states.joint, num_sequences, temperature, seed, OverStates(known=known),
+            states.order(decoding_order), backbone_noise=backbone_noise,
+        )  # fmt: skip
+        return StateDesigns(states, weights, combine, designs)
 
     def design_and_score(
         self,
@@ -223,6 +293,7 @@ class Model:
         constraints: Constraints | Sequence[Constraints] | None = None,
         decoding_order: Any = None,
         common_random_numbers: bool = False,
+        backbone_noise: float = 0.0,
     ) -> Iterator[tuple[list[Designs], Scores]]:
         """Designs at several temperatures, and the score of the native sequence, one structure
         after the other.
@@ -230,8 +301,10 @@ class Model:
         Of each structure, what `design` gives at each of the `temperatures`, and what `score` gives
         of its own sequence under one order; the structure is encoded once for all of that. Results
         come as soon as they are computed; arguments are those of `design`, and are checked before
-        anything is.
+        anything is. With `backbone_noise` each sequence is encoded by itself, and the native one is
+        scored on the coordinates of the first.
         """
+        check_noise(backbone_noise)
         first, *others = temperatures
         arguments = design_arguments(
             self._readable(structures), num_sequences, first, seed, constraints, decoding_order,
@@ -246,14 +319,37 @@ class Model:
             for structure, resolved in zip(
                 arguments.structures, arguments.constraints, strict=True
             ):
-                of_positions = temperatures_of(structure, checked, num_sequences)
+                of_positions = temperatures_of(
+                    structure, checked, num_sequences, resolved.temperatures
+                )
                 require_possible(structure, resolved, of_positions)
             designs.append(arguments._replace(temperature=checked))
         native = score_arguments(
             arguments.structures, [None] * len(arguments.structures), designed, 1, arguments.seed,
             common_random_numbers,
         )  # fmt: skip
-        return self._each(designs, temperatures, native._replace(near=near))
+        native = native._replace(near=near)
+        if backbone_noise:
+            return self._each_noisy(designs, temperatures, native, backbone_noise)
+        return self._each(designs, temperatures, native)
+
+    def _each_noisy(
+        self,
+        designs: Sequence[DesignArguments],
+        temperatures: Sequence[Temperature],
+        native: ScoreArguments,
+        noise: float,
+    ) -> Iterator[tuple[list[Designs], Scores]]:
+        """What `design_and_score` gives with noise on the coordinates."""
+        for s in range(len(native.structures)):
+            at = [
+                self._designs(_of_structure(arguments, s), temperature, noise)[0]
+                for arguments, temperature in zip(designs, temperatures, strict=True)
+            ]
+            alone = _of_structure(native, s)
+            alone = alone._replace(structures=_noisy(_of_structure(designs[0], s), noise, 0))
+            batches = [(batch, sums) for _, batch, sums in self.executor.run(Scoring(alone))]
+            yield at, score_results(alone, batches)[0]
 
     def _each(
         self,
@@ -332,6 +428,41 @@ class Model:
         log_probs = self._decoded(arguments)
         return log_probs[0][0] if isinstance(structures, Structure) else [lp[0] for lp in log_probs]
 
+    def conditional_log_probs(
+        self,
+        structures: Structure | Sequence[Structure],
+        sequences: Any = None,
+        decoding_order: Any = None,
+        seed: int = 0,
+        common_random_numbers: bool = False,
+        constraints: Constraints | Sequence[Constraints] | None = None,
+    ) -> Any:
+        """Log-probabilities of every residue that know the backbone and all other residues, as the
+        original's `conditional_probs`.
+
+        Of each residue it is last, after the others in their order, of which the result depends a
+        little. That takes as many passes of the decoder as there are residues.
+
+        Parameters
+        ----------
+        structures, sequences, seed, common_random_numbers, constraints : as in `log_probs`
+        decoding_order : (L,) or (n, L) positions, the order of the others; None draws one per
+            sequence from `seed`. For a list of structures, a list with one such entry each.
+
+        Returns
+        -------
+        (n, L, 21) float32, or a list of such for a list of structures; what a residue whose
+        backbone is incomplete gets is as in `log_probs`. Raises what `log_probs` raises.
+        """
+        arguments = decode_arguments(
+            self._readable(structures), sequences, decoding_order, seed, common_random_numbers,
+            constraints,
+        )  # fmt: skip
+        job = Conditioning(arguments)
+        batches = ((batch, outputs) for _, batch, outputs in self.executor.run(job))
+        log_probs = conditional_results(job, batches, self.executor.blank)
+        return log_probs[0] if isinstance(structures, Structure) else log_probs
+
     def _decoded(self, arguments: DecodeArguments) -> list[NDArray[np.float32]]:
         job = Decoding(arguments)
         batches = ((batch, outputs) for _, batch, outputs in self.executor.run(job))
@@ -361,6 +492,20 @@ class Model:
         )._replace(near=self._near([structure], [designed]))
         batches = [(batch, sums) for _, batch, sums in self.executor.run(Scoring(arguments))]
         return score_results(arguments, batches)[0]
+
+
+def _noisy(arguments: DesignArguments, noise: float, sequence: int) -> list[Structure]:
+    """Structures with the noise of a sequence on their coordinates."""
+    return [
+        with_noise(structure, noise, arguments.seed, sequence, name)
+        for structure, name in zip(arguments.structures, arguments.digests, strict=True)
+    ]
+
+
+def _of_structure(arguments: Any, s: int) -> Any:
+    """The arguments of one structure."""
+    lists = {k: v[s : s + 1] for k, v in arguments._asdict().items() if isinstance(v, list)}
+    return arguments._replace(**lists)
 
 
 def load_model(

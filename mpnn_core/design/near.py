@@ -21,6 +21,8 @@ def near_ligands(structure: Structure, cutoff: float = NEAR) -> NDArray[np.bool_
     """(L,) bool: the virtual CB is less than `cutoff`, in Å, from one of the context atoms that
     LigandMPNN sees, as the original's `mask_XY`. Side chains do not count, nor do incomplete
     residues."""
+    if structure.states:
+        return np.concatenate([near_ligands(state, cutoff) for state in structure.states])
     near = np.zeros(len(structure), dtype=bool)
     context = structure.context
     atoms = context.coords[~np.isin(context.elements, tuple(NOT_IN_ORIGINAL))]  # (A, 3)

@@ -34,7 +34,7 @@ from mpnn_core.network.features import EdgeFeatures, gaussians
 from mpnn_core.network.graph import Backbones, Graph, upload
 from mpnn_core.network.layers import LayerNorm, Linear
 from mpnn_core.network.mpnn import MPNN
-from mpnn_core.structures.structure import Structure
+from mpnn_core.structures.structure import Structure, StructureError
 
 UNUSED_WIDTH = 3
 """Inputs of `node_embedding`."""
@@ -78,6 +78,11 @@ class CAOnlyMPNN(MPNN):
 
     def readable(self, structure: Structure) -> Structure:
         """Its trace."""
+        if any(part.cyclic for part in structure.parts):
+            raise StructureError(
+                f"{structure.name} has cyclic chains, and the CA-only models read the residue "
+                "before the first one in the file; expected a model that reads N, CA, C and O"
+            )
         return structure.as_trace()
 
     def backbones(self, structures: Sequence[Structure], device: torch.device) -> Backbones:

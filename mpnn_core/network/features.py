@@ -105,8 +105,18 @@ def gaussians(distances: Tensor) -> Tensor:
 
 
 def offset_classes(backbones: Backbones, graph: Graph, nodes: slice) -> Tensor:
-    """Class 0 to 65 of every edge's residue offset: (n, K) int64."""
+    """Class 0 to 65 of every edge's residue offset: (n, K) int64.
+
+    Along a ring the offset is counted the shorter way, as ColabDesign's cyclic "offset" (and so
+    RFpeptides) does. At equal ways, in a ring of an even number, it is positive from both ends:
+    there ColabDesign's sign depends on the residue at which the file opens the ring.
+    """
     neighbours = graph.neighbours[nodes]  # (n, K)
     index, chain = backbones.residue_index, backbones.chain
-    offset = (index[nodes, None] - index[neighbours] + MAX_OFFSET).clamp(0, 2 * MAX_OFFSET)
+    offset = index[nodes, None] - index[neighbours]
+    if backbones.rings is not None:
+        ring = backbones.rings[nodes, None]
+        back = (ring - 1).div(2, rounding_mode="floor")  # the furthest that is shorter backwards
+        offset = torch.where(ring > 0, (offset + back) % ring.clamp(min=1) - back, offset)
+    offset = (offset + MAX_OFFSET).clamp(0, 2 * MAX_OFFSET)
     return torch.where(chain[nodes, None] == chain[neighbours], offset, OTHER_CHAIN)

@@ -54,6 +54,7 @@ class Backbones:
     chain : (N,) int64, equal for residues of the same chain of the same structure only
     offsets : S + 1 ints; structure s has the nodes offsets[s] to offsets[s + 1]
     frames : (N, 3, 3) float, of a CA-only model: a node's axes as rows, zeros where it has none
+    rings : (N,) int64, the residues of a node's cyclic chain, 0 in an open one; None: all are open
     """
 
     coords: Tensor
@@ -61,6 +62,7 @@ class Backbones:
     chain: Tensor
     offsets: tuple[int, ...]
     frames: Tensor | None = None
+    rings: Tensor | None = None
 
     @classmethod
     def from_structures(
@@ -78,11 +80,16 @@ class Backbones:
             chains += int(structure.chain_numbers.max()) + 1
             offsets.append(offsets[-1] + len(coords[-1]))
         place = torch.device(device)
+        rings = None
+        if any(structure.cyclic for structure in structures):
+            of_each = [structure.rings[structure.mask] for structure in structures]
+            rings = upload(np.concatenate(of_each), place)
         return cls(
             upload(np.concatenate(coords), place, dtype),
             upload(np.concatenate(residue_index), place),
             upload(np.concatenate(chain), place),
             tuple(offsets),
+            rings=rings,
         )
 
     def __len__(self) -> int:

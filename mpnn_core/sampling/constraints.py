@@ -6,12 +6,20 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mpnn_core.constants import ALPHABET, AMINO_ACIDS, BACKBONE, THREE_LETTER_NAMES
+from mpnn_core.sampling.homologous import (
+    EQUAL_BY_NUMBER,
+    HOW_TO_INSTALL,
+    NoAlignerError,
+    aligned,
+    equal_share,
+    said_of,
+)
 from mpnn_core.sampling.labels import (
     ConstraintError,
     ConstraintWarning,
@@ -51,8 +59,11 @@ class Constraints:
         weight of its logits in the group's mean (the original's `tied_beta`; 1 unless given).
         Ranges are tied residue by residue: "A1-20,B1-20" is A1 with B1, A2 with B2, and so on
     tied_chains : chains of a homo-oligomer, "A,B,C": residues of equal author number are tied, or
-        in their order if no number is in two chains. A list of such texts ties each for itself
-    pssm : a position-specific scoring matrix
+        in their order if no number is in two chains, or, where numbers and letters say that the
+        chains are numbered differently, by an alignment. A list of such texts ties each for itself
+    pssm : a position-specific scoring matrix; or chain -> the matrix of its residues, the others
+        having none
+    temperature_at : positions -> the temperature there, 0 or more, instead of that of the call
 
     Positions are 0-based ints or labels of chain and author number: "A52", "A52B" with an insertion
     code, "A10-20" for a range; with a colon, "A:52", where there are chains such as A and A1.
@@ -70,8 +81,9 @@ class Constraints:
     )
     tied: str | Sequence[Sequence[Positions] | Mapping[Positions, float]] = ()
     tied_chains: str | Sequence[str] | Sequence[Sequence[str]] = ()
-    pssm: PSSM | None = None
+    pssm: PSSM | Mapping[str, PSSM] | None = None
     redesigned: Positions | Sequence[Positions] | None = None
+    temperature_at: Mapping[Positions, float] = field(default_factory=dict)
 
     def resolve(self, structure: Structure) -> Resolved:
         """The same as arrays over the positions of a structure.
@@ -93,9 +105,10 @@ class Constraints:
                     f"{structure.name}: between them, the positions tied to "
                     f"{label(structure, next(iter(group)))} omit every residue; leave one"
                 )
-        pssm = None if self.pssm is None else self.pssm.weights_and_factors(structure)
+        pssm = self._profile(structure)
         chains = tuple(self.design_chains(structure))
-        return Resolved(chains, designed, biases, omitted, groups, pssm)
+        temperatures = self.temperatures(structure)
+        return Resolved(chains, designed, biases, omitted, groups, pssm, temperatures)
 
     def check(self, structure: Structure) -> None:
         """Raise ConstraintError unless they fit the structure and leave something to design."""
@@ -212,6 +225,38 @@ class Constraints:
             raise ConstraintError("biases must be finite; to bar a residue, omit it")
         return biases
 
+    def temperatures(self, structure: Structure) -> NDArray[np.float32] | None:
+        """The temperature of each position that has its own, (L,) float32, NaN elsewhere; None
+        where no position has one."""
+        if not self.temperature_at:
+            return None
+        temperatures = np.full(len(structure), np.nan, np.float32)
+        for position, value in self.temperature_at.items():
+            if not 0 <= value < np.inf:
+                raise ConstraintError(
+                    f"{structure.name}: the temperature at {position} is {value}; expected a "
+                    "number of at least 0, such as 0.1"
+                )
+            temperatures[_rows(structure, position)] = value
+        return temperatures
+
+    def _profile(
+        self, structure: Structure
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]] | None:
+        """What `PSSM.weights_and_factors` gives, of one matrix or of those of chains."""
+        if not isinstance(self.pssm, Mapping):
+            return None if self.pssm is None else self.pssm.weights_and_factors(structure)
+        shape = (len(structure), len(ALPHABET))
+        bias, weight = np.zeros(shape, np.float32), np.zeros(shape[0], np.float32)
+        factor = np.ones(shape, np.float32)
+        for name, pssm in self.pssm.items():
+            (chain,) = chains_named(structure, [name])
+            rows = np.flatnonzero(structure.chain_ids == chain)
+            of_chain = pssm.of_rows(_as_rows(structure, rows, pssm))
+            values = of_chain.weights_and_factors(structure, rows)
+            bias[rows], weight[rows], factor[rows] = values
+        return bias, weight, factor
+
 
 @dataclass(frozen=True, eq=False)
 class Resolved:
@@ -225,6 +270,7 @@ class Resolved:
     omitted : (L, 21) bool, letters never drawn
     groups : tied positions that are designed, each with its weight
     pssm : bias (L, 21), weight (L,) and factor (L, 21), as `sampler.Profile` takes them
+    temperatures : (L,) float32, of positions that have their own, NaN elsewhere; None: none has
     """
 
     design_chains: tuple[str, ...]
@@ -233,6 +279,7 @@ class Resolved:
     omitted: NDArray[np.bool_]
     groups: list[dict[int, float]]
     pssm: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]] | None
+    temperatures: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -255,11 +302,22 @@ class PSSM:
     log_odds: NDArray[np.floating] | None = None
     threshold: float = 0.0
 
+    def of_rows(self, rows: NDArray[np.int64]) -> PSSM:
+        """The matrix of some of its rows."""
+        odds = None if self.log_odds is None else np.asarray(self.log_odds)[rows]
+        return replace(
+            self,
+            bias=np.asarray(self.bias)[rows],
+            coefficient=np.asarray(self.coefficient)[rows],
+            log_odds=odds,
+        )
+
     def weights_and_factors(
-        self, structure: Structure
+        self, structure: Structure, rows: NDArray[np.int64] | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-        """bias (L, 21), weight (L,) and factor (L, 21), as `sampler.Profile` takes them."""
-        shape = (len(structure), len(ALPHABET))
+        """bias (L, 21), weight (L,) and factor (L, 21), as `sampler.Profile` takes them; of a
+        matrix over some `rows` of the structure, over those."""
+        shape = (len(structure) if rows is None else len(rows), len(ALPHABET))
         arrays = {"bias": (self.bias, shape), "coefficient": (self.coefficient, shape[:1])}
         if self.log_odds is not None:
             arrays["log_odds"] = (self.log_odds, shape)
@@ -278,6 +336,22 @@ class PSSM:
         if self.log_odds is not None:
             factor = (np.asarray(self.log_odds) > self.threshold).astype(np.float32) + _RARE
         return np.asarray(self.bias, dtype=np.float32), weight, factor
+
+
+def _as_rows(structure: Structure, rows: NDArray[np.int64], pssm: PSSM) -> NDArray[np.int64]:
+    """Which rows of the matrix of a chain are those of its residues `rows`: all, or, of a matrix
+    that counts missing numbers too, as the original's, those of the residues that there are."""
+    given = len(pssm.bias)
+    index = structure.residue_index[rows]
+    if given == len(rows):
+        return np.arange(given)
+    if given == index.max() - index.min() + 1:
+        return np.asarray(index - index.min())
+    raise ConstraintError(
+        f"{structure.name}: the PSSM of chain {shown_chain(str(structure.chain_ids[rows[0]]))} has "
+        f"{given} rows; expected {len(rows)}, one per residue, or "
+        f"{index.max() - index.min() + 1}, missing numbers included"
+    )
 
 
 def letter_indices(letters: str | Iterable[str]) -> list[int]:
@@ -363,6 +437,7 @@ def sets_of_chains(tied: str | Sequence[str] | Sequence[Sequence[str]]) -> list[
 def _tied_by_number(structure: Structure, chains: list[str]) -> list[dict[int, float]]:
     """A group for each author number of some chains; a warning if one lacks in a chain."""
     rows = {chain: np.flatnonzero(structure.chain_ids == chain).tolist() for chain in chains}
+    hint = ""
     groups: dict[tuple[str, int], dict[int, float]] = {}
     for members in rows.values():
         times: Counter[str] = Counter()  # a number may come again in a chain
@@ -373,14 +448,31 @@ def _tied_by_number(structure: Structure, chains: list[str]) -> list[dict[int, f
     sizes = ", ".join(f"{shown_chain(chain)} {len(members)}" for chain, members in rows.items())
     if all(len(group) == 1 for group in groups.values()):
         said = f"{structure.name}: no residue number is in two of the tied chains"
-        if len(rows) < 2 or len({len(members) for members in rows.values()}) > 1:
+        alike = len({len(members) for members in rows.values()}) == 1
+        if len(rows) > 1:
+            in_order = [list(group) for group in zip(*rows.values(), strict=False)]
+            if not alike or equal_share(structure, in_order) < EQUAL_BY_NUMBER:
+                by_letters, hint = _by_alignment(structure, rows, said)
+                if by_letters is not None:
+                    return by_letters
+        if len(rows) < 2 or not alike:
             raise ConstraintError(
                 f"{said} (residues: {sizes}); tie their positions one by one, or ranges of them, "
-                "as in --tied A1-20,B21-40"
+                f"as in --tied A1-20,B21-40{hint}"
             )
         first = " with ".join(label(structure, members[0]) for members in rows.values())
         warnings.warn(f"{said}; tied in order, {first}", ConstraintWarning, stacklevel=2)
         return [dict.fromkeys(group, 1.0) for group in zip(*rows.values(), strict=True)]
+    share = equal_share(structure, [list(group) for group in groups.values()])
+    if share < EQUAL_BY_NUMBER:
+        said = (
+            f"{structure.name}: of the residues of equal number in the tied chains, "
+            f"{100 * share:.0f} % are equal"
+        )
+        by_letters, hint = _by_alignment(structure, rows, said)
+        if by_letters is not None:
+            return by_letters
+        warnings.warn(f"{said}; tied by number{hint}", ConstraintWarning, stacklevel=2)
     alone = [i for group in groups.values() if len(group) < len(rows) for i in group]
     if alone:
         few = ", ".join(label(structure, i) for i in alone[:5]) + (", ..." if alone[5:] else "")
@@ -392,3 +484,22 @@ def _tied_by_number(structure: Structure, chains: list[str]) -> list[dict[int, f
             stacklevel=2,
         )
     return list(groups.values())
+
+
+def _by_alignment(
+    structure: Structure, rows: Mapping[str, list[int]], said: str
+) -> tuple[list[dict[int, float]] | None, str]:
+    """Groups by an alignment of the sequences, with a warning that names them; None, and what to
+    add to another message, where there is no aligner or the chains are not alike."""
+    try:
+        groups = aligned(structure, rows)
+    except NoAlignerError:
+        return None, f". Chains are aligned where Biopython is installed: {HOW_TO_INSTALL}"
+    if groups is None:
+        return None, ""
+    warnings.warn(
+        f"{said}; tied by alignment of the sequences: {said_of(structure, rows, groups)}",
+        ConstraintWarning,
+        stacklevel=2,
+    )
+    return [dict.fromkeys(group, 1.0) for group in groups], ""

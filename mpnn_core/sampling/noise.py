@@ -8,6 +8,7 @@ over many; `COMMON` gives all of them the same numbers on purpose.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from hashlib import blake2b
 
 import numpy as np
@@ -15,10 +16,11 @@ import torch
 from torch import Tensor
 
 from mpnn_core.constants import CA
+from mpnn_core.structures.context import ContextAtoms
 from mpnn_core.structures.structure import Structure
 
 # What the random numbers are for: each use has its own stream of them.
-ORDER, RESIDUE, COLOUR = 0, 1, 2
+ORDER, RESIDUE, COLOUR, COORDINATES = 0, 1, 2, 3
 
 # The digest of every structure where all have the same random numbers.
 COMMON = 0
@@ -28,8 +30,9 @@ def digest(structure: Structure) -> int:
     """63 bits that name a structure in the key of its random numbers.
 
     They are a hash of what the network is given of it: which residues are complete, their
-    coordinates as float32, which of them share a chain, and their offsets within the chain. So no
-    name, no letter and no number of a file enters, and every machine has the same digest.
+    coordinates as float32, which of them share a chain, their offsets within the chain,
+    and rings and states where there are any. So no name, no letter and no number of a file enters,
+    and every machine has the same digest.
     """
     complete = structure.mask
     _, first, chain = np.unique(
@@ -45,6 +48,11 @@ def digest(structure: Structure) -> int:
         (index - index[first[chain]], "<i8"),
     ):
         hashed.update(np.ascontiguousarray(values, dtype).tobytes())
+    if structure.rings.any():
+        hashed.update(np.ascontiguousarray(structure.rings[complete], "<i8").tobytes())
+    if structure.states:
+        sizes = [int(state.mask.sum()) for state in structure.states]
+        hashed.update(np.ascontiguousarray(sizes, "<i8").tobytes())
     return int.from_bytes(hashed.digest(), "little") >> 1
 
 
@@ -56,6 +64,59 @@ def order_noise(seed: int, sequence: int, length: int, digest: int = COMMON) -> 
 def residue_noise(seed: int, sequence: int, length: int, digest: int = COMMON) -> np.ndarray:
     """The uniform number in [0, 1) that draws each position's residue: (length,) float64."""
     return _philox(seed, digest, sequence, RESIDUE, length)
+
+
+def with_noise(
+    structure: Structure, sigma: float, seed: int, sequence: int = 0, name: int | None = None
+) -> Structure:
+    """The same structure with Gaussian noise on every coordinate of its backbone and its context.
+
+    The original's `--backbone_noise`, its `augment_eps`, is drawn at each forward pass, so for each
+    sequence. Here it depends on seed, sequence and structure, as all random numbers do.
+
+    Parameters
+    ----------
+    sigma : Å, the standard deviation
+    seed, sequence : what the noise is of
+    name : the digest of the structure, where that is known or is to be another one
+
+    Raises
+    ------
+    ValueError
+        `sigma` is negative or no number.
+    """
+    check_noise(sigma)
+    atoms = [structure.context.coords] if not structure.states else []
+    atoms += [state.context.coords for state in structure.states]
+    sizes = [structure.coords.size, *(values.size for values in atoms)]
+    uniform = _philox(
+        seed, digest(structure) if name is None else name, sequence, COORDINATES, sum(sizes)
+    )
+    # In the middle of its step of 2**-53: none is 0 or 1.
+    normal = torch.erfinv(torch.from_numpy(2 * uniform - 1 + 2**-53)).numpy() * 2**0.5 * sigma
+    parts = np.split(normal, np.cumsum(sizes)[:-1])
+
+    def moved(values: np.ndarray, by: np.ndarray) -> np.ndarray:
+        return (values + by.reshape(values.shape)).astype(np.float32)
+
+    def around(of: Structure, by: np.ndarray) -> ContextAtoms:
+        return replace(of.context, coords=moved(of.context.coords, by)) if by.size else of.context
+
+    coords = moved(structure.coords, parts[0])
+    if not structure.states:
+        return replace(structure, coords=coords, context=around(structure, parts[1]))
+    cuts = np.cumsum([len(state) for state in structure.states])[:-1]
+    states = tuple(
+        replace(state, coords=own, context=around(state, by))
+        for state, own, by in zip(structure.states, np.split(coords, cuts), parts[1:], strict=True)
+    )
+    return replace(structure, coords=coords, states=states)
+
+
+def check_noise(sigma: float) -> None:
+    """Raise ValueError unless that is a standard deviation in Å."""
+    if not 0 <= sigma < np.inf:
+        raise ValueError(f"backbone_noise is {sigma}; expected Å, at least 0, such as 0.02")
 
 
 def half_normal(uniform: Tensor) -> Tensor:

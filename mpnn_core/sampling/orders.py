@@ -120,7 +120,7 @@ def coloured_orders(
     structure: Structure, resolved: Resolved, neighbours: int, n: int, seed: int, digest: int
 ) -> NDArray[np.int64]:
     """Random orders of few levels, for n sequences: (n, L); `digest` as in `noise.digest`."""
-    graph = nearest_neighbours(Backbones.from_structures([structure]), neighbours)
+    graph = nearest_neighbours(Backbones.from_structures(structure.parts), neighbours)
     complete = np.flatnonzero(structure.mask)
     neighbours_of = np.column_stack([complete, complete[graph.neighbours.numpy()]])
     L = len(structure)

@@ -66,6 +66,9 @@ class Structure:
         where no side chain is known
     membrane : (L,) int64, 0 other, 1 interface, 2 buried; None where nothing is said
     ca_only : whether it is read as a trace, by its CA atoms alone
+    cyclic : chains that are rings: along them residue offsets are counted the shorter way
+    states : the structures that it joins, whose residues follow each other in it and do not see
+        those of another (design/states.py); empty for one that is by itself
     mask : (L,) bool, True where all of N, CA, C, O are known, or where CA is if `ca_only`; follows
         from `coords`
 
@@ -87,6 +90,8 @@ class Structure:
     side_chains: NDArray[np.float32] | None = None
     membrane: NDArray[np.int64] | None = None
     ca_only: bool = False
+    cyclic: tuple[str, ...] = ()
+    states: tuple[Structure, ...] = ()
     mask: NDArray[np.bool_] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -200,6 +205,46 @@ class Structure:
         keep = np.isin(np.char.upper(self.context.residue_names), upper)
         return replace(self, context=self.context.rows(keep))
 
+    def with_cyclic(self, chains: str | Sequence[str]) -> Structure:
+        """The same structure with some chains as rings, whose ends a peptide bond joins.
+
+        Parameters
+        ----------
+        chains : "A", "A,B" or ["A", "B"]; none of them opens all rings
+
+        Raises
+        ------
+        StructureError
+            There is no such chain.
+        """
+        names = chains.split(",") if isinstance(chains, str) else chains
+        wanted = tuple(dict.fromkeys(name.strip() for name in names if name))
+        known = {chain.strip(): chain for chain in self.chains}
+        for name in wanted:
+            if name not in known:
+                raise StructureError(
+                    f"{self.name} has no chain {name!r} to be cyclic; it has "
+                    f"{', '.join(map(shown_chain, self.chains))}"
+                )
+        return replace(self, cyclic=tuple(known[name] for name in wanted))
+
+    @cached_property
+    def rings(self) -> NDArray[np.int64]:
+        """(L,) int64: how many residues the ring of each residue has, missing numbers included; 0
+        for a residue of an open chain."""
+        if self.states:
+            return np.concatenate([state.rings for state in self.states])
+        rings = np.zeros(len(self), np.int64)
+        for chain in self.cyclic:
+            index = self.residue_index[self.chain_ids == chain]
+            rings[self.chain_ids == chain] = index.max() - index.min() + 1
+        return rings
+
+    @property
+    def parts(self) -> tuple[Structure, ...]:
+        """What the network reads as structures of their own: its states, or itself."""
+        return self.states or (self,)
+
     @cached_property
     def chain_numbers(self) -> NDArray[np.int64]:
         """(L,) int64: the chain of each residue, numbered from 0 in the order of the ids."""
@@ -267,7 +312,8 @@ class Structure:
 
     def as_trace(self) -> Structure:
         """The same structure, read by its CA atoms alone."""
-        return self if self.ca_only else replace(self, ca_only=True)
+        states = tuple(state.as_trace() for state in self.states)
+        return self if self.ca_only else replace(self, ca_only=True, states=states)
 
     def __len__(self) -> int:
         return len(self.sequence)
