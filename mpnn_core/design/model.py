@@ -150,6 +150,7 @@ class Model:
         constraints: Constraints | Sequence[Constraints] | None = None,
         decoding_order: Any = None,
         common_random_numbers: bool = False,
+        backbone_noise: float = 0.0,
     ) -> Designs: ...
 
     @overload
@@ -162,6 +163,7 @@ class Model:
         constraints: Constraints | Sequence[Constraints] | None = None,
         decoding_order: Any = None,
         common_random_numbers: bool = False,
+        backbone_noise: float = 0.0,
     ) -> list[Designs]: ...
 
     def design(
