@@ -550,6 +550,13 @@ def test_a_damaged_trb_is_said_in_a_sentence(content, tmp_path):
     assert str(path) in str(error.value)
 
 
+def test_a_state_is_for_arrays_alone(tmp_path):
+    path = tmp_path / "design.trb"
+    path.write_bytes(b"c__builtin__\nset\n}Va\nI1\nsb.")
+    with pytest.raises(ConstraintError, match="a state to what is no array; nothing was run"):
+        fixed_from(path, protein(GAPPED))
+
+
 def test_containers_within_containers_are_read_once(tmp_path):
     level: Any = [1]
     for _ in range(40):  # two to the fortieth, if each were copied
@@ -779,6 +786,18 @@ def test_temperatures_of_positions_are_those_of_the_model(tmp_path, model):
     assert sequence(out, "6MRR") == expected.sequences[0]
     assert sequence(out, "5L33") == model.design(protein("5L33"), 1, 0.2, seed=1).sequences[0]
     assert ">T=0.2, sample=1" in (out / "seqs" / "6MRR.fa").read_text()
+
+
+def test_scores_count_what_is_designed(tmp_path, capsys, model):
+    content = {"version": 1, "structures": {"6MRR": {"redesigned": "core"}}}
+    path = written(tmp_path, content)
+    call = ["score", str(path_of("6MRR")), "--num-orders", "2", "--constraints", str(path)]
+    assert main(call) == 0
+    row = capsys.readouterr().out.splitlines()[1].split("\t")
+    s = protein("6MRR")
+    chosen = Constraints(redesigned=np.flatnonzero(mpnn.select(s, "core")))
+    expected = model.score(s, s.sequence, chosen, 2, 0)
+    assert float(row[2]) == pytest.approx(expected.score.mean(), abs=1e-4)
 
 
 def test_motifs_and_resfiles_keep_residues(tmp_path, capsys):
