@@ -40,6 +40,8 @@ FILES = {
         "complex.pdb": "1hvr.pdb.gz",
         "transporter.pdb": "2nwl-opm.pdb.gz",
     },
+    DOCS / "how-to" / "selections.md": {"complex.pdb": "1hvr.pdb.gz"},
+    DOCS / "reference" / "constraints.md": {"complex.pdb": "1hvr.pdb.gz"},
 }
 
 FENCE = re.compile(r'(?ms)^```(\w*)(?: title="([^"]+)")?\n(.*?)^```$')

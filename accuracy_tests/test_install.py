@@ -44,7 +44,7 @@ LICENCES = {
 # What a wheel holds besides Python and compiled modules: data, weights, and CUDA sources, which are
 # compiled where they run.
 DATA = re.compile(
-    r"mpnn_core/(py\.typed|data/(5L33\.pdb|TS50\.npz|examples\.npz|residue_letters\.txt)"
+    r"mpnn_core/(py\.typed|data/(5L33\.pdb|TS50\.npz|examples\.npz|residue_letters\.txt|constraints\.schema\.json)"
     r"|gate/report\.html\.jinja|acceptance/(answers\.npz|pytest\.ini)"
     r"|weights/([\w-]+/)?[\w-]+\.(safetensors|json|training\.json)|backends/cuda/\w+\.cuh?)"
 )

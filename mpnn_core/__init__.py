@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from mpnn_core.network.variants import VARIANTS, Variant
     from mpnn_core.sampling.constraints import PSSM, Constraints
     from mpnn_core.sampling.labels import ConstraintError
+    from mpnn_core.selecting.constraint_sets import read_constraints
+    from mpnn_core.selecting.selections import select
     from mpnn_core.structures.context import ContextAtoms
     from mpnn_core.structures.errors import StructureError
     from mpnn_core.structures.readers import read_structure
@@ -48,7 +50,9 @@ _MODULES = {
     "Variant": "network.variants",
     "design_stream": "design.stream",
     "load_model": "design.model",
+    "read_constraints": "selecting.constraint_sets",
     "read_structure": "structures.readers",
+    "select": "selecting.selections",
 }
 """Public name -> its module, which is imported when the name is first used. `import mpnn_core` by
 itself loads no library; torch is loaded by the first name that needs it."""
@@ -71,7 +75,9 @@ __all__ = [
     "Variant",
     "design_stream",
     "load_model",
+    "read_constraints",
     "read_structure",
+    "select",
 ]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import mpnn_core as mpnn
+from mpnn_core.commands.constraints import Constraining, add_constraint_options
 from mpnn_core.commands.options import (
     CallError,
     add_input_options,
@@ -37,6 +38,7 @@ def add_parser(commands: Any) -> None:
         description="Design sequences for protein backbones, as ProteinMPNN does.",
     )  # fmt: skip
     add_input_options(design)
+    add_constraint_options(design)
     add_surroundings_options(design)
     design.add_argument(
         "-n", "--num-sequences", type=number(int, 1), default=1, metavar="N",
@@ -100,7 +102,7 @@ def run(options: argparse.Namespace) -> int:
         raise CallError("--save-probs writes files; give --out a folder instead of -")
     files = structure_paths(options.files)
     model = model_of(options)
-    constraints = design_constraints(options)
+    constraints = Constraining(options, design_constraints(options), files)
     read = Reader(options, model, files)
     if not prints:
         folders = {"seqs": ".fa"} | ({"probs": ".npz"} if options.save_probs else {})
@@ -114,14 +116,25 @@ def run(options: argparse.Namespace) -> int:
         )
     seed = secrets.randbits(32) if options.seed is None else options.seed
     file_of: dict[mpnn.Structure, Path] = {}
+    of_structure: dict[mpnn.Structure, mpnn.Constraints] = {}
     failures = 0
 
     def designs(structures: Sequence[mpnn.Structure]) -> Iterator[Any]:
-        return model.design_and_score(
-            structures, options.num_sequences, options.temperature or [0.1], seed, constraints,
-            None if options.orders == "random" else options.orders,
-            options.common_random_numbers,
-        )  # fmt: skip
+        given = options.temperature or [0.1]
+        of_positions = [constraints.temperatures(structure, given) for structure in structures]
+        together = [(structures, given)]
+        if any(temperatures is not None for temperatures in of_positions):  # they differ in length
+            together = [
+                ([structure], temperatures or given)
+                for structure, temperatures in zip(structures, of_positions, strict=True)
+            ]
+        for some, temperatures in together:
+            yield from model.design_and_score(
+                some, options.num_sequences, temperatures, seed,
+                [of_structure[structure] for structure in some],
+                None if options.orders == "random" else options.orders,
+                options.common_random_numbers,
+            )  # fmt: skip
 
     with progress(len(files), prints) as advance:
 
@@ -135,17 +148,19 @@ def run(options: argparse.Namespace) -> int:
             for file in files:
                 try:
                     structure = read(file)
-                    constraints.check(structure)
+                    own = constraints(structure, file)
+                    own.check(structure)
                 # Whatever is wrong with a file, the others are designed.
                 except Exception as error:
                     give_up(file, error)
                 else:
-                    file_of[structure] = file
+                    file_of[structure], of_structure[structure] = file, own
                     yield structure
 
         for structures in batched(usable(), options.num_sequences):
             for structure, result in isolated(designs, structures):
                 file = file_of.pop(structure)
+                del of_structure[structure]
                 if isinstance(result, Exception):
                     give_up(file, result)
                     continue

@@ -26,12 +26,13 @@ from mpnn_core.commands import (
     example,
     export,
     score,
+    select,
     weights,
 )
 from mpnn_core.commands.options import CallError, Parser, complain, number
 from mpnn_core.gate.commands import add_commands
 
-COMMANDS = (design, score, example, weights, evaluate, distill, export, bench)
+COMMANDS = (design, score, select, example, weights, evaluate, distill, export, bench)
 WRONG_CALL, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 
 

@@ -59,12 +59,13 @@ def add_input_options(command: argparse.ArgumentParser) -> None:
         "chain id; repeatable (default: all)",
     )  # fmt: skip
     command.add_argument(
-        "--fixed", action="append", default=[], metavar="POSITIONS",
+        "--fixed", action="append", default=[], metavar="SELECTION",
         help="residues to keep, by chain and author number: A52, A52B or A10-20,B7; A:52 where "
-        "there are chains such as A and A5; repeatable",
+        "there are chains such as A and A5; or a selection, as 'interface:A/B:8 + near:HEM:6 - "
+        "A52', of which mpnn-core select tells more; repeatable",
     )  # fmt: skip
     command.add_argument(
-        "--redesigned", action="append", metavar="POSITIONS",
+        "--redesign", "--redesigned", action="append", dest="redesigned", metavar="SELECTION",
         help="residues to design, in the same form; all others are kept; repeatable (default: all)",
     )  # fmt: skip
     command.add_argument(

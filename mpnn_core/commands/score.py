@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import mpnn_core as mpnn
+from mpnn_core.commands.constraints import Constraining, add_constraint_options
 from mpnn_core.commands.options import (
     CallError,
     add_input_options,
@@ -33,6 +34,7 @@ def add_parser(commands: Any) -> None:
         "designed residues near a ligand.",
     )  # fmt: skip
     add_input_options(score)
+    add_constraint_options(score)
     add_surroundings_options(score)
     score.add_argument(
         "--fasta", type=Path, metavar="FILE",
@@ -55,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
     if options.fasta is not None and len(files) > 1:
         raise CallError(f"--fasta scores sequences on one structure; {len(files)} were given")
     model = model_of(options)
-    constraints = mpnn.Constraints(**constraints_of(options))
+    constraining = Constraining(options, mpnn.Constraints(**constraints_of(options)), files)
     read = Reader(options, model, files)
     failures = 0
     more = CONFIDENCES if read.sees_ligands else ()
@@ -64,6 +66,7 @@ def run(options: argparse.Namespace) -> int:
         for file in files:
             try:
                 structure = read(file)
+                constraints = constraining(structure, file)
                 constraints.check(structure)
                 records = [("native", structure.sequence)]
                 if options.fasta is not None:

@@ -329,11 +329,17 @@ def format_designs(designs: Sequence[Designs], native: Scores, version: str) -> 
         )
         for sample, (sequence, score, global_score, more, recovery) in enumerate(rows, start=1):
             lines += [
-                f">T={np.asarray(at.temperature).item():g}, sample={sample}, score={score:.4f}"
+                f">T={_of_most(at.temperature):g}, sample={sample}, score={score:.4f}"
                 f", global_score={global_score:.4f}{more}, seq_recovery={recovery:.4f}",
                 chain_sequences(s, sequence, first.design_chains),
             ]
     return "\n".join(lines) + "\n"
+
+
+def _of_most(temperature: Temperature) -> float:
+    """The temperature of most positions, which a header has room for."""
+    values, times = np.unique(np.asarray(temperature), return_counts=True)
+    return float(values[times.argmax()])
 
 
 def _confidences(of: Designs | Scores) -> list[str]:

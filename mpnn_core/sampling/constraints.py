@@ -148,7 +148,7 @@ class Constraints:
         """
         tied = [self.tied] if isinstance(self.tied, str) else self.tied
         groups = [group for members in tied for group in _tied_positions(structure, members)]
-        for chains in _sets_of_chains(self.tied_chains):
+        for chains in sets_of_chains(self.tied_chains):
             groups += _tied_by_number(structure, chains_named(structure, chains))
         if not groups:
             return []
@@ -351,7 +351,7 @@ def _unlike(structure: Structure, one: Span, other: Span) -> str:
     )
 
 
-def _sets_of_chains(tied: str | Sequence[str] | Sequence[Sequence[str]]) -> list[str | list[str]]:
+def sets_of_chains(tied: str | Sequence[str] | Sequence[Sequence[str]]) -> list[str | list[str]]:
     """The homo-oligomers that `tied_chains` states: "A,B", ["A", "B"], or a list of such."""
     if isinstance(tied, str):
         return [tied] if tied else []

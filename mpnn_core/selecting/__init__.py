@@ -1,0 +1,1 @@
+"""What a person says about residues: files of constraints, and selections."""
