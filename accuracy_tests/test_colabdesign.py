@@ -39,7 +39,7 @@ def goldens() -> dict[str, np.ndarray]:
 
 def worst(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> float:
     """The largest difference of what is computed; what is read must be the same."""
-    assert theirs.keys() <= ours.keys()
+    assert ours.keys() == theirs.keys()
     differences = [0.0]
     for key, expected in theirs.items():
         assert ours[key].shape == expected.shape, key
@@ -251,6 +251,24 @@ def test_insertion_codes_are_residues(adapter, tmp_path):
     assert adapter.pdb["icode"][at] == "A"
     adapter.prep_inputs(pdb_filename=path, fix_pos="2")
     assert adapter._inputs["fix_pos"].tolist() == [at - 1]
+
+
+def test_a_residue_without_its_oxygen_is_kept_and_not_designed(adapter, tmp_path):
+    """ColabDesign puts the atom at the origin."""
+    lines = (STRUCTURES / "6MRR.pdb").read_text("utf-8").splitlines()
+    path = tmp_path / "lacking.pdb"
+    path.write_text(
+        "\n".join(line for line in lines if not (line[12:16] == " O  " and line[22:26] == "  30"))
+    )
+    adapter.prep_inputs(pdb_filename=path)
+    native = "".join(THEIRS[t] for t in adapter._inputs["S"])
+    at = adapter.pdb["idx"]["residue"].tolist().index(30)
+    sampled = adapter.sample(batch=4, temperature=2.0)
+    assert [sequence[at] for sequence in sampled["seq"]] == [native[at]] * 4
+    scored = adapter.score()
+    others = np.delete(np.arange(adapter._len), at)
+    normal = np.log(np.exp(scored["logits"]).sum(1)) - (scored["logits"] * scored["S"]).sum(1)
+    assert scored["score"] == pytest.approx(normal[others].mean(), abs=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ BY_HAND = [
 TUTORIALS = sorted((DOCS / "tutorials").glob("*.md"))
 # Of the pages that show outputs beside these, the files that their readers have.
 FILES = {
+    DOCS / "how-to" / "coming-from-colabdesign.md": {"complex.pdb": "1hvr.pdb.gz"},
     DOCS / "how-to" / "ligands-and-membranes.md": {
         "complex.pdb": "1hvr.pdb.gz",
         "transporter.pdb": "2nwl-opm.pdb.gz",

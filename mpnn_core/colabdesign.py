@@ -319,7 +319,7 @@ class mk_mpnn_model:  # noqa: N801 (ColabDesign's name)
             "logits": logits,
             "decoding_order": orders.reshape(batch, -1, copies),
             "seq": np.array([self._divided(sequence) for sequence in sequences]),
-            **_scores(inputs, np.eye(LETTERS)[tokens], logits, self._inputs["S"]),
+            **_scores(inputs, structure, np.eye(LETTERS)[tokens], logits, self._inputs["S"]),
         }
 
     def score(self, seq: str | None = None, **kwargs: Any) -> dict[str, Any]:
@@ -369,7 +369,7 @@ class mk_mpnn_model:  # noqa: N801 (ColabDesign's name)
             "logits": logits,
             "decoding_order": order,
             "S": letters.astype(np.float32),
-            **_scores(inputs, letters, logits, self._inputs["S"]),
+            **_scores(inputs, structure, letters, logits, self._inputs["S"]),
         }
 
     def get_logits(self, **kwargs: Any) -> NDArray[np.float32]:
@@ -549,10 +549,14 @@ def _logits(
 
 
 def _scores(
-    inputs: dict[str, Any], letters: NDArray[Any], logits: NDArray[Any], native: ArrayLike
+    inputs: dict[str, Any],
+    structure: Structure,
+    letters: NDArray[Any],
+    logits: NDArray[Any],
+    native: ArrayLike,
 ) -> dict[str, Any]:
     """score and seqid (...) of letters and logits (..., L, 21)."""
-    counted = np.array(inputs["mask"], dtype=np.float64)
+    counted = structure.mask.astype(np.float64)
     counted[np.asarray(inputs.get("fix_pos", ()), dtype=int)] = 0
     largest = logits.max(-1, keepdims=True)
     log_q = logits - largest - np.log(np.exp(logits - largest).sum(-1, keepdims=True))
