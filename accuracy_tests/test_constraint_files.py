@@ -428,9 +428,9 @@ def test_an_entry_says_what_it_says(tmp_path):
     assert (made.omitted[:, ALPHABET.index("W")] == mpnn.select(s, "surface")).all()
     assert made.biases[8, ALPHABET.index("K")] == 0.5
     assert (made.biases[:, ALPHABET.index("W")] == -1.5).all()
-    temperatures = source.temperatures(s, 0.1)
-    assert (temperatures == np.where(mpnn.select(s, "core"), 0.3, 0.1).astype(np.float32)).all()
-    assert source.temperatures(protein("5L33"), 0.1) is None
+    core = mpnn.select(s, "core")
+    assert (made.temperatures[core] == np.float32(0.3)).all()
+    assert np.isnan(made.temperatures[~core]).all()
 
 
 def test_an_entry_is_looked_for_by_name(tmp_path):

@@ -12,9 +12,6 @@ import mpnn_core as mpnn
 from mpnn_core.commands.options import CallError
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from mpnn_core.selecting.sources import Source
 
 REMARKS = "remarks"
@@ -95,20 +92,6 @@ class Constraining:
             fields = resfile_fields(self.options.resfile, structure)
             constraints = added(constraints, structure, fields, str(self.options.resfile))
         return constraints
-
-    def temperatures(
-        self, structure: mpnn.Structure, given: Sequence[float]
-    ) -> Sequence[float | NDArray[np.float32]] | None:
-        """Of each temperature that is given, that of each position, (L,), as files state them;
-        None where none states any."""
-        from mpnn_core.selecting.constraint_sets import ConstraintSets
-
-        stating = [source for source in self.sources if isinstance(source, ConstraintSets)]
-        for source in stating:
-            of_each = [source.temperatures(structure, temperature) for temperature in given]
-            if of_each[0] is not None:
-                return [values for values in of_each if values is not None]
-        return None
 
 
 def _source(text: str) -> Source:

@@ -144,21 +144,12 @@ def run(options: argparse.Namespace) -> int:
     failures = 0
 
     def designs(structures: Sequence[mpnn.Structure]) -> Iterator[Any]:
-        given = options.temperature or [0.1]
-        of_positions = [constraints.temperatures(structure, given) for structure in structures]
-        together = [(structures, given)]
-        if any(temperatures is not None for temperatures in of_positions):  # they differ in length
-            together = [
-                ([structure], temperatures or given)
-                for structure, temperatures in zip(structures, of_positions, strict=True)
-            ]
-        for some, temperatures in together:
-            yield from model.design_and_score(
-                some, options.num_sequences, temperatures, seed,
-                [of_structure[structure] for structure in some],
-                None if options.orders == "random" else options.orders,
-                options.common_random_numbers, options.backbone_noise,
-            )  # fmt: skip
+        return model.design_and_score(
+            structures, options.num_sequences, options.temperature or [0.1], seed,
+            [of_structure[structure] for structure in structures],
+            None if options.orders == "random" else options.orders,
+            options.common_random_numbers, options.backbone_noise,
+        )  # fmt: skip
 
     with progress(len(files), prints) as advance:
 
@@ -173,6 +164,11 @@ def run(options: argparse.Namespace) -> int:
                 try:
                     structure = read(file)
                     own = constraints(structure, file)
+                    if profiles is not None and own.pssm is not None:
+                        raise mpnn.ConstraintError(
+                            f"{structure.name}: a PSSM is stated by --constraints and by --pssm; "
+                            "expected one of them"
+                        )
                     if profiles is not None:
                         own = replace(own, pssm=profiles.of(structure))
                     own.check(structure)

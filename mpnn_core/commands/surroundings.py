@@ -6,13 +6,14 @@ import argparse
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 import mpnn_core as mpnn
 from mpnn_core.commands.options import CallError, complain
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 LIGANDS = {
     "no_ligand": "--no-ligand",
@@ -195,6 +196,8 @@ def membrane_labels(
     ConstraintError
         A position is not in the structure, or is given as both.
     """
+    import numpy as np
+
     from mpnn_core.sampling.labels import divided, label, positions
 
     labels = np.zeros(len(structure), np.int64)

@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mpnn_core.constants import ALPHABET
 from mpnn_core.sampling.constraints import Constraints
@@ -82,20 +81,6 @@ class ConstraintSets(Source):
             }
             parts.append(Part(at, _fields(entry, structure, at, self.path)))
         return parts
-
-    def temperatures(self, structure: Structure, temperature: float) -> NDArray[np.float32] | None:
-        """(L,) the temperature of each position, where `temperature_at` names some; None if not.
-
-        `temperature` is that of all others.
-        """
-        values = np.full(len(structure), temperature, np.float32)
-        said = False
-        for name in (EVERY, structure.name):
-            for selection, value in self.entries.get(name, {}).get("temperature_at", {}).items():
-                at = f"{self.path}: {name}: temperature_at"
-                values[_rows(structure, selection, at)] = value
-                said = True
-        return values if said else None
 
 
 def read_constraints(path: str | os.PathLike[str], kind: str | None = None) -> Source:
@@ -316,6 +301,12 @@ def _fields(entry: Mapping[str, Any], structure: Structure, at: str, path: Path)
             for letter, value in values.items():
                 bias[chosen, ALPHABET.index(letter)] += value
         fields["bias_at"] = bias
+    if "temperature_at" in entry:
+        fields["temperature_at"] = {
+            row: value
+            for selection, value in entry["temperature_at"].items()
+            for row in _rows(structure, selection, f"{at}: temperature_at")
+        }
     if "tied" in entry:
         fields["tied"] = entry["tied"]
         _named(structure, f"{at}: tied", tied=entry["tied"])

@@ -125,6 +125,8 @@ def added(
         changes["bias_at"] = np.sum(
             [Constraints(bias_at=at).biases(structure) for at in both], axis=0, dtype=np.float32
         )
+    if "temperature_at" in changes:
+        changes["temperature_at"] = {**constraints.temperature_at, **changes["temperature_at"]}
     if "tied" in changes:
         before = [constraints.tied] if isinstance(constraints.tied, str) else constraints.tied
         changes["tied"] = [*before, *changes["tied"]]
