@@ -299,6 +299,7 @@ def test_chains_of_other_lengths_are_no_homo_oligomer(adapter):
         ({"weights": "membrane"}, "expected 'original' or 'soluble'"),
         ({"dropout": 0.1}, "dropout is 0.1; expected 0"),
         ({"backbone_noise": -1.0}, "backbone_noise is -1.0"),
+        ({"model_name": "v_48_020_nomem"}, "v_48_020_nomem"),
     ],
 )
 def test_a_model_that_there_is_not_is_said(arguments, said):

@@ -77,7 +77,7 @@ class mk_mpnn_model:  # noqa: N801 (ColabDesign's name)
 
     Parameters
     ----------
-    model_name : "v_48_002", "v_48_010", "v_48_020" or "v_48_030"; "..._nomem" is the soluble one
+    model_name : "v_48_002", "v_48_010", "v_48_020" or "v_48_030"
     backbone_noise : standard deviation in Å of what is added to the coordinates, anew for each
         sequence
     dropout : 0; another value is refused
@@ -122,9 +122,8 @@ class mk_mpnn_model:  # noqa: N801 (ColabDesign's name)
             )
         if not (np.isfinite(backbone_noise) and backbone_noise >= 0):
             raise ValueError(f"backbone_noise is {backbone_noise}; expected Å, 0 or more")
-        soluble = weights == "soluble" or model_name.endswith("_nomem")
-        name = model_name.removesuffix("_nomem")
-        self.model = load_model(f"soluble/{name}" if soluble else name, "baseline", device, backend)
+        name = f"soluble/{model_name}" if weights == "soluble" else model_name
+        self.model = load_model(name, "baseline", device, backend)
         self.backbone_noise = backbone_noise
         self.set_seed(seed)
         self._inputs: dict[str, Any] = {}
