@@ -177,6 +177,16 @@ def test_top_is_by_score_over_temperatures(designs) -> None:
     assert design_names(one)[0] == ["6MRR_T0.2_3"], "named as among several temperatures"
 
 
+def test_names_differ_where_temperatures_do_by_residue(designs) -> None:
+    at = np.full(68, 0.1)
+    at[0] = 0.5
+    other = np.full(68, 0.1)
+    some = [replace(designs[:1], temperature=t) for t in (at, other, 0.2)]
+    names = [name for (name,) in design_names(some)]
+    assert names == ["6MRR_T0.1_1", "6MRR_T0.1-2_1", "6MRR_T0.2_1"]
+    assert rows(some)[0]["temperature"] is None and rows(some)[1]["temperature"] == 0.1
+
+
 def test_those_within_some_mutations_are_kept(designs) -> None:
     counts = [len(design.mutations) for design in designs]
     most = sorted(counts)[1]

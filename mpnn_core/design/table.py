@@ -39,14 +39,20 @@ class TableError(ValueError):
 def design_names(designs: Sequence[Designs]) -> list[list[str]]:
     """What the designs of one structure are called in files: NAME_1, or NAME_T0.1_1 if there are
     several temperatures."""
-    temperatures = [temperature(of) for of in designs]
-    several = len(set(temperatures)) > 1
+    labels: dict[bytes, str] = {}
+    keys = [np.asarray(of.temperature, np.float64).tobytes() for of in designs]
+    for of, key in zip(designs, keys, strict=True):
+        values, times = np.unique(np.asarray(of.temperature), return_counts=True)
+        label = f"T{values[times.argmax()]:g}"  # of most residues, where they differ
+        if key not in labels:
+            same = sum(known.split("-")[0] == label for known in labels.values())
+            labels[key] = f"{label}-{same + 1}" if same else label
     names = []
-    for of, at in zip(designs, temperatures, strict=True):
+    for of, key in zip(designs, keys, strict=True):
         own = []
         for design in of:
             name, _, sample = design.name.rpartition("_")
-            own.append(f"{name}_T{at:g}_{sample}" if several else design.name)
+            own.append(f"{name}_{labels[key]}_{sample}" if len(labels) > 1 else design.name)
         names.append(own)
     return names
 
