@@ -94,13 +94,15 @@ def test_importing_the_package_loads_itself_alone():
     assert loaded("import mpnn_core") == ([], ["mpnn_core"])
 
 
-@pytest.mark.parametrize("name", ["ALPHABET", "VARIANTS", "Variant", "CheckpointError"])
+@pytest.mark.parametrize(
+    "name", ["ALPHABET", "VARIANTS", "Variant", "CheckpointError", "StructureError"]
+)
 def test_data_is_there_without_any_library(name):
     heavy, _ = loaded(f"import mpnn_core; mpnn_core.{name}")
     assert heavy == [], f"mpnn_core.{name} loads {heavy}"
 
 
-@pytest.mark.parametrize("name", ["Structure", "StructureError", "Constraints", "PSSM"])
+@pytest.mark.parametrize("name", ["Structure", "Constraints", "PSSM"])
 def test_structures_and_constraints_need_numpy_alone(name):
     heavy, _ = loaded(f"import mpnn_core; mpnn_core.{name}")
     assert heavy == ["numpy"], f"mpnn_core.{name} loads {heavy}"
