@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mpnn_core.design.model import Model, load_model
     from mpnn_core.design.programs import write_inputs
     from mpnn_core.design.results import Design, Designs, Scores
+    from mpnn_core.design.states import StateDesigns
     from mpnn_core.design.stream import Lost, design_stream
     from mpnn_core.network.families import CheckpointError
     from mpnn_core.network.variants import VARIANTS, Variant
@@ -47,6 +48,7 @@ _MODULES = {
     "Lost": "design.stream",
     "Model": "design.model",
     "Scores": "design.results",
+    "StateDesigns": "design.states",
     "Structure": "structures.structure",
     "StructureError": "structures.errors",
     "StructureWarning": "structures.structure",
@@ -75,6 +77,7 @@ __all__ = [
     "Lost",
     "Model",
     "Scores",
+    "StateDesigns",
     "Structure",
     "StructureError",
     "StructureWarning",
