@@ -137,16 +137,22 @@ def test_an_option_for_chains_that_is_given_twice_adds_up(capsys, once, twice) -
     assert designs(capsys, name, *once) == designs(capsys, name, *twice)
 
 
+AS_THE_ORIGINALS = ("protein-mpnn", "ligand-mpnn", "ligand-mpnn-score")
+"""Commands that take a repeated option as the original scripts do: the last one counts."""
+
+
 def test_every_option_of_every_command_adds_up_or_is_refused_the_second_time(capsys) -> None:
     (commands,) = (a for a in parser()._actions if a.choices)
     checked = 0
     for name, command in commands.choices.items():
+        if name in AS_THE_ORIGINALS:
+            continue
         for action in command._actions:
             adds_up = type(action).__name__ in ("_AppendAction", "_ExtendAction")
             if not action.option_strings or action.nargs == 0 or adds_up:
                 continue
             value = str(next(iter(action.choices))) if action.choices else "7"
-            value = {"--budget": "7s"}.get(action.option_strings[-1], value)
+            value = {"--budget": "7s", "--pssm-weight": "1"}.get(action.option_strings[-1], value)
             given = [action.option_strings[-1], value] * 2
             with pytest.raises(SystemExit) as stopped:
                 main([name, *given])
