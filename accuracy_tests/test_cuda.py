@@ -280,6 +280,7 @@ def test_levels_that_cannot_be_compiled_are_left_to_triton(case: Case, monkeypat
 
 
 @needs_triton
+@pytest.mark.proof  # half a minute each in Triton's interpreter
 @pytest.mark.parametrize("precision", ["exact", "fast"])
 def test_messages_read_from_a_table_are_those_computed(case: Case, precision, monkeypatch) -> None:
     backend = cuda.CudaBackend(case.network, precision)

@@ -156,6 +156,7 @@ def check_caught(outcome: Outcome, slowdown: float) -> None:
     assert outcome.change is Change.SLOWER, outcome
 
 
+@pytest.mark.proof  # a minute of racing
 def test_a_slower_sampler_is_caught(copy) -> None:
     outcome = measured(copy, copy.planted(slower(30)), budget_s=45, rounds=3)
     if outcome.ratio is not None:
