@@ -158,6 +158,7 @@ def test_tiles_of_sets_and_nodes_change_nothing(network, monkeypatch) -> None:
     structure = with_atoms(protein("6MRR"), 120)
     whole = changed(network, [structure])
     monkeypatch.setattr(room, "SETS_TOGETHER", 7)
+    monkeypatch.setattr(room, "NODES_TOGETHER", 5)
     monkeypatch.setattr(room, "TILE_EDGES", 300)
     assert (changed(network, [structure]) - whole).abs().max() <= 2e-6
 

@@ -25,7 +25,6 @@ from proteins import path_of
 
 import mpnn_core as mpnn
 from mpnn_core.commands.main import main, parser
-from mpnn_core.compatible.probabilities import conditional_log_probs
 from mpnn_core.compatible.protein_inputs import Inputs
 from mpnn_core.compatible.reading import CHAINS, from_jsonl, read
 from mpnn_core.selecting.originals import PSSMUse, read_constraint_file
@@ -953,26 +952,33 @@ def structure(tiny) -> mpnn.Structure:
 def test_a_conditional_probability_knows_all_other_residues(model, structure):
     """The residue itself makes no difference; any neighbour's does."""
     i = 5
-    designed = np.zeros(len(structure), bool)
-    designed[[i, 12]] = True
-    found = conditional_log_probs(model, structure, designed, 3)
-    assert found[~designed].any() == False  # noqa: E712
+    (found,) = model.conditional_log_probs(structure, seed=3)
     other = "A" if structure.sequence[i] != "A" else "G"
     letters = structure.sequence
     changed = replace(structure, sequence=letters[:i] + other + letters[i + 1 :])
-    np.testing.assert_allclose(
-        conditional_log_probs(model, changed, designed, 3)[i], found[i], atol=1e-5
-    )
+    again = model.conditional_log_probs(changed, seed=3)[0, i]
+    np.testing.assert_allclose(again, found[i], atol=1e-5)
     for j in (i - 1, i + 1):
         changed = replace(structure, sequence=letters[:j] + "W" + letters[j + 1 :])
-        moved = conditional_log_probs(model, changed, designed, 3)[i]
+        moved = model.conditional_log_probs(changed, seed=3)[0, i]
         assert np.abs(moved - found[i]).max() > 1e-3
 
 
+def test_conditional_probabilities_are_of_what_is_designed(tmp_path, tiny, model):
+    for backbone in (0, 1):
+        out = run(tmp_path / str(backbone), "--pdb_path", tiny, "--pdb_path_chains", "A",
+                  "--conditional_probs_only=1", f"--conditional_probs_only_backbone={backbone}",
+                  "--seed=3")  # fmt: skip
+        (path,) = (out / "conditional_probs_only").glob("*.npz")
+        arrays = np.load(path)
+        designed = arrays["design_mask"] > 0
+        assert 0 < designed.sum() < len(designed)
+        assert not arrays["log_p"][:, ~designed].any()
+        assert (arrays["log_p"][:, designed] < 0).all()
+
+
 def test_a_conditional_probability_is_that_of_the_last_of_an_order(model, structure):
-    designed = np.zeros(len(structure), bool)
-    designed[7] = True
-    found = conditional_log_probs(model, structure, designed, 3)[7]
     order = np.random.default_rng([3, 2]).permutation(len(structure))
+    found = model.conditional_log_probs(structure, None, order)[0, 7]
     last = np.append(order[order != 7], 7)
     np.testing.assert_allclose(found, model.log_probs(structure, None, last)[0, 7], atol=1e-5)

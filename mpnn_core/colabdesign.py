@@ -11,7 +11,6 @@ import re
 import tempfile
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from mpnn_core.network.graph import Backbones
 from mpnn_core.network.mpnn import MPNN
 from mpnn_core.sampling.constraints import Constraints
 from mpnn_core.sampling.labels import ConstraintError
+from mpnn_core.sampling.noise import with_noise
 from mpnn_core.structures.atoms import Atoms, read_atoms
 from mpnn_core.structures.containers import read_text
 from mpnn_core.structures.names import residue_letters
@@ -411,16 +411,7 @@ class mk_mpnn_model:  # noqa: N801 (ColabDesign's name)
 
     def _noisy(self, structure: Structure, n: int, seed: int) -> list[Structure]:
         """n copies whose coordinates have noise."""
-        rng = np.random.default_rng([seed, n])
-        shape = structure.coords.shape
-        return [
-            replace(
-                structure,
-                coords=structure.coords
-                + rng.normal(0, self.backbone_noise, shape).astype(np.float32),
-            )
-            for _ in range(n)
-        ]
+        return [with_noise(structure, self.backbone_noise, seed, i) for i in range(n)]
 
     def _constraints(self, inputs: dict[str, Any], structure: Structure) -> Constraints:
         """What is fixed, removed and tied."""

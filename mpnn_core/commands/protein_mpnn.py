@@ -267,8 +267,6 @@ def run(options: argparse.Namespace) -> int:
     check_outputs([call.out / kind for kind in ("seqs", *kinds)], [])
     if use is not None:
         call.each(use)
-    elif options.backbone_noise:
-        call.each(_noisy_design(call))
     else:
         _design(call)
     if call.failures:
@@ -431,6 +429,7 @@ def _design(call: Run) -> None:
         return call.model.design_and_score(
             structures, max(call.count, 1), call.temperatures, call.seed,
             [constraints_of[structure] for structure in structures],
+            backbone_noise=call.options.backbone_noise,
         )  # fmt: skip
 
     for structures in batched(checked(), max(call.count, 1)):
@@ -440,42 +439,21 @@ def _design(call: Run) -> None:
                 call.give_up(structure.name, result)
             else:
                 at, native = result
-                _write_designs(call, [[of_one] for of_one in at], native, start)
+                _write_designs(call, at, native, start)
             start = time.monotonic()
         constraints_of.clear()
 
 
-def _noisy_design(call: Run) -> Callable[[mpnn.Structure, mpnn.Constraints], None]:
-    """Design each sequence on its own noisy copy of the backbone."""
-    from mpnn_core.compatible.probabilities import noisy
-
-    def design(structure: mpnn.Structure, constraints: mpnn.Constraints) -> None:
-        start = time.monotonic()
-        of_native, *copies = noisy(
-            structure, call.options.backbone_noise, call.seed,
-            1 + call.count * len(call.temperatures),
-        )  # fmt: skip
-        native = call.model.score(of_native, constraints=constraints, seed=call.seed)
-        at = [
-            call.model.design(
-                copies[t * call.count : (t + 1) * call.count], 1, temperature, call.seed,
-                constraints,
-            )
-            for t, temperature in enumerate(call.temperatures)
-        ]  # fmt: skip
-        _write_designs(call, at, native, start)
-
-    return design
-
-
-def _write_designs(call: Run, at: Sequence[Any], native: mpnn.Scores, start: float) -> None:
-    """Write the designs of one structure, those at each temperature in one or more parts."""
+def _write_designs(
+    call: Run, at: Sequence[mpnn.Designs], native: mpnn.Scores, start: float
+) -> None:
+    """Write the designs of one structure, those at each temperature."""
     from mpnn_core.compatible import protein_files as files
 
-    structure = at[0][0].structure
+    structure = at[0].structure
     name, options = structure.name, call.options
     text = files.fasta(
-        at if call.count else [], native, structure, at[0][0].design_chains, options.model_name,
+        at if call.count else [], native, structure, at[0].design_chains, options.model_name,
         f"mpnn_core-{mpnn.__version__}", call.seed, options.ca_only,
     )  # fmt: skip
     try:
@@ -496,12 +474,21 @@ def _write_designs(call: Run, at: Sequence[Any], native: mpnn.Scores, start: flo
     )
 
 
+def _copies(call: Run, structure: mpnn.Structure) -> list[mpnn.Structure]:
+    """As many copies of a structure as orders are asked for, each with its own noise if any is."""
+    from mpnn_core.sampling.noise import with_noise
+
+    noise = call.options.backbone_noise
+    if not noise:
+        return [structure] * call.count
+    return [with_noise(structure, noise, call.seed, n) for n in range(call.count)]
+
+
 def _score(call: Run) -> Callable[[mpnn.Structure, mpnn.Constraints], None]:
     """Score the native sequence and those of a FASTA file."""
     import numpy as np
 
     from mpnn_core.compatible import protein_files as files
-    from mpnn_core.compatible.probabilities import noisy
     from mpnn_core.compatible.protein_inputs import read_fasta, scored_sequence
 
     given = read_fasta(call.options.path_to_fasta) if call.options.path_to_fasta else []
@@ -514,7 +501,7 @@ def _score(call: Run) -> Callable[[mpnn.Structure, mpnn.Constraints], None]:
         ]
         # With noise every order is on its own copy of the backbone.
         noise, count = call.options.backbone_noise, call.count
-        copies = noisy(structure, noise, call.seed, count if noise else 1)
+        copies = _copies(call, structure) if noise else [structure]
         with np.errstate(invalid="ignore"):  # where nothing is designed, the mean is NaN, as there
             scores = [
                 call.model.score(copy, sequences, constraints, 1 if noise else count, call.seed)
@@ -541,7 +528,6 @@ def _score(call: Run) -> Callable[[mpnn.Structure, mpnn.Constraints], None]:
 
 def _conditional(call: Run) -> Callable[[mpnn.Structure, mpnn.Constraints], None]:
     """Probabilities of each residue given all the others, or the backbone alone."""
-    from mpnn_core.compatible.probabilities import conditional_log_probs
 
     def conditional(structure: mpnn.Structure, constraints: mpnn.Constraints, seed: int) -> Any:
         import numpy as np
@@ -549,8 +535,11 @@ def _conditional(call: Run) -> Callable[[mpnn.Structure, mpnn.Constraints], None
         designed = constraints.designed(structure)
         if call.options.conditional_probs_only_backbone:
             log_probs = call.model.unconditional_log_probs(structure)
-            return np.where(designed[:, None], log_probs, np.float32(0))
-        return conditional_log_probs(call.model, structure, designed, seed, constraints)
+        else:
+            (log_probs,) = call.model.conditional_log_probs(
+                structure, seed=seed, constraints=constraints
+            )
+        return np.where(designed[:, None], log_probs, np.float32(0))
 
     return _probabilities(call, "conditional_probs_only", conditional)
 
@@ -569,12 +558,11 @@ def _probabilities(
 ) -> Callable[[mpnn.Structure, mpnn.Constraints], None]:
     """Write `log_probs` of a structure, as many times as is asked for."""
     from mpnn_core.compatible import protein_files as files
-    from mpnn_core.compatible.probabilities import noisy
 
     def use(structure: mpnn.Structure, constraints: mpnn.Constraints) -> None:
         import numpy as np
 
-        copies = noisy(structure, call.options.backbone_noise, call.seed, call.count)
+        copies = _copies(call, structure)
         found = [log_probs(copy, constraints, call.seed + n) for n, copy in enumerate(copies)]
         designed = constraints.designed(structure)
         arrays = files.conditionals(structure, np.stack(found), designed)

@@ -28,7 +28,7 @@ def shown(value: float | np.floating) -> str:
 
 
 def fasta(
-    designs: Sequence[Sequence[Designs]],
+    designs: Sequence[Designs],
     native: Scores,
     structure: Structure,
     designed: Sequence[str],
@@ -41,8 +41,8 @@ def fasta(
 
     Parameters
     ----------
-    designs : at each temperature, the designs in one or more parts; none writes nothing at all, as
-        the original does where no batch is whole
+    designs : those at each temperature; none writes nothing at all, as the original does where no
+        batch is whole
     native : the scores of the structure's own sequence
     designed : the chains to design
     """
@@ -56,17 +56,11 @@ def fasta(
         f"designed_chains={list(designed)}, {key}={model_name}, git_hash={version}, seed={seed}"
     )
     lines = [title_line(header), chain_sequences(structure, structure.sequence, designed)]
-    for parts in designs:
-        rows = [
-            row
-            for part in parts
-            for row in zip(
-                part.sequences, part.scores, part.global_scores, part.recovery, strict=True
-            )
-        ]
+    for at in designs:
+        rows = zip(at.sequences, at.scores, at.global_scores, at.recovery, strict=True)
         for sample, (sequence, score, global_score, recovery) in enumerate(rows, start=1):
             lines += [
-                f">T={np.asarray(parts[0].temperature).item()}, sample={sample}, "
+                f">T={np.asarray(at.temperature).item()}, sample={sample}, "
                 f"score={shown(score)}, global_score={shown(global_score)}, "
                 f"seq_recovery={shown(recovery)}",
                 chain_sequences(structure, sequence, designed),
@@ -74,27 +68,25 @@ def fasta(
     return "\n".join(lines) + "\n"
 
 
-def scores(designs: Sequence[Sequence[Designs]]) -> dict[str, NDArray[Any]]:
+def scores(designs: Sequence[Designs]) -> dict[str, NDArray[Any]]:
     """scores/NAME.npz: n designs at t temperatures, one after the other: (t n,) float32 each."""
-    parts = [part for at in designs for part in at]
     none = np.zeros(0, np.float32)
     return {
-        "score": np.concatenate([none, *(part.scores for part in parts)]),
-        "global_score": np.concatenate([none, *(part.global_scores for part in parts)]),
+        "score": np.concatenate([none, *(at.scores for at in designs)]),
+        "global_score": np.concatenate([none, *(at.global_scores for at in designs)]),
     }
 
 
 def probabilities(
-    designs: Sequence[Sequence[Designs]], chains: Sequence[str], batch_size: int
+    designs: Sequence[Designs], chains: Sequence[str], batch_size: int
 ) -> dict[str, NDArray[Any]]:
     """probs/NAME.npz: probs and log_probs (t n, L, 21) float32, S (t n, L) int32; mask (b, L) and
     chain_order (b, chains), the same in each of the b rows of a batch."""
-    parts = [part for at in designs for part in at]
-    letters = [sequence for part in parts for sequence in part.sequences]
-    mask = parts[0].designed.astype(np.float32)
+    letters = [sequence for at in designs for sequence in at.sequences]
+    mask = designs[0].designed.astype(np.float32)
     return {
-        "probs": np.concatenate([part.probabilities for part in parts]).astype(np.float32),
-        "log_probs": np.concatenate([part.log_probs for part in parts]).astype(np.float32),
+        "probs": np.concatenate([at.probabilities for at in designs]).astype(np.float32),
+        "log_probs": np.concatenate([at.log_probs for at in designs]).astype(np.float32),
         "S": np.array([[ALPHABET.index(a) for a in s] for s in letters], np.int32),
         "mask": np.tile(mask, (batch_size, 1)),
         "chain_order": np.array([list(chains)] * batch_size),

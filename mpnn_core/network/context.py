@@ -32,14 +32,21 @@ from torch.nn import functional as F
 from mpnn_core.constants import CA, GAUSSIANS, C, N
 from mpnn_core.network.encoding import CHANGED_STATES
 from mpnn_core.network.features import EdgeFeatures, gaussians, with_virtual_cb
-from mpnn_core.network.graph import Backbones, Graph, upload
+from mpnn_core.network.graph import (
+    Backbones,
+    Graph,
+    first_smallest,
+    squared_distances,
+    upload,
+)
 from mpnn_core.network.layers import LayerNorm, Linear
 from mpnn_core.network.mpnn import MPNN, TILE_EDGES, MessageLayer
 from mpnn_core.structures.context import NOT_IN_ORIGINAL, SIDE_CHAIN_ELEMENTS
 from mpnn_core.structures.structure import Structure
 
 ELEMENTS, GROUPS, PERIODS = 120, 19, 8
-"""Widths of the one-hot vectors of an atom: atomic numbers, groups and periods, with 0 each."""
+"""Widths of the one-hot vectors of an atom: atomic numbers, groups and periods, with 0 each. The
+last atomic number is 118, so tables by element have 119 rows."""
 TYPE_WIDTH = 64
 ANGLES = 4
 BACKBONE_ATOMS = 5  # N, CA, C, O and the virtual CB, from which an atom's distances are taken
@@ -50,6 +57,7 @@ FARTHEST = 100.0**2
 """Å². With side chains, the original's empty slots stand before atoms that are farther away."""
 
 SETS_TOGETHER = 512  # so that their distinct pairs stay below some hundred MB
+NODES_TOGETHER = 4096  # however many share a set
 GPU_EDGES = 1 << 19  # of a tile on a GPU, which has no cache to keep them in
 MOST_UNSHARED = 1024  # nodes on a GPU
 DISTANCE_BYTES = 64 << 20
@@ -176,20 +184,6 @@ NONE = torch.iinfo(torch.int64).max
 """In place of the number of an atom, in rows that are to be sorted: no atom."""
 
 
-def _squared(points: Tensor, others: Tensor) -> Tensor:
-    """Squared distances: (n, ..., 3), (..., 3) -> (n, ...), term by term, as the original's sum."""
-    (a, b, c), (x, y, z) = points.unbind(-1), others.unbind(-1)
-    return (a - x).square_().add_((b - y).square_()).add_((c - z).square_())
-
-
-def _first_of_nearest(squared: Tensor, k: int) -> Tensor:
-    """Places (n, k) of the k smallest of (n, m); of equals the first."""
-    # Floats that are not negative are in the order of their bits.
-    key = squared.float().view(torch.int32).long() << 32
-    key |= torch.arange(key.shape[1], device=key.device)
-    return key.topk(k, dim=1, largest=False).indices
-
-
 def _nearest_atoms(cb: Tensor, xyz: Tensor, most: int, first: int) -> Tensor:
     """The atoms nearest to (n, 3), of (a, 3) that are numbered from `first`: (n, most) int64."""
     near = torch.full((len(cb), most), NONE, device=cb.device)
@@ -201,8 +195,8 @@ def _nearest_atoms(cb: Tensor, xyz: Tensor, most: int, first: int) -> Tensor:
         return near
     block = max(1, DISTANCE_BYTES // (8 * len(xyz)))
     for start in range(0, len(cb), block):
-        squared = _squared(cb[start : start + block, None], xyz)  # (n, a)
-        near[start : start + block, :k] = first + _first_of_nearest(squared, k)
+        squared = squared_distances(cb[start : start + block, None], xyz)  # (n, a)
+        near[start : start + block, :k] = first + first_smallest(squared, k)
     return near
 
 
@@ -233,11 +227,11 @@ def _with_side_chains(
             else cb[part, None].expand(-1, ids.shape[1], -1)
         )
         xyz = torch.cat([context.side_chains[around[part]].flatten(1, 2), of_atoms], 1)
-        squared = _squared(cb[part, None], xyz)
+        squared = squared_distances(cb[part, None], xyz)
         out = (candidates == NONE) | (squared > FARTHEST)
         squared = squared.masked_fill_(out, torch.inf)
         candidates = candidates.masked_fill(out, NONE)
-        found.append(candidates.gather(1, _first_of_nearest(squared, most)))
+        found.append(candidates.gather(1, first_smallest(squared, most)))
     return torch.cat(found)
 
 
@@ -313,12 +307,12 @@ class Folded:
 
     Attributes
     ----------
-    node_table : (120, H), what an atom's element adds to its features, seen from a residue
+    node_table : (119, H), what an atom's element adds to its features, seen from a residue
     node_inputs : (H, 84), what distances and angles add
-    atom_table : (120, H), the state of an atom by its element
+    atom_table : (119, H), the state of an atom by its element
     length : (16, 16); the standard deviation of an edge's state is |length g|
     first_edge, second_edge : (H, 16), what g over that deviation adds in each layer on atoms
-    first_table : (120, H), what the element of the receiver adds in the first one, biases included
+    first_table : (119, H), what the element of the receiver adds in the first one, biases included
     second_bias : (H,)
     second_own : (H, H), what the receiver's state adds in the second
     own, node, atom : (2, H, H), of each layer on residues: what the residue's state, the
@@ -420,11 +414,13 @@ class LigandMPNN(MPNN):
             torch.arange(0, len(sets.atoms) + SETS_TOGETHER, SETS_TOGETHER, device=h_V.device),
         ).tolist()
         for t, (start, stop) in enumerate(pairwise(bounds)):
-            nodes, first = nodes_of_sets[start:stop], t * SETS_TOGETHER
+            first = t * SETS_TOGETHER
             states = self.atom_states(w, sets, slice(first, first + SETS_TOGETHER))
-            changed[nodes] = self.node_states(
-                w, h_V[nodes], backbones.coords[nodes], sets, states, sets.set_of_node[nodes], first
-            )
+            for nodes in nodes_of_sets[start:stop].split(NODES_TOGETHER):
+                own = sets.set_of_node[nodes]
+                changed[nodes] = self.node_states(
+                    w, h_V[nodes], backbones.coords[nodes], sets, states, own, first
+                )
         return changed
 
     def atom_states(self, w: Folded, sets: Sets, some: slice, shared: bool = True) -> list[Tensor]:
@@ -432,9 +428,9 @@ class LigandMPNN(MPNN):
         atoms = sets.atoms[some]  # (S, M)
         count = sets.count[some, None]  # (S, 1, 1)
         first, second = self.on_atoms
-        pairs, pair_of = distinct_pairs(atoms, shared)  # (P, 2), (S, M, M)
         if not len(sets.element):  # nothing is there to be seen
             return [w.bias.new_zeros(*atoms.shape, w.bias.shape[1])] * 2
+        pairs, pair_of = distinct_pairs(atoms, shared)  # (P, 2), (S, M, M)
         element = sets.element[atoms.clamp(min=0)]
         messages, edges = [], []
         for part in pairs.split(_rows_of_tile(pairs.device, 1)):
@@ -464,7 +460,7 @@ class LigandMPNN(MPNN):
     @staticmethod
     def normalised_edge(w: Folded, a: Tensor, b: Tensor) -> Tensor:
         """The Gaussians of distances over the deviations of the edges' states: (p, 16)."""
-        g = gaussians((_squared(a, b) + 1e-6).sqrt()[:, None])  # (p, 16)
+        g = gaussians((squared_distances(a, b) + 1e-6).sqrt()[:, None])  # (p, 16)
         variance = F.linear(g, w.length).square().sum(1, keepdim=True)
         return g / (variance + LAYER_NORM_EPS).sqrt()
 
@@ -510,7 +506,8 @@ class LigandMPNN(MPNN):
             return w.bias.new_zeros(*seen.shape, w.bias.shape[1])
         xyz = sets.xyz[at]  # (n, M, 3)
         backbone = with_virtual_cb(coords)  # (n, 5, 3)
-        distances = (_squared(backbone[:, None], xyz[:, :, None]) + 1e-6).sqrt()  # (n, M, 5)
+        squared = squared_distances(backbone[:, None], xyz[:, :, None])  # (n, M, 5)
+        distances = (squared + 1e-6).sqrt()
         inputs = torch.cat([gaussians(distances), angles(coords, xyz)], -1)  # (n, M, 84)
         V = F.linear(inputs, w.node_inputs) + w.node_table[sets.element[at]]
         return self.features.norm_nodes(V)

@@ -222,15 +222,15 @@ def _nearest_of_all(points: Tensor, ca: Tensor, k: int) -> Tensor:
 
 
 def _distances(points: Tensor, ca: Tensor) -> Tensor:
-    """(n, 3), (L, 3) -> (n, L): the original's sum over the last axis, bit for bit.
+    """(n, 3), (L, 3) -> (n, L), the original's, bit for bit."""
+    return squared_distances(points[:, None], ca).add_(1e-6).sqrt_()
 
-    Term by term, without its (n, L, 3).
-    """
-    (a, b, c), (x, y, z) = points.unbind(1), ca.unbind(1)
-    squared = (a[:, None] - x).square_()
-    squared += (b[:, None] - y).square_()
-    squared += (c[:, None] - z).square_()
-    return squared.add_(1e-6).sqrt_()
+
+def squared_distances(points: Tensor, others: Tensor) -> Tensor:
+    """(..., 3), (..., 3) that broadcast -> (...): the original's sum over the last axis, bit for
+    bit, term by term and without its differences (..., 3)."""
+    (a, b, c), (x, y, z) = points.unbind(-1), others.unbind(-1)
+    return (a - x).square_().add_((b - y).square_()).add_((c - z).square_())
 
 
 def _smallest(distances: Tensor, k: int) -> Tensor:
@@ -241,8 +241,13 @@ def _smallest(distances: Tensor, k: int) -> Tensor:
     """
     if distances.device.type != "cuda":
         return distances.topk(k, largest=False).indices
+    return first_smallest(distances, k)
+
+
+def first_smallest(values: Tensor, k: int) -> Tensor:
+    """Indices (..., k) of the k smallest of (..., L), none negative; of equals the first."""
     # Positive floats are in the order of their bits.
-    key = distances.float().view(torch.int32).long() << 32
+    key = values.float().view(torch.int32).long() << 32
     key |= torch.arange(key.shape[-1], device=key.device)
     return key.topk(k, largest=False).indices
 
@@ -262,10 +267,8 @@ def _nearest_side_by_side(backbones: Backbones, K: int) -> Tensor:
         inside = np.arange(L) < lengths[:, None]  # (S, L)
         at = starts[together][:, None] + np.minimum(np.arange(L), lengths[:, None] - 1)
         node, pad = upload(np.stack([at, ~inside]), ca.device)
-        x, y, z = ca[node].unbind(2)  # (S, L) each
-        squared = (x[:, :, None] - x[:, None]).square_()  # (S, L, L)
-        squared += (y[:, :, None] - y[:, None]).square_()
-        squared += (z[:, :, None] - z[:, None]).square_()
+        points = ca[node]  # (S, L, 3)
+        squared = squared_distances(points[:, :, None], points[:, None])  # (S, L, L)
         distances = squared.add_(1e-6).sqrt_().masked_fill_(pad.bool()[:, None], torch.inf)
         nearest = _smallest(distances, min(K, L))  # (S, L, K)
         # Of a structure with fewer than K residues, the spare slots point at the node itself.

@@ -375,7 +375,7 @@ struct ContextLayers {
   std::vector<MessageLayer> on_atoms, on_nodes;
   Linear seen, first_edge, second_edge, second_own, W_c, V_C;
   Linear own[kLayers], node[kLayers], atom[kLayers];
-  Buffer node_table, atom_table, first_table, length;  // (120, H), (120, H), (120, H), (16, 16)
+  Buffer node_table, atom_table, first_table, length;  // (119, H), (119, H), (119, H), (16, 16)
   Norm norm_nodes, V_C_norm;
 
   explicit ContextLayers(const Reader& read)
