@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import mpnn_core as mpnn
 from mpnn_core.commands.at_residues import Profiles
+from mpnn_core.commands.constraints import add_constraint_options
 from mpnn_core.commands.options import (
     CallError,
     check_outputs,
@@ -19,12 +20,16 @@ from mpnn_core.commands.options import (
     numbers,
     structure_paths,
 )
+from mpnn_core.commands.outcome import add_outcome_options
 from mpnn_core.commands.surroundings import Reader
 
 if TYPE_CHECKING:
     from mpnn_core.design.states import StateDesigns
 
-COMBINE = ("mean", "sum")
+UNREAD = (add_constraint_options, add_outcome_options)
+"""What adds the options that are not for several states."""
+
+COMBINE = ("mean", "sum")  # of design.states.COMBINATIONS, which needs numpy
 
 
 def add_state_options(command: argparse.ArgumentParser) -> None:
@@ -55,21 +60,40 @@ def refuse_without_states(options: argparse.Namespace) -> None:
             raise CallError(f"--{name.replace('_', '-')} is of several states; give --state FILE")
 
 
+def _refuse_with_states(options: argparse.Namespace) -> None:
+    """Refuse the options that would do nothing."""
+    others = argparse.ArgumentParser(add_help=False)
+    for add in UNREAD:
+        add(others)
+    changed = {
+        action.option_strings[-1]
+        for action in others._actions
+        if getattr(options, action.dest) != action.default
+    }
+    for given, option in ((options.save_probs, "--save-probs"),
+                          (options.orders != "random", "--orders"),
+                          (options.common_random_numbers, "--common-random-numbers")):  # fmt: skip
+        if given:
+            changed.add(option)
+    if changed:
+        raise CallError(
+            f"{', '.join(sorted(changed))}: not for several states; in Python there is "
+            "Model.design_states"
+        )
+
+
 def run_states(
     options: argparse.Namespace, constraints: mpnn.Constraints, profiles: Profiles | None
 ) -> int:
     """Design one sequence for the states that the options name."""
     from mpnn_core.design.states import States, checked_combination
+    from mpnn_core.selecting.selections import rows_or_labels
     from mpnn_core.structures.containers import structure_name
     from mpnn_core.structures.files import output_name, write_atomically
 
     if options.files:
         raise CallError(f"{options.files[0]} is given beside --state; expected --state FILE alone")
-    for given, option in ((options.save_probs, "--save-probs"),
-                          (options.orders != "random", "--orders"),
-                          (options.common_random_numbers, "--common-random-numbers")):  # fmt: skip
-        if given:
-            raise CallError(f"{option} is not for several states; in Python there is design_states")
+    _refuse_with_states(options)
     files = structure_paths(options.state)
     combine = options.combine or COMBINE[0]
     try:
@@ -92,9 +116,13 @@ def run_states(
             return 1
     seed = secrets.randbits(32) if options.seed is None else options.seed
     try:
-        if profiles is not None:
-            labelled = States.from_structures(structures).labelled
-            constraints = replace(constraints, pssm=profiles.of(labelled))
+        labelled = States.from_structures(structures).labelled
+        constraints = replace(
+            constraints,
+            fixed=rows_or_labels(labelled, constraints.fixed) or (),
+            redesigned=rows_or_labels(labelled, constraints.redesigned),
+            pssm=None if profiles is None else profiles.of(labelled),
+        )
         designs = [
             model.design_states(
                 structures, options.num_sequences, temperature, seed, constraints, combine,

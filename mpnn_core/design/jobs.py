@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
@@ -163,7 +164,7 @@ class Sampling:
     def counts(self) -> list[int]:
         return [self.arguments.num_sequences] * len(self.structures)
 
-    @property
+    @cached_property
     def fixed(self) -> list[NDArray[np.bool_]]:
         return [~r.designed for r in self.arguments.constraints]
 
@@ -380,7 +381,7 @@ class GivenSequences:
         tokens, ranks = self.arguments.tokens, self.arguments.ranks
         return [max(len(t), len(r)) for t, r in zip(tokens, ranks, strict=True)]
 
-    @property
+    @cached_property
     def fixed(self) -> list[NDArray[np.bool_]]:
         return [~designed for designed in self.arguments.designed]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 from weakref import WeakSet
@@ -195,7 +195,7 @@ class Model:
             original's distribution over orders (docs/explanation/engine.md says what that changes)
         common_random_numbers : whether all structures share their random numbers and orders,
             position by position, so that similar ones can be compared under the same draws.
-            Otherwise each has its own, however alike two are
+            Otherwise each backbone has its own, however alike two are
         backbone_noise : Å, the standard deviation of Gaussian noise on every coordinate, drawn for
             each sequence from the seed, as the original's `--backbone_noise`. Each sequence is then
             encoded by itself; its other random numbers are those of the given structure
@@ -226,17 +226,20 @@ class Model:
     ) -> list[Designs]:
         """The designs that arguments ask for, each sequence on coordinates with its own noise."""
         check_noise(noise)
-        each = [arguments]
-        if noise:
-            each = [
-                arguments.of_sequence(i, _noisy(arguments, noise, i))
+
+        def sampled(arguments: DesignArguments) -> list[tuple[Batch, Sampled]]:
+            job = Sampling(arguments, self.executor.letters)
+            return [(batch, Sampled(*outputs)) for _, batch, outputs in self.executor.run(job)]
+
+        batches: Iterable[tuple[Batch, Sampled]]
+        if noise:  # the copies of one sequence at a time
+            batches = (
+                each
                 for i in range(arguments.num_sequences)
-            ]
-        batches = [
-            (batch, Sampled(*outputs))
-            for of_sequence in each
-            for _, batch, outputs in self.executor.run(Sampling(of_sequence, self.executor.letters))
-        ]
+                for each in sampled(arguments.of_sequence(i, _noisy(arguments, noise, i)))
+            )
+        else:
+            batches = sampled(arguments)
         return design_results(arguments, batches, temperature, self.name, self.executor.blank)
 
     def design_states(
@@ -277,8 +280,9 @@ class Model:
         MemoryError
             The results would be larger than this machine's memory.
         """
-        weights = checked_combination(combine, weights, len(structures))
-        states = States.from_structures(self._readable(list(structures)))
+        items = listed(structures)
+        weights = checked_combination(combine, weights, len(items))
+        states = States.from_structures(self._readable(items))
         known = states.resolved(constraints or Constraints(), weights, combine)
         designs = self.design(
             states.joint, num_sequences, temperature, seed, OverStates(known=known),

@@ -14,7 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mpnn_core.constants import ALPHABET, LETTERS
-from mpnn_core.design.arguments import DesignArguments, ScoreArguments, Temperature
+from mpnn_core.design.arguments import (
+    DesignArguments,
+    ScoreArguments,
+    Temperature,
+    temperatures_of,
+)
 from mpnn_core.design.batches import Batch
 from mpnn_core.design.jobs import ASCII, Conditioning, Decoding, Sampled
 from mpnn_core.design.mutations import mutations
@@ -341,7 +346,7 @@ def design_results(
         designs.append(Designs(
             structure=structure,
             seed=arguments.seed,
-            temperature=temperature,
+            temperature=_temperature_of(structure, temperature, arguments, constraints),
             model_name=model_name,
             design_chains=constraints.design_chains,
             sequences=_sequences(structure, np.concatenate(letters[s])),
@@ -353,6 +358,16 @@ def design_results(
             on_device=details,
         ))  # fmt: skip
     return designs
+
+
+def _temperature_of(
+    structure: Structure, temperature: Temperature, arguments: DesignArguments, resolved: Resolved
+) -> Temperature:
+    """The temperature of the call, or (n, L) where some positions have their own."""
+    if resolved.temperatures is None:
+        return temperature
+    given = np.asarray(temperature, np.float32)
+    return temperatures_of(structure, given, arguments.num_sequences, resolved.temperatures)
 
 
 def _near_ligands(

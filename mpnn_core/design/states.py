@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpnn_core.constants import ALPHABET, CHAIN_GAP
+from mpnn_core.design.arguments import checked_orders
 from mpnn_core.design.results import Designs
 from mpnn_core.sampling.constraints import Constraints, Resolved
 from mpnn_core.sampling.labels import ConstraintError, label
@@ -129,13 +130,7 @@ class States:
         """Decoding orders of the rows of `labelled`, (L,) or (n, L), as orders of `joint`."""
         if orders is None:
             return None
-        rows = np.atleast_2d(np.asarray(orders))
-        L = len(self.labelled)
-        if rows.shape[1:] != (L,) or not (np.sort(rows, 1) == np.arange(L)).all():
-            raise ValueError(
-                f"{self.labelled.name}: a decoding order, shape {rows.shape}, does not list each "
-                f"of the positions 0 to {L - 1} once"
-            )
+        rows = checked_orders(self.labelled, orders, 1)
         by_row = np.split(np.argsort(self.of, kind="stable"), np.bincount(self.of).cumsum()[:-1])
         return np.stack([np.concatenate([by_row[row] for row in order]) for order in rows.tolist()])
 
@@ -271,8 +266,7 @@ def _merged(labels: Sequence[Sequence[Label]]) -> list[Label]:
 
 
 def _joint(structures: Sequence[Structure]) -> Structure:
-    """The states as one structure, which a sequence spans."""
-    labels: list[Any] = [structure.membrane for structure in structures]
+    """The states as one structure, which a sequence spans; what surrounds them stays theirs."""
     index, jump = [], 0
     for structure in structures:
         own = structure.residue_index - structure.residue_index.min() + jump
@@ -289,7 +283,6 @@ def _joint(structures: Sequence[Structure]) -> Structure:
         np.array([chain for of_state in chains for chain in of_state]),
         np.concatenate(index),
         np.concatenate([structure.residue_numbers for structure in structures]),
-        membrane=None if any(m is None for m in labels) else np.concatenate(labels),
         ca_only=structures[0].ca_only,
         states=tuple(structures),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,13 +41,14 @@ def design_names(designs: Sequence[Designs]) -> list[list[str]]:
     """What the designs of one structure are called in files: NAME_1, or NAME_T0.1_1 if there are
     several temperatures."""
     labels: dict[bytes, str] = {}
+    times_of: Counter[str] = Counter()
     keys = [np.asarray(of.temperature, np.float64).tobytes() for of in designs]
     for of, key in zip(designs, keys, strict=True):
         values, times = np.unique(np.asarray(of.temperature), return_counts=True)
         label = f"T{values[times.argmax()]:g}"  # of most residues, where they differ
         if key not in labels:
-            same = sum(known.split("-")[0] == label for known in labels.values())
-            labels[key] = f"{label}-{same + 1}" if same else label
+            times_of[label] += 1
+            labels[key] = f"{label}-{times_of[label]}" if times_of[label] > 1 else label
     names = []
     for of, key in zip(designs, keys, strict=True):
         own = []

@@ -7,6 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Real
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,7 +64,8 @@ class Constraints:
         chains are numbered differently, by an alignment. A list of such texts ties each for itself
     pssm : a position-specific scoring matrix; or chain -> the matrix of its residues, the others
         having none
-    temperature_at : positions -> the temperature there, 0 or more, instead of that of the call
+    temperature_at : positions -> the temperature there, 0 or more, instead of that of the call, and
+        at all positions that are tied to them
 
     Positions are 0-based ints or labels of chain and author number: "A52", "A52B" with an insertion
     code, "A10-20" for a range; with a colon, "A:52", where there are chains such as A and A1.
@@ -108,6 +110,8 @@ class Constraints:
         pssm = self._profile(structure)
         chains = tuple(self.design_chains(structure))
         temperatures = self.temperatures(structure)
+        if temperatures is not None:
+            _share_temperatures(structure, temperatures, groups)
         return Resolved(chains, designed, biases, omitted, groups, pssm, temperatures)
 
     def check(self, structure: Structure) -> None:
@@ -232,9 +236,9 @@ class Constraints:
             return None
         temperatures = np.full(len(structure), np.nan, np.float32)
         for position, value in self.temperature_at.items():
-            if not 0 <= value < np.inf:
+            if not isinstance(value, Real) or not 0 <= value <= np.finfo(np.float32).max:
                 raise ConstraintError(
-                    f"{structure.name}: the temperature at {position} is {value}; expected a "
+                    f"{structure.name}: the temperature at {position} is {value!r}; expected a "
                     "number of at least 0, such as 0.1"
                 )
             temperatures[_rows(structure, position)] = value
@@ -244,8 +248,10 @@ class Constraints:
         self, structure: Structure
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]] | None:
         """What `PSSM.weights_and_factors` gives, of one matrix or of those of chains."""
+        if self.pssm is None or self.pssm == {}:
+            return None
         if not isinstance(self.pssm, Mapping):
-            return None if self.pssm is None else self.pssm.weights_and_factors(structure)
+            return self.pssm.weights_and_factors(structure)
         shape = (len(structure), len(ALPHABET))
         bias, weight = np.zeros(shape, np.float32), np.zeros(shape[0], np.float32)
         factor = np.ones(shape, np.float32)
@@ -341,6 +347,17 @@ class PSSM:
 def _as_rows(structure: Structure, rows: NDArray[np.int64], pssm: PSSM) -> NDArray[np.int64]:
     """Which rows of the matrix of a chain are those of its residues `rows`: all, or, of a matrix
     that counts missing numbers too, as the original's, those of the residues that there are."""
+    arrays = {"bias": pssm.bias, "coefficient": pssm.coefficient}
+    if pssm.log_odds is not None:
+        arrays["log_odds"] = pssm.log_odds
+    lengths = {name: np.shape(values)[:1] for name, values in arrays.items()}
+    if len(set(lengths.values())) > 1 or () in lengths.values():
+        shown = ", ".join(f"{name} {np.shape(values)}" for name, values in arrays.items())
+        raise ConstraintError(
+            f"{structure.name}: the PSSM of chain "
+            f"{shown_chain(str(structure.chain_ids[rows[0]]))} has arrays of different lengths: "
+            f"{shown}; expected one row per residue in each"
+        )
     given = len(pssm.bias)
     index = structure.residue_index[rows]
     if given == len(rows):
@@ -378,6 +395,24 @@ def letter_index(letter: str) -> int:
         hint = f"; write {meant}" if len(meant) == 1 and meant in ALPHABET else ""
         raise ConstraintError(f"{letter!r} is no residue; expected one letter of {ALPHABET}{hint}")
     return index
+
+
+def _share_temperatures(
+    structure: Structure, temperatures: NDArray[np.float32], groups: list[dict[int, float]]
+) -> None:
+    """Give all tied positions the temperature that is stated for one of them, in place."""
+    for group in groups:
+        members = list(group)
+        stated = np.unique(temperatures[members])
+        stated = stated[~np.isnan(stated)]
+        if len(stated) > 1:
+            raise ConstraintError(
+                f"{structure.name}: the positions tied to {label(structure, members[0])} have the "
+                f"temperatures {', '.join(f'{value:g}' for value in stated)}; one residue is drawn "
+                "for them, so state one"
+            )
+        if len(stated):
+            temperatures[members] = stated[0]
 
 
 def _rows(structure: Structure, selection: Positions | Iterable[Positions]) -> list[int]:

@@ -1,7 +1,7 @@
 """Random numbers, keyed by seed, structure, sequence and position.
 
 Never by step, batch or device: a sequence is the same whatever is designed beside it. Two
-structures have independent numbers, however alike they are, so that the chance in each averages out
+backbones have independent numbers, however alike they are, so that the chance in each averages out
 over many; `COMMON` gives all of them the same numbers on purpose.
 """
 
@@ -29,10 +29,11 @@ COMMON = 0
 def digest(structure: Structure) -> int:
     """63 bits that name a structure in the key of its random numbers.
 
-    They are a hash of what the network is given of it: which residues are complete, their
+    They are a hash of the backbone that the network is given: which residues are complete, their
     coordinates as float32, which of them share a chain, their offsets within the chain,
     and rings and states where there are any. So no name, no letter and no number of a file enters,
-    and every machine has the same digest.
+    nor what surrounds the backbone (one with and without its ligand has the same numbers), and
+    every machine has the same digest.
     """
     complete = structure.mask
     _, first, chain = np.unique(
