@@ -337,3 +337,11 @@ def test_a_misspelt_argument_is_said(adapter):
 def test_the_module_has_colabdesigns_alphabet():
     assert colabdesign.order_aa[4] == "C"
     assert [aa_order[letter] for letter in THEIRS[:20]] == list(range(20))
+
+
+@pytest.mark.parametrize("removed", ["G,L,Y", "A,R,G", "H,I,S"])
+def test_removed_letters_that_spell_a_name_are_letters(removed):
+    model = mk_mpnn_model(seed=1)
+    model.prep_inputs(pdb_filename=str(STRUCTURES / "6MRR.pdb"), chain="A", rm_aa=removed)
+    (sequence,) = model.sample(num=1, batch=1)["seq"]
+    assert not set(sequence) & set(removed.split(","))

@@ -905,3 +905,27 @@ def test_any_resfile_is_read_or_refused(words, tmp_path_factory):
     with contextlib.suppress(ConstraintError):
         found = resfile_fields(path, protein(GAPPED))
         assert set(found) == {"fixed", "omit_at"}
+
+
+def test_files_of_one_name_are_told_apart_by_their_paths(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "6MRR.pdb").write_bytes(path_of("6MRR").read_bytes())
+    files = {str(tmp_path / f / "6MRR.pdb"): r for f, r in (("a", "A1 A2"), ("b", "A3"))}
+    path = tmp_path / "fixed.json"
+    path.write_text(json.dumps(files))
+    native = protein("6MRR").sequence
+    for folder, kept in (("a", [0, 1]), ("b", [2])):
+        out = tmp_path / f"out-{folder}"
+        file = tmp_path / folder / "6MRR.pdb"
+        call = [file, "--constraints", f"fixed_residues={path}", "--omit", native[:3], "--out", out]
+        assert design(*call) == 0
+        found = sequence(out, "6MRR")
+        assert [i for i in range(3) if found[i] == native[i]] == kept
+
+
+def test_a_mask_of_another_design_is_refused(tmp_path):
+    content = {"con_hal_idx0": [1], "inpaint_seq": np.ones(5, bool)}
+    (tmp_path / "x.trb").write_bytes(pickle.dumps(content))
+    with pytest.raises(ConstraintError, match="inpaint_seq has 5 values, and 6MRR has 68 residues"):
+        fixed_from(tmp_path / "x.trb", protein("6MRR"))

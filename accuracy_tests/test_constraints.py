@@ -569,3 +569,41 @@ def test_alignment_without_biopython_says_what_to_install(monkeypatch):
     structure = oligomer(A=(1, LETTERS_OF_A_CHAIN), B=(101, LETTERS_OF_A_CHAIN[3:]))
     with pytest.raises(ConstraintError, match=r"Biopython is installed: pip install 'mpnn-core"):
         Constraints(tied_chains="A,B").groups(structure)
+
+
+@pytest.mark.parametrize("at", ["A5", "A25"])
+def test_tied_positions_have_the_temperature_that_one_of_them_has(at) -> None:
+    structure = protein("6MRR")
+    resolved = Constraints(tied=["A5,A25"], temperature_at={at: 5.0}).resolve(structure)
+    rows = [i for i, n in enumerate(structure.residue_numbers) if n in ("5", "25")]
+    assert resolved.temperatures[rows].tolist() == [5.0, 5.0]
+    assert np.isnan(np.delete(resolved.temperatures, rows)).all()
+
+
+def test_tied_positions_with_two_temperatures_are_refused() -> None:
+    constraints = Constraints(tied=["A5,A25"], temperature_at={"A5": 5.0, "A25": 1.0})
+    with pytest.raises(ConstraintError, match=r"tied to A5 have the temperatures 1, 5; .*one"):
+        constraints.resolve(protein("6MRR"))
+
+
+@pytest.mark.parametrize("value", ["0.1", -1, float("nan"), 1e39, None])
+def test_a_temperature_that_is_none_is_refused(value) -> None:
+    with pytest.raises(ConstraintError, match=r"the temperature at A1 is .*; expected a number"):
+        Constraints(temperature_at={"A1": value}).temperatures(protein("6MRR"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"coefficient": np.ones(67)}, {"coefficient": np.ones(80)}, {"bias": 0.5},
+     {"log_odds": np.ones((3, 21))}],
+    ids=["short", "long", "scalar", "odds"],
+)  # fmt: skip
+def test_arrays_of_a_chains_matrix_that_differ_in_length_are_refused(change) -> None:
+    whole = {"bias": np.full((68, 21), 1 / 21), "coefficient": np.ones(68), "multiplier": 0.5}
+    pssm = PSSM(**{**whole, **change})
+    with pytest.raises(ConstraintError, match="PSSM of chain A has arrays of different lengths"):
+        Constraints(pssm={"A": pssm}).resolve(protein("6MRR"))
+
+
+def test_no_matrix_at_all_is_none() -> None:
+    assert Constraints(pssm={}).resolve(protein("6MRR")).pssm is None

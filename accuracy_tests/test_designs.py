@@ -19,6 +19,7 @@ import mpnn_core as mpnn
 from mpnn_core.commands.main import main
 from mpnn_core.design.choosing import top, unique, within_mutations
 from mpnn_core.design.mutations import LONG_RUN, mutations, odd_composition
+from mpnn_core.design.results import format_designs
 from mpnn_core.design.table import COLUMNS, TableError, design_names, rows, write_table
 
 SMALL = "6MRR"  # 68 residues, one chain
@@ -338,3 +339,21 @@ def test_a_wrong_call_writes_nothing(tmp_path, monkeypatch, capsys, options, sai
     assert main(["design", str(path_of(SMALL)), *options, *out]) == 2
     assert said in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_designs_say_the_temperatures_of_their_residues(model) -> None:
+    structure = protein(SMALL)
+    constraints = mpnn.Constraints(temperature_at={"A1-60": 2.0})
+    found = model.design(structure, 2, 0.1, seed=1, constraints=constraints)
+    assert found.temperature.shape == (2, 68)
+    assert np.unique(found.temperature).tolist() == [np.float32(0.1), 2.0]
+    assert rows([found])[0]["temperature"] is None
+    header = format_designs([found], model.score(structure), "0").splitlines()[2]
+    assert header.startswith(">T=2, "), "that of most residues"
+
+
+def test_equal_labels_of_different_temperatures_are_told_apart(designs) -> None:
+    mostly = np.full(68, 1e-5)
+    mostly[0] = 1
+    names = design_names([replace(designs[:1], temperature=t) for t in (1e-5, mostly)])
+    assert len({name for of in names for name in of}) == 2, names

@@ -982,3 +982,18 @@ def test_a_conditional_probability_is_that_of_the_last_of_an_order(model, struct
     found = model.conditional_log_probs(structure, None, order)[0, 7]
     last = np.append(order[order != 7], 7)
     np.testing.assert_allclose(found, model.log_probs(structure, None, last)[0, 7], atol=1e-5)
+
+
+def test_a_fasta_file_that_is_not_there_is_a_sentence(tmp_path, tiny, capsys):
+    run(tmp_path, "--pdb_path", tiny, "--score_only=1", "--path_to_fasta=none.fa", fails=2)
+    assert "none.fa" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", b"\x93NUMPY"], ids=repr)
+def test_a_damaged_matrix_is_a_sentence(content, tmp_path, tiny, capsys):
+    prepare("parse-multiple-chains", tmp_path / "parsed.jsonl", f"--input_path={tiny.parent}")
+    (tmp_path / "TINY.npz").write_bytes(content)
+    flags = [f"--PSSM_input_path={tmp_path}", f"--jsonl_input_path={tmp_path / 'parsed.jsonl'}"]
+    out = tmp_path / "pssm.jsonl"
+    assert main(["protein-mpnn", "prepare", "pssm", *flags, f"--output_path={out}"]) == 2
+    assert "TINY.npz: " in capsys.readouterr().err and not out.exists()

@@ -87,7 +87,7 @@ def test_states_are_designed_into_one_file(tmp_path, model) -> None:
         ([SMALL, "--combine", "sum"], "--combine is of several states"),
         ([SMALL, "--state-weights", "1"], "--state-weights is of several states"),
         (["--state", SMALL, "--state", OTHER, "--state-weights", "1"], "1 weights for 2 states"),
-        (["--state", SMALL, "--save-probs"], "--save-probs is not for several states"),
+        (["--state", SMALL, "--save-probs"], "--save-probs: not for several states"),
     ],
 )
 def test_wrong_calls_of_states_are_refused(arguments, said, tmp_path, capsys) -> None:

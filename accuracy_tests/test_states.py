@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from proteins import protein, rows_of
+from proteins import path_of, protein, rows_of
 
 import mpnn_core as mpnn
+from mpnn_core.commands.main import main
 from mpnn_core.design.states import COMBINATIONS, States
 from mpnn_core.network.features import offset_classes
 from mpnn_core.network.graph import Backbones, Graph
@@ -238,3 +239,44 @@ def test_only_a_cyclic_chain_is_read_as_one(model) -> None:
         structure.with_cyclic("Q")
     with pytest.raises(mpnn.StructureError, match="cyclic chains, and the CA-only models"):
         mpnn.load_model("ca").design(cyclic)
+
+
+def test_states_keep_their_own_membrane_labels() -> None:
+    model = mpnn.load_model("membrane")
+    first, second = (
+        replace(s, membrane=np.full(len(s), v)) for s, v in zip(two_states(), (0, 2), strict=True)
+    )
+    found = model.design_states([first, second], 1, seed=1)
+    assert [part.membrane[0] for part in found.states.joint.parts] == [0, 2]
+    unlabelled = [s.with_membrane(np.zeros(len(s), int)) for s in (first, second)]
+    other = model.design_states(unlabelled, 1, seed=1)
+    assert (found.joint.log_probs != other.joint.log_probs).any()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("--constraints", "none.json"), ("--fixed-from", "none.trb"), ("--resfile", "none"),
+        ("--top", "1"), ("--unique",), ("--max-mutations", "0"), ("--table", "t.csv"),
+        ("--structures", "pdb"), ("--for", "boltz"), ("--save-probs",), ("--orders", "coloured"),
+    ],
+    ids=lambda given: given[0],
+)  # fmt: skip
+def test_an_option_that_states_do_not_read_is_refused(given, tmp_path, capsys) -> None:
+    states = ["--state", str(path_of("6MRR")), "--state", str(path_of("5L33"))]
+    assert main(["design", *states, *given, "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert f"{given[0]}: not for several states" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_selection_is_kept_in_all_states(tmp_path) -> None:
+    path = str(path_of("6MRR"))
+    other = tmp_path / "other.pdb"
+    other.write_bytes(path_of("6MRR").read_bytes())
+    states = ["--state", path, "--state", str(other), "--fixed", "surface", "--seed", "1"]
+    assert main(["design", *states, "--out", str(tmp_path)]) == 0
+    (file,) = (tmp_path / "seqs").iterdir()
+    native, design = (np.array(list(line)) for line in file.read_text().splitlines()[1::2])
+    surface = mpnn.select(protein("6MRR"), "surface")
+    assert (native == design)[surface].all() and not (native == design).all()

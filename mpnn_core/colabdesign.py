@@ -429,7 +429,7 @@ class mk_mpnn_model:  # noqa: N801 (ColabDesign's name)
             fixed = np.tile(fixed.reshape(copies.shape).all(0), len(copies))
             groups = copies.T.tolist()
         rows: dict[int | str, str] = {
-            i: "".join(THEIRS[a] for a in np.flatnonzero(never[i]))
+            i: ",".join(THEIRS[a] for a in np.flatnonzero(never[i]))
             for i in np.flatnonzero(never.any(1) & ~fixed).tolist()
         }
         return Constraints(
@@ -584,9 +584,14 @@ def _read(
         some = (
             [ignore_missing] * len(chains) if isinstance(ignore_missing, bool) else ignore_missing
         )
+        if len(some) != len(chains):
+            raise ValueError(
+                f"ignore_missing has {len(some)} values for {len(chains)} chains; expected one "
+                "bool, or one for each"
+            )
         parts = [_chain(atoms, kept, c, left) for c, left in zip(chains, some, strict=True)]
     except StructureError as error:
-        error.file = error.file or ("" if "\n" in text else text)
+        error.file = error.file or (None if "\n" in text else text)
         raise
     last, index = 0, []
     for part, left_out in zip(parts, some, strict=True):

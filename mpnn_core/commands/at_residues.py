@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import mpnn_core as mpnn
-from mpnn_core.commands.options import CallError, number, pairs
+from mpnn_core.commands.options import CallError, number, settings
 
 _PARTS = {"bias": "bias", "coefficient": "coef", "log_odds": "odds"}
 """Fields of a PSSM, and what the original's input files call them: A_coef, or pssm_coef."""
@@ -59,7 +58,7 @@ def tied_of(texts: Iterable[str]) -> list[str | dict[int | str, float]]:
             position, equals, value = part.partition("=")
             if not position or position in weights:
                 raise CallError(f"--tied {text!r}: expected each position once, as in A1=1,B1=-0.5")
-            weights[position] = _number(value, "--tied", "weight") if equals else 1.0
+            weights[position] = number_in(value, "--tied", "weight") if equals else 1.0
         groups.append(weights)
     return groups
 
@@ -103,7 +102,7 @@ def _biases(text: str) -> list[tuple[str, str, float]]:
         letter, colon, value = rest.partition(":")
         if not (letter and colon) or not all(at):
             raise CallError(f"--bias-at {text!r}: expected POSITIONS=LETTER:VALUE, as A12=G:-0.3")
-        bias = _number(value, "--bias-at", "bias")
+        bias = number_in(value, "--bias-at", "bias")
         found += [(position, letter, bias) for position in at]
     if not is_stated:
         raise CallError(f"--bias-at {text!r}: expected POSITIONS=LETTER:VALUE, as A12=G:-0.3")
@@ -111,6 +110,8 @@ def _biases(text: str) -> list[tuple[str, str, float]]:
 
 
 def _biases_of_file(file: Path) -> list[tuple[str, str, float]]:
+    from mpnn_core.selecting.json_files import is_number
+
     content = _json(file, "--bias-at", "POSITIONS=LETTER:VALUE or a JSON file")
     expected = '{"A12": {"G": -0.3}}'
     if not isinstance(content, dict):
@@ -120,7 +121,7 @@ def _biases_of_file(file: Path) -> list[tuple[str, str, float]]:
         if not isinstance(letters, dict):
             raise CallError(f"--bias-at {file}: {position} is {letters!r}; expected {expected}")
         for letter, value in letters.items():
-            if isinstance(value, bool) or not isinstance(value, int | float):
+            if not is_number(value):
                 raise CallError(
                     f"--bias-at {file}: {position}, {letter} is {value!r}; expected a number"
                 )
@@ -131,8 +132,8 @@ def _biases_of_file(file: Path) -> list[tuple[str, str, float]]:
 def temperatures_at(texts: Iterable[str]) -> dict[int | str, float]:
     """["A10-20=0.3"] -> positions -> temperature, as `Constraints.temperature_at`."""
     return {
-        at: _number(value, "--temperature-at", "temperature")
-        for at, value in pairs(texts, "--temperature-at")
+        at: number_in(value, "--temperature-at", "temperature")
+        for at, value in settings(texts, "--temperature-at").items()
     }
 
 
@@ -217,8 +218,10 @@ def profiles_of(options: argparse.Namespace) -> Profiles | None:
     """The PSSMs that the options name; None if none."""
     if options.pssm is not None:
         return Profiles(options.pssm, options.pssm_weight, options.pssm_threshold)
-    if options.pssm_threshold is not None:
-        raise CallError("--pssm-threshold is of a matrix; give --pssm as well")
+    for name in ("pssm_threshold", "pssm_weight"):
+        if name in options.given:
+            option = f"--{name.replace('_', '-')}"
+            raise CallError(f"{option} is of a matrix; give --pssm as well")
     return None
 
 
@@ -255,15 +258,21 @@ def _arrays(file: Path) -> dict[str, dict[str, Any]]:
 
 
 def _json(file: Path, option: str, expected: str) -> Any:
+    from mpnn_core.selecting.json_files import read_json_lines
+
+    if not file.is_file():
+        raise CallError(f"{option} {str(file)!r}: expected {expected}")
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CallError(f"{option} {str(file)!r}: expected {expected}") from None
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise CallError(f"{option} {file}: cannot be read as JSON: {error}") from None
+        lines = read_json_lines(file)
+    except mpnn.ConstraintError as error:
+        raise CallError(f"{option}: {error}") from None
+    if len(lines) > 1:
+        raise CallError(f"{option} {file}: {len(lines)} lines of JSON; expected one object")
+    return lines[0].content
 
 
-def _number(text: str, option: str, what: str) -> float:
+def number_in(text: str, option: str, what: str) -> float:
+    """A finite number in the text of an option; raises CallError."""
     try:
         value = float(text)
     except ValueError:

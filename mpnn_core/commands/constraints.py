@@ -84,7 +84,7 @@ class Constraining:
             fixed=rows_or_labels(structure, self.constraints.fixed) or (),
             redesigned=rows_or_labels(structure, self.constraints.redesigned),
         )
-        constraints = with_files(constraints, structure, self.sources)
+        constraints = with_files(constraints, structure, self.sources, str(file))
         for text in self.options.fixed_from:
             kept = fixed_from(_motif(text, structure, file), structure)
             constraints = added(constraints, structure, {"fixed": kept}, text)

@@ -14,6 +14,7 @@ import mpnn_core as mpnn
 from mpnn_core.commands.at_residues import (
     add_residue_options,
     biases_of,
+    number_in,
     profiles_of,
     temperatures_at,
     tied_of,
@@ -189,8 +190,8 @@ def run(options: argparse.Namespace) -> int:
                 try:
                     made, native = result
                     kept = outcome.chosen(made)
-                    outcome.write(file, kept)
                     _write(options, kept, native)
+                    outcome.write(file, kept)
                 except BrokenPipeError:  # nobody reads any further
                     raise
                 except Exception as error:
@@ -211,7 +212,7 @@ def design_constraints(options: argparse.Namespace) -> mpnn.Constraints:
     bias: dict[str, float] = {}
     for given, value in pairs(options.bias, "--bias"):
         for letter in given.upper().split(","):
-            bias[letter] = bias.get(letter, 0.0) + _bias(value)
+            bias[letter] = bias.get(letter, 0.0) + number_in(value, "--bias", "bias")
     omit = ",".join([*options.omit, "X"]).upper()
     for option, of, values in (
         ("--omit", letter_indices, [omit]),
@@ -233,13 +234,6 @@ def design_constraints(options: argparse.Namespace) -> mpnn.Constraints:
         bias_at=biases_of(options.bias_at),
         temperature_at=temperatures_at(options.temperature_at),
     )
-
-
-def _bias(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise CallError(f"--bias: {text!r} is no number") from None
 
 
 def _write(

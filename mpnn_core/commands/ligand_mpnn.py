@@ -165,7 +165,8 @@ def run(options: argparse.Namespace) -> int:
     folders = ["seqs", "backbones", "packed", *(["stats"] if options.save_stats else [])]
     check_outputs(
         [out / folder for folder in folders],
-        [out / "seqs" / f"{name}{options.file_ending}.fa" for name in call.names],
+        [path for name in call.names for path in _paths(options, call, name, first)],
+        "--out_folder",
     )
     failures = 0
     for path, complex in call.complexes():
@@ -174,6 +175,8 @@ def run(options: argparse.Namespace) -> int:
                 raise complex
             designs = call.designs(path, complex, letters)
             _write(options, call, designs, first)
+        except BrokenPipeError:  # nobody reads any further
+            raise
         # Whatever is wrong with a structure, the others are designed.
         except Exception as error:
             complain_of(Path(path), error)
@@ -191,7 +194,7 @@ def run_score(options: argparse.Namespace) -> int:
     call = _Call(options)
     out = Path(options.out_folder)
     files = [out / f"{name}{options.file_ending}.pt" for name in call.names]
-    check_outputs([out], files)
+    check_outputs([out], files, "--out_folder")
     failures = 0
     for (path, complex), file in zip(call.complexes(), files, strict=True):
         try:
@@ -199,6 +202,8 @@ def run_score(options: argparse.Namespace) -> int:
                 raise complex
             values = call.scores(path, complex)
             write_atomically(file, lambda opened, values=values: save(values, opened))  # type: ignore[misc]
+        except BrokenPipeError:  # nobody reads any further
+            raise
         # Whatever is wrong with a structure, the others are scored.
         except Exception as error:
             complain_of(Path(path), error)
@@ -448,6 +453,17 @@ def _model(options: argparse.Namespace) -> tuple[str, mpnn.Model]:
             f"{MODEL_TYPES[kind]}"
         )
     return checkpoint, model
+
+
+def _paths(options: argparse.Namespace, call: _Call, name: str, first: int) -> list[Path]:
+    """The files of one structure's designs: the FASTA file, backbones, and statistics if any."""
+    out, ending = Path(options.out_folder), options.file_ending
+    numbers = range(first, first + call.run.sequences)
+    return [
+        out / "seqs" / f"{name}{ending}.fa",
+        *(out / "backbones" / f"{name}_{i}{ending}.pdb" for i in numbers),
+        *([out / "stats" / f"{name}{ending}.pt"] if options.save_stats else []),
+    ]
 
 
 def _write(options: argparse.Namespace, call: _Call, designs: Any, first: int) -> None:

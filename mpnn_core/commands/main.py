@@ -97,9 +97,11 @@ def parser() -> argparse.ArgumentParser:
 def refusals() -> tuple[type[Exception], ...]:
     """The errors that say that the call is wrong; imported only when there is one."""
     from mpnn_core.gate import GateError
+    from mpnn_core.structures.fasta import FastaError
     from mpnn_core.training.corpus import CorpusError
     from mpnn_core.training.recipes import DistillError
 
     return (
-        CallError, CorpusError, DistillError, GateError, mpnn.CheckpointError, mpnn.StructureError,
+        CallError, CorpusError, DistillError, FastaError, GateError, mpnn.CheckpointError,
+        mpnn.StructureError,
     )  # fmt: skip

@@ -209,10 +209,10 @@ def structure_paths(paths: Iterable[Path]) -> list[Path]:
     return files
 
 
-def check_outputs(folders: Iterable[Path], files: Iterable[Path]) -> None:
+def check_outputs(folders: Iterable[Path], files: Iterable[Path], option: str = "--out") -> None:
     """Refuse folders that cannot be written to, and say which files will be replaced.
 
-    Before anything is computed: the work would be lost, or what is there.
+    Before anything is computed: the work would be lost, or what is there. `option` names them.
     """
     from mpnn_core.structures.files import check_folder
 
@@ -221,12 +221,12 @@ def check_outputs(folders: Iterable[Path], files: Iterable[Path]) -> None:
             check_folder(folder)
         except OSError as error:
             raise CallError(
-                f"--out: nothing can be written to {folder}: {error.strerror or error}"
+                f"{option}: nothing can be written to {folder}: {error.strerror or error}"
             ) from None
     there = [file for file in files if os.path.lexists(file)]
     for file in there:
         if file.is_dir() and file.suffix != ".mlpackage":  # a package is a folder
-            raise CallError(f"--out: {file} is a folder; a file is to be written there")
+            raise CallError(f"{option}: {file} is a folder; a file is to be written there")
     if there:
         more = f" and {len(there) - 3} more" if there[3:] else ""
         complain(f"warning: replaced: {', '.join(map(str, there[:3]))}{more}")

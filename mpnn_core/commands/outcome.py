@@ -75,7 +75,7 @@ class Outcome:
                 check_table(options.table)
             except TableError as error:
                 raise CallError(f"--table: {error}") from None
-            check_outputs([options.table.absolute().parent], [options.table])
+            check_outputs([options.table.absolute().parent], [options.table], "--table")
 
     def chosen(self, designs: Sequence[mpnn.Designs]) -> list[mpnn.Designs]:
         """The designs of one structure that are kept; what is left out is said, one line each."""

@@ -264,7 +264,7 @@ def run(options: argparse.Namespace) -> int:
             kinds.append("scores")
         if options.save_probs:
             kinds.append("probs")
-    check_outputs([call.out / kind for kind in ("seqs", *kinds)], [])
+    check_outputs([call.out / kind for kind in ("seqs", *kinds)], [], "--out_folder")
     if use is not None:
         call.each(use)
     else:
@@ -282,6 +282,13 @@ def _call(options: argparse.Namespace) -> Run:
         raise CallError("expected --pdb_path, a structure, or --jsonl_path, parsed ones")
     if options.pdb_path and options.jsonl_path:
         complain("note: --pdb_path is designed, and --jsonl_path is not read, as in the original")
+    if options.pdb_path and options.chain_id_jsonl:
+        complain("note: --pdb_path_chains says what is designed of --pdb_path; --chain_id_jsonl is "
+                 "not read, as in the original")  # fmt: skip
+    if options.pdb_path_chains and not options.pdb_path:
+        complain(
+            "note: --pdb_path_chains is of --pdb_path; --chain_id_jsonl says it of parsed ones"
+        )
     if options.conditional_probs_only_backbone and not options.conditional_probs_only:
         complain("note: --conditional_probs_only_backbone counts with --conditional_probs_only")
     if options.path_to_fasta and not options.score_only:

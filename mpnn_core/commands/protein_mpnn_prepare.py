@@ -10,6 +10,7 @@ from typing import Any
 import mpnn_core as mpnn
 from mpnn_core.commands.options import (
     CallError,
+    check_outputs,
     complain,
     complain_of,
     exit_code,
@@ -116,6 +117,7 @@ def _writing(make: Callable[[argparse.Namespace], Any]) -> Callable[[argparse.Na
     def run(options: argparse.Namespace) -> int:
         from mpnn_core.compatible.preparing import write_lines
 
+        _check_output(options)
         try:
             made = make(options)
         except mpnn.ConstraintError as error:
@@ -126,11 +128,17 @@ def _writing(make: Callable[[argparse.Namespace], Any]) -> Callable[[argparse.Na
     return run
 
 
+def _check_output(options: argparse.Namespace) -> None:
+    path = Path(options.output_path)
+    check_outputs([path.absolute().parent], [path], "--output_path")
+
+
 def _parse(options: argparse.Namespace) -> int:
     """Write a line for each structure of a folder."""
     from mpnn_core.compatible.preparing import write_lines
     from mpnn_core.compatible.reading import read
 
+    _check_output(options)
     files = structure_paths([options.input_path])
     entries, failures = [], 0
     for file in files:

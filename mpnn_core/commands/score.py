@@ -74,6 +74,8 @@ def run(options: argparse.Namespace) -> int:
             "--log-probs is of a table of residues; give --"
             f"{', --'.join(RESIDUE_TABLES)} as well".replace(", --cond", " or --cond")
         )
+    if options.unconditional and "num_orders" in options.given:
+        raise CallError("--num-orders: --unconditional knows no residue, so no order; leave it out")
     files = structure_paths(options.files)
     if options.fasta is not None and len(files) > 1:
         raise CallError(f"--fasta scores sequences on one structure; {len(files)} were given")

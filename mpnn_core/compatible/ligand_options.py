@@ -361,6 +361,11 @@ class Ties:
 
     def arguments(self, complex: Complex, structure: Structure) -> dict[str, Any]:
         """As arguments of `Constraints`."""
+        if self.homo_oligomer and self.residues:
+            raise ConstraintError(
+                "--homo_oligomer ties whole chains, so --symmetry_residues would not count; "
+                "expected one of them"
+            )
         if self.homo_oligomer:
             return {"tied_chains": [complex.chains]} if complex.chains[1:] else {}
         weights = symmetry_weights(self.residues, self.weights)

@@ -223,8 +223,9 @@ def pssm(outlines: Outlines, folder: str | os.PathLike[str]) -> dict[str, Any]:
         try:
             with open_bounded(path, LARGEST_PSSM) as file, np.load(file, allow_pickle=False) as npz:
                 arrays = {key: npz[key] for key in npz.files}
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
+        # NumPy and zipfile raise whatever damaged bytes lead them to.
+        except Exception as error:
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise ConstraintError(f"{path}: not read: {reason}") from None
         made[name] = {}
         for chain, letters in chains.items():

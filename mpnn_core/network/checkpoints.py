@@ -228,11 +228,6 @@ def resolve(weights: str | Path, variant: Variant = BASELINE) -> Choice:
             raise _unknown(name)
         return Choice(path, loss)
     _require_variant(name, family.architecture, variant)
-    if ARCHITECTURES[family.architecture].network is None:
-        raise CheckpointError(
-            f"{name!r} is a {family.architecture} model, {UNSUPPORTED}; full-backbone "
-            f"models are {', '.join(published_names(PROTEIN_MPNN))}"
-        )
     return replace(published_choice(name), loss=loss)
 
 

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mpnn_core.constants import CA, GAUSSIANS, C, N
-from mpnn_core.network.encoding import CHANGED_STATES
+from mpnn_core.network.encoding import CHANGED_STATES, MOST_RECORDED_NODES
 from mpnn_core.network.features import EdgeFeatures, gaussians, with_virtual_cb
 from mpnn_core.network.graph import (
     Backbones,
@@ -59,7 +59,6 @@ FARTHEST = 100.0**2
 SETS_TOGETHER = 512  # so that their distinct pairs stay below some hundred MB
 NODES_TOGETHER = 4096  # however many share a set
 GPU_EDGES = 1 << 19  # of a tile on a GPU, which has no cache to keep them in
-MOST_UNSHARED = 1024  # nodes on a GPU
 DISTANCE_BYTES = 64 << 20
 
 
@@ -401,7 +400,7 @@ class LigandMPNN(MPNN):
     ) -> Tensor:
         """The encoder's states, with what each node sees around it: (N, H) -> (N, H)."""
         # A GPU computes few of them sooner than it finds those that are alike, and need not wait.
-        shared = h_V.device.type != "cuda" or len(h_V) > MOST_UNSHARED
+        shared = h_V.device.type != "cuda" or len(h_V) > MOST_RECORDED_NODES
         sets = context_sets(context, graph, backbones, self.context_atoms, shared)
         w = self.folded()
         if not shared:
@@ -513,7 +512,7 @@ class LigandMPNN(MPNN):
         return self.features.norm_nodes(V)
 
     def folded(self) -> Folded:
-        """The weights of the context, multiplied out in float64."""
+        """The weights of the context, multiplied out in float64 once: they are not to change."""
         key = self.W_c.weight.device, self.W_c.weight.dtype
         if getattr(self, "_folded_for", None) != key:
             self._folded, self._folded_for = _fold(self), key

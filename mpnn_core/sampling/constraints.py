@@ -235,8 +235,9 @@ class Constraints:
         if not self.temperature_at:
             return None
         temperatures = np.full(len(structure), np.nan, np.float32)
+        largest = float(np.finfo(np.float32).max)
         for position, value in self.temperature_at.items():
-            if not isinstance(value, Real) or not 0 <= value <= np.finfo(np.float32).max:
+            if not isinstance(value, Real) or not 0 <= float(value) <= largest:
                 raise ConstraintError(
                     f"{structure.name}: the temperature at {position} is {value!r}; expected a "
                     "number of at least 0, such as 0.1"

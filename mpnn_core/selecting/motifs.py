@@ -86,8 +86,12 @@ def _of_trb(file: Path, structure: Structure) -> list[int]:
     kept = content.get("inpaint_seq")
     if kept is not None:
         kept = np.asarray(_list(kept)).astype(bool)
-        if kept.shape == (len(structure),):
-            rows = [row for row in rows if kept[row]]
+        if kept.shape != (len(structure),):
+            raise ConstraintError(
+                f"{file}: inpaint_seq has {kept.size} values, and {structure.name} has "
+                f"{len(structure)} residues; expected one each: is it of another design?"
+            )
+        rows = [row for row in rows if kept[row]]
     if not rows:
         raise ConstraintError(f"{file}: it keeps no residue; there is no motif in this design")
     return rows
