@@ -256,6 +256,8 @@ def test_bonds_that_are_not_written_are_said() -> None:
 def test_missing_residues_are_said() -> None:
     whole = protein("6MRR")
     assert contents(whole).notes == ()
+    (note,) = contents(whole.with_cyclic(whole.chains[0])).notes
+    assert "the ring of chain A is written as an open chain" in note
     jump = np.arange(68) + 3 * (np.arange(68) > 9)
     assert contents(replace(whole, residue_index=jump)).notes == (
         "residues without coordinates have no letter: chain A is joined where numbers are missing",

@@ -237,6 +237,10 @@ def test_only_a_cyclic_chain_is_read_as_one(model) -> None:
     assert digest(cyclic.with_cyclic("")) == digest(structure)
     with pytest.raises(mpnn.StructureError, match="no chain 'Q' to be cyclic; it has A, B, C"):
         structure.with_cyclic("Q")
+    with pytest.raises(mpnn.StructureError, match="has no chain 'Z' to be cyclic"):
+        replace(structure, cyclic=("Z",))
+    with pytest.raises(ValueError, match="read-only"):
+        cyclic.rings[0] = 1
     with pytest.raises(mpnn.StructureError, match="cyclic chains, and the CA-only models"):
         mpnn.load_model("ca").design(cyclic)
 

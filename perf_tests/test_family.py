@@ -238,7 +238,7 @@ def test_recovery_near_what_is_no_protein(kind, weights, judge) -> None:
         paired_mean(np.array(found)) if len(found) >= FEWEST else float(np.mean(found)),
         workload=f"{', '.join(names)}: {residues} residues within 5 Å, {SEQUENCES} designs each at "
         "T = 0.1",
-        note=f"{len(names)} structure{'s' if len(names) > 1 else ''}, which may have been in training",
+        note=f"{len(names)} structure{'s' if len(names) > 1 else ''}, perhaps in training",
     )
 
 

@@ -104,6 +104,11 @@ def contents(structure: Structure) -> Contents:
     ]
     if renamed:
         notes.append(f"chain ids are capitals: {shown_items(renamed)}")
+    if structure.cyclic:
+        notes.append(
+            f"the ring of chain {shown_items(structure.cyclic)} is written as an open chain; "
+            "the program has to be told"
+        )
     gaps = [chain for chain in proteins if _has_gaps(structure, chain)]
     if gaps:
         notes.append(

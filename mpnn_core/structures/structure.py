@@ -76,8 +76,8 @@ class Structure:
     ------
     StructureError
         No residue, none with a complete backbone (of a trace, with a CA), an infinite coordinate, a
-        letter that is not in `ALPHABET`, a membrane label that is not 0, 1 or 2, or arrays of
-        different lengths.
+        letter that is not in `ALPHABET`, a membrane label that is not 0, 1 or 2, a cyclic chain
+        that is not there, or arrays of different lengths.
     """
 
     name: str
@@ -135,6 +135,12 @@ class Structure:
             object.__setattr__(self, array, values)
         if self.side_chains is not None:
             object.__setattr__(self, "side_chains", self._checked_side_chains(L))
+        for name in self.cyclic:
+            if name not in self.chains:
+                raise StructureError(
+                    f"{self.name} has no chain {name!r} to be cyclic; it has "
+                    f"{', '.join(map(shown_chain, self.chains))}"
+                )
 
         infinite = np.isinf(coords).any((1, 2))
         if infinite.any():
@@ -220,13 +226,7 @@ class Structure:
         names = chains.split(",") if isinstance(chains, str) else chains
         wanted = tuple(dict.fromkeys(name.strip() for name in names if name))
         known = {chain.strip(): chain for chain in self.chains}
-        for name in wanted:
-            if name not in known:
-                raise StructureError(
-                    f"{self.name} has no chain {name!r} to be cyclic; it has "
-                    f"{', '.join(map(shown_chain, self.chains))}"
-                )
-        return replace(self, cyclic=tuple(known[name] for name in wanted))
+        return replace(self, cyclic=tuple(known.get(name, name) for name in wanted))
 
     @cached_property
     def rings(self) -> NDArray[np.int64]:
@@ -238,6 +238,7 @@ class Structure:
         for chain in self.cyclic:
             index = self.residue_index[self.chain_ids == chain]
             rings[self.chain_ids == chain] = index.max() - index.min() + 1
+        rings.flags.writeable = False
         return rings
 
     @property
