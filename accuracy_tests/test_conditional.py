@@ -7,16 +7,29 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from family_goldens import load_golden
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from proteins import path_of, protein, without_backbone
+from strategies import NOISE, Layout, layouts
 
 import mpnn_core as mpnn
+from mpnn_core.design.model import Model
 from mpnn_core.design.states import States
+from mpnn_core.network.architectures import random_network
 from mpnn_core.sampling.noise import digest, with_noise
 from mpnn_core.structures.context import ContextAtoms
 
 
 def last(order: np.ndarray, i: int) -> np.ndarray:
     return np.append(order[order != i], i)
+
+
+def by_passes(model: mpnn.Model, structure: mpnn.Structure, order: np.ndarray) -> np.ndarray:
+    """(L, 21): a pass of the decoder for every residue, which comes last in it."""
+    everyone = np.arange(len(structure))
+    orders = np.stack([last(order, i) for i in everyone])
+    return model.log_probs(structure, structure.sequence, orders)[everyone, everyone]
 
 
 @pytest.mark.parametrize("backend", ["torch", "native"])
@@ -26,10 +39,77 @@ def test_a_residue_is_decoded_after_all_others(backend) -> None:
     order = np.random.default_rng(1).permutation(len(structure))
     found = model.conditional_log_probs(structure, decoding_order=order)
     assert found.shape == (1, len(structure), 21) and found.dtype == np.float32
-    orders = np.stack([last(order, i) for i in range(len(structure))])
-    passes = model.log_probs(structure, structure.sequence, orders)
-    expected = passes[np.arange(len(structure)), np.arange(len(structure))]
-    np.testing.assert_allclose(found[0], expected, atol=5e-5, rtol=0)
+    np.testing.assert_allclose(found[0], by_passes(model, structure, order), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["3HTN", "4GYT", pytest.param("6EHB", marks=pytest.mark.proof)])
+def test_complexes_are_as_by_a_pass_for_each_residue(name, model) -> None:
+    """Three chains, incomplete residues: residues here and there, and the two around each chain's
+    end."""
+    structure = protein(name)
+    L = len(structure)
+    order = np.random.default_rng(5).permutation(L)
+    found = model.conditional_log_probs(structure, decoding_order=order)[0]
+    ends = np.flatnonzero(structure.chain_ids[1:] != structure.chain_ids[:-1])
+    some = np.unique([*range(0, L, 29), *ends, *(ends + 1), order[0], order[-1]])
+    orders = np.stack([last(order, i) for i in some])
+    expected = model.log_probs(structure, structure.sequence, orders)[range(len(some)), some]
+    np.testing.assert_allclose(found[some], expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("decoder_layers", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("backend", ["torch", "native"])
+def test_any_number_of_layers(backend, decoder_layers) -> None:
+    """A chain with fewer residues than neighbours beside a longer one, so that slots are spare."""
+    variant = mpnn.Variant("deep", hidden=64, decoder_layers=decoder_layers, neighbours=12)
+    network = random_network(variant, seed=3)
+    model = Model(network, "deep", variant, torch.device("cpu"), backend)
+    structures = [Layout(9, 40).build(), Layout(60, 300, (20,), ((41, 7),), (30, 31)).build()]
+    orders = [np.random.default_rng(6).permutation(len(s)) for s in structures]
+    found = model.conditional_log_probs(structures, decoding_order=orders)
+    for structure, order, log_probs in zip(structures, orders, found, strict=True):
+        expected = by_passes(model, structure, order)
+        np.testing.assert_allclose(log_probs[0], expected, atol=1e-5, rtol=0)
+
+
+@settings(max_examples=20, deadline=None)
+@given(layouts(max_length=70), st.integers(0, 2**31))
+@example(Layout(1), 0)
+@example(Layout(2), 1)
+def test_any_layout_is_as_by_a_pass_for_each_residue(model, layout, seed) -> None:
+    structure = layout.build()
+    order = np.random.default_rng(seed).permutation(len(structure))
+    found = model.conditional_log_probs(structure, decoding_order=order)[0]
+    np.testing.assert_allclose(found, by_passes(model, structure, order), atol=NOISE, rtol=0)
+
+
+@pytest.mark.parametrize("weights", ["ligand", "membrane", "soluble", "ca"])
+def test_the_family_conditions_as_by_a_pass_for_each_residue(weights) -> None:
+    model = mpnn.load_model(weights)
+    structure = load_golden("1pwc").structure if weights == "ligand" else protein("6MRR")
+    if weights == "membrane":
+        structure = structure.with_membrane(np.arange(len(structure)) % 3)
+    order = np.random.default_rng(7).permutation(len(structure))
+    found = model.conditional_log_probs(structure, decoding_order=order)[0]
+    some = np.arange(0, len(structure), 23)
+    orders = np.stack([last(order, i) for i in some])
+    expected = model.log_probs(structure, structure.sequence, orders)[range(len(some)), some]
+    np.testing.assert_allclose(found[some], expected, atol=1e-5, rtol=0)
+
+
+def test_the_same_bits_alone_and_in_company_and_on_any_number_of_threads() -> None:
+    model = mpnn.load_model(backend="native")
+    structures = [protein("5L33"), protein("6MRR"), protein("5L33")]
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        together = model.conditional_log_probs(structures, seed=3)
+        torch.set_num_threads(1)
+        for structure, found in zip(structures, together, strict=True):
+            alone = model.conditional_log_probs(structure, seed=3)
+            np.testing.assert_array_equal(found, alone)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_the_original_gives_the_same(model, published) -> None:

@@ -118,6 +118,17 @@ def test_exact_log_probabilities_are_the_plain_networks(case: Case) -> None:
 
 @needs_triton
 @torch.inference_mode()
+def test_conditional_logits_are_the_plain_networks(case: Case) -> None:
+    backend = cuda.CudaBackend(case.network)
+    given = case.copies, case.tokens, case.rank
+    ours = backend.condition(backend.encode(case.backbones), *given)
+    theirs = case.network.condition(case.encoding, *given)
+    assert difference(ours, theirs) < EXACT
+    assert difference(ours, case.logits) > 0.1, "are the residues last?"
+
+
+@needs_triton
+@torch.inference_mode()
 def test_node_states_that_are_given_and_changed_are_those_of_the_plain_network(case: Case) -> None:
     """The encoder starts from some, and the decoder from others."""
     generator = torch.Generator().manual_seed(4)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from mpnn_core.network.encoding import CHANGED_STATES, INITIAL_STATES, Copies
+from mpnn_core.network.encoding import CHANGED_STATES, CONDITIONING, INITIAL_STATES, Copies
 from mpnn_core.network.graph import Backbones, Graph
 from mpnn_core.network.mpnn import MPNN
 from mpnn_core.sampling.noise import uniform_numbers
@@ -50,7 +50,7 @@ class Backend(Protocol):
     name : of the backend and its tier
     network : the network that it computes, with its weights
     knows : the optional fields of `Distribution` that it computes, and which of `INITIAL_STATES`
-        and `CHANGED_STATES` it can do; None: everything, as plain torch
+        and `CHANGED_STATES` it can do, and `CONDITIONING`; None: everything, as plain torch
     replays : records and replays calls on its device; None where it does not
     """
 
@@ -93,6 +93,13 @@ class Backend(Protocol):
 
     def decode(self, encoding: Any, copies: Copies, tokens: Tensor, rank: Tensor) -> Tensor:
         """Logits (M, 21) of given residues; see `MPNN.decode`."""
+
+    def condition(self, encoding: Any, copies: Copies, tokens: Tensor, rank: Tensor) -> Tensor:
+        """Logits (M, 21) of given residues, each decoded after all others; see `MPNN.condition`.
+
+        Asked only of a backend that knows `CONDITIONING`.
+        """
+        raise TypeError(f"backend {self.name!r} does not know {CONDITIONING!r}")
 
     def sample(
         self,

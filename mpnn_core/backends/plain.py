@@ -30,6 +30,9 @@ class TorchBackend(Backend):
     def decode(self, encoding: Encoding, copies: Copies, tokens: Tensor, rank: Tensor) -> Tensor:
         return self.network.decode(encoding, copies, tokens, rank)
 
+    def condition(self, encoding: Encoding, copies: Copies, tokens: Tensor, rank: Tensor) -> Tensor:
+        return self.network.condition(encoding, copies, tokens, rank)
+
     def sample(
         self,
         encoding: Encoding,

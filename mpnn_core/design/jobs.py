@@ -8,7 +8,7 @@ structures with their nodes, rows and positions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -27,6 +27,7 @@ from mpnn_core.design.arguments import (
     temperatures_of,
 )
 from mpnn_core.design.batches import Batch
+from mpnn_core.network.encoding import CONDITIONING
 from mpnn_core.network.graph import upload
 from mpnn_core.sampling.noise import ORDER, RESIDUE, half_normal
 from mpnn_core.sampling.orders import FIXED_WEIGHT, visit_groups
@@ -415,76 +416,38 @@ def decoded(
 
 
 class ConditionInputs(NamedTuple):
-    """What decoding a residue after all others needs.
-
-    Attributes
-    ----------
-    tokens, rank : (M,) int64, as in `DecodeInputs`
-    last : (sequences,) int64, the row of each sequence whose log-probabilities are wanted
-    """
+    """What decoding each residue after all others needs: as `DecodeInputs`, ranks all different."""
 
     tokens: Tensor
     rank: Tensor
-    last: Tensor
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset()
+        return frozenset({CONDITIONING})
 
 
 @dataclass(frozen=True, eq=False)
-class Conditioning(GivenSequences):
-    """Log-probabilities of every residue after all others: a copy of a sequence for each of its
-    complete residues, which comes last in it."""
+class Conditioning(Decoding):
+    """Log-probabilities of given sequences, every position seeing all others."""
 
-    arguments: DecodeArguments
     recordable: ClassVar[bool] = False
-
-    @property
-    def sequences(self) -> list[int]:
-        """The number of sequences of each structure, of which there are so many copies."""
-        return super().counts
-
-    @property
-    def counts(self) -> list[int]:
-        sizes = [int(s.mask.sum()) for s in self.structures]
-        return [n * size for n, size in zip(self.sequences, sizes, strict=True)]
 
     @property
     def compute(self) -> Compute:
         return conditioned
 
-    def place(self, s: int, copy: int) -> tuple[int, int]:
-        """The sequence that a copy is of, and which of the complete residues comes last."""
-        return divmod(copy, int(self.structures[s].mask.sum()))
-
     def inputs(self, batch: Batch, backend: Backend) -> ConditionInputs:  # type: ignore[override]
-        tokens, ranks = self.arguments.tokens, self.arguments.ranks
-        places = [(s, *self.place(s, copy)) for s, copy in batch.sequences]
-        complete = {s: np.flatnonzero(self.structures[s].mask) for s in batch.group}
-
-        def of_copies() -> Iterator[NDArray[np.int64]]:
-            for s, i, residue in places:
-                rank = ranks[s][i % len(ranks[s])].copy()
-                rank[complete[s][residue]] = len(rank)
-                yield rank
-
-        starts = np.array(batch.row_starts[:-1])
-        last = starts + np.array([residue for *_, residue in places])
-        return ConditionInputs(
-            batch.of_rows(tokens[s][i % len(tokens[s])] for s, i, _ in places),
-            batch.of_rows(of_copies()),
-            upload(last, batch.device),
-        )
+        given = super().inputs(batch, backend)
+        return ConditionInputs(given.tokens, given.rank)
 
 
 def conditioned(
     backend: Backend, batch: Batch, encoding: Any, inputs: ConditionInputs
 ) -> tuple[Tensor]:
-    """Log-probabilities (sequences, 21) of the residue that comes last in each copy."""
+    """Log-probabilities (M, 21) of a batch, each residue's after all others."""
     copies = batch.copies(encoding.graph)
-    logits = backend.decode(encoding, copies, inputs.tokens, inputs.rank)
-    return (logits[inputs.last].log_softmax(-1),)
+    logits = backend.condition(encoding, copies, inputs.tokens, inputs.rank)
+    return (logits.log_softmax(-1),)
 
 
 @dataclass(frozen=True, eq=False)

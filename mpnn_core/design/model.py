@@ -35,7 +35,6 @@ from mpnn_core.design.near import near_ligands
 from mpnn_core.design.results import (
     Designs,
     Scores,
-    conditional_results,
     design_results,
     log_prob_results,
     score_results,
@@ -419,7 +418,7 @@ class Model:
             self._readable(structures), sequences, decoding_order, seed, common_random_numbers,
             constraints,
         )  # fmt: skip
-        log_probs = self._decoded(arguments)
+        log_probs = self._decoded(Decoding(arguments))
         return log_probs[0] if isinstance(structures, Structure) else log_probs
 
     def unconditional_log_probs(self, structures: Structure | Sequence[Structure]) -> Any:
@@ -431,7 +430,7 @@ class Model:
         unseen = [np.zeros((1, len(s)), np.int64) for s in items]  # of equal rank
         designed = [s.mask for s in items]
         arguments = DecodeArguments(items, [s.tokens[None] for s in items], unseen, designed)
-        log_probs = self._decoded(arguments)
+        log_probs = self._decoded(Decoding(arguments))
         return log_probs[0][0] if isinstance(structures, Structure) else [lp[0] for lp in log_probs]
 
     def conditional_log_probs(
@@ -447,7 +446,8 @@ class Model:
         original's `conditional_probs`.
 
         Of each residue it is last, after the others in their order, of which the result depends a
-        little. That takes as many passes of the decoder as there are residues.
+        little. One pass of the decoder is shared by all residues of a sequence, and what a residue
+        changes by being last is computed anew (`network.conditional`).
 
         Parameters
         ----------
@@ -464,13 +464,10 @@ class Model:
             self._readable(structures), sequences, decoding_order, seed, common_random_numbers,
             constraints,
         )  # fmt: skip
-        job = Conditioning(arguments)
-        batches = ((batch, outputs) for _, batch, outputs in self.executor.run(job))
-        log_probs = conditional_results(job, batches, self.executor.blank)
+        log_probs = self._decoded(Conditioning(arguments))
         return log_probs[0] if isinstance(structures, Structure) else log_probs
 
-    def _decoded(self, arguments: DecodeArguments) -> list[NDArray[np.float32]]:
-        job = Decoding(arguments)
+    def _decoded(self, job: Decoding) -> list[NDArray[np.float32]]:
         batches = ((batch, outputs) for _, batch, outputs in self.executor.run(job))
         return log_prob_results(job, batches, self.executor.blank)
 

@@ -21,7 +21,7 @@ from mpnn_core.design.arguments import (
     temperatures_of,
 )
 from mpnn_core.design.batches import Batch
-from mpnn_core.design.jobs import ASCII, Conditioning, Decoding, Sampled
+from mpnn_core.design.jobs import ASCII, Decoding, Sampled
 from mpnn_core.design.mutations import mutations
 from mpnn_core.sampling.constraints import Resolved
 from mpnn_core.sampling.possible import NothingLeftError, is_distribution
@@ -414,24 +414,6 @@ def log_prob_results(
         parts = batch.parts(rows.cpu().numpy())
         for (s, i), part in zip(batch.sequences, parts, strict=True):
             log_probs[s][i, structures[s].mask] = part
-    return log_probs
-
-
-def conditional_results(
-    job: Conditioning,
-    batches: Iterable[tuple[Batch, tuple[Tensor, ...]]],
-    blank: NDArray[np.float32],
-) -> list[NDArray[np.float32]]:
-    """Log-probabilities (n, L, 21) of every residue after all others, from the batches."""
-    structures = job.structures
-    log_probs = [
-        np.tile(blank, (n, len(s), 1)) for n, s in zip(job.sequences, structures, strict=True)
-    ]
-    complete = [np.flatnonzero(s.mask) for s in structures]
-    for batch, (rows,) in batches:
-        for (s, copy), row in zip(batch.sequences, rows.cpu().numpy(), strict=True):
-            sequence, residue = job.place(s, copy)
-            log_probs[s][sequence, complete[s][residue]] = row
     return log_probs
 
 

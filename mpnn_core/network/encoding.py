@@ -21,6 +21,9 @@ INITIAL_STATES = "initial states"  # the encoder starts from given node states, 
 CHANGED_STATES = "changed states"  # node states change between encoder and decoder
 OWN_FEATURES = "own features"  # edges are read by features other than the 25 distances
 
+# What a job may require of a backend.
+CONDITIONING = "conditioning"  # every residue is decoded after all others (`MPNN.condition`)
+
 MOST_RECORDED_NODES = 1024
 """A GPU records the work on so many nodes, and what is computed of so many must not wait for it."""
 

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mpnn_core.constants import LETTERS, MESSAGE_SCALE
+from mpnn_core.network.conditional import Layers, last_states
 from mpnn_core.network.encoding import OWN_FEATURES, Copies, Encoding
 from mpnn_core.network.features import EdgeFeatures
 from mpnn_core.network.graph import Backbones, Graph, nearest_neighbours
@@ -341,6 +342,24 @@ class MPNN(nn.Module):
             if states is not None:
                 states.append(h_V)
         return self.W_out(h_V)
+
+    def condition(self, encoding: Encoding, copies: Copies, tokens: Tensor, rank: Tensor) -> Tensor:
+        """Logits of every residue as if it were decoded last, the others in their order.
+
+        Arguments as in `decode`; no two ranks of a sequence are equal. Returns (M, 21).
+        """
+        graph, blocks = encoding.graph, [layer.blocks() for layer in self.decoders]
+        residues = [F.linear(self.W_s.weight, C) for _, _, C, _ in blocks]  # (21, H) each
+
+        def decoded(l: int, tokens: Tensor, h_V: Tensor) -> Tensor:
+            *_, D = blocks[l]
+            return residues[l][tokens] + F.linear(h_V, D)
+
+        def advance(l: int, h_V: Tensor, table: Tensor, reads: Tensor, nodes: Tensor) -> Tensor:
+            return self.decoders[l](h_V, encoding.edges[l], table, reads, nodes, graph)
+
+        layers = Layers(len(blocks), decoded, advance)
+        return self.W_out(last_states(encoding, copies, tokens, rank, layers))
 
     @staticmethod
     def rows(encoding: Encoding, copies: Copies | None, rank: Tensor) -> Tensor:

@@ -30,8 +30,10 @@ from mpnn_core.backends.cuda.replays import Replays
 from mpnn_core.backends.cuda.unfused import Unfused, of_layers, parts_of
 from mpnn_core.backends.cuda.weights import Weights
 from mpnn_core.constants import ATOM_PAIRS, LETTERS, MAX_OFFSET
+from mpnn_core.network.conditional import Layers, last_states
 from mpnn_core.network.encoding import (
     CHANGED_STATES,
+    CONDITIONING,
     INITIAL_STATES,
     OWN_FEATURES,
     Copies,
@@ -76,7 +78,9 @@ class CudaBackend(Backend):
         Unknown precision.
     """
 
-    knows = frozenset({"profile", "group", "weight", INITIAL_STATES, CHANGED_STATES, OWN_FEATURES})
+    knows = frozenset(
+        {"profile", "group", "weight", INITIAL_STATES, CHANGED_STATES, OWN_FEATURES, CONDITIONING}
+    )
 
     def __init__(
         self, network: MPNN, precision: str = "exact", tuning: Tuning | None = None
@@ -191,30 +195,50 @@ class CudaBackend(Backend):
         """Logits (M, 21) float32 of given residues; see `MPNN.decode`."""
         if not self.triton:
             return self.unfused.decode(encoding, copies, tokens, rank)
-        from mpnn_core.backends.cuda import kernels
-
-        w, network = self.weights, self.network
-        M, N = len(tokens), len(encoding.h_V)
+        layers, network = self._layers(encoding), self.network
         reads = network.rows(encoding, copies, rank).int()
         h_V = encoding.h_V[copies.nodes]  # (M, H)
-        many, few = self.tunings.many, self.tunings.few
-        tuning = many if many.rows * self.multiprocessors <= M else few
-        R = tuning.rows
-        blocks = -(-M // R)
-        here = torch.empty(blocks * R, h_V.shape[1], dtype=self.dtype, device=h_V.device)
-        nodes, valid, degree = copies.nodes.int(), *encoding.graph.for_kernels
-        tables = torch.cat([encoding.undecoded, w.residues[:, tokens].to(self.dtype)], 1)
-        for i, table in enumerate(tables):  # (N + M, H)
-            table[N:] += F.linear(h_V.to(self.dtype), w.D[i])
+        nodes = copies.nodes.int()
+        for i, undecoded in enumerate(encoding.undecoded):
+            table = torch.cat([undecoded, layers.decoded(i, tokens, h_V)])  # (N + M, H)
+            h_V = layers.advance(i, h_V, table, reads, nodes)
+        return network.W_out(h_V)
+
+    @torch.inference_mode()
+    def condition(self, encoding: Encoding, copies: Copies, tokens: Tensor, rank: Tensor) -> Tensor:
+        """Logits (M, 21) float32 of given residues, each after all others; see `MPNN.condition`."""
+        if not self.triton:
+            return self.unfused.condition(encoding, copies, tokens, rank)
+        states = last_states(encoding, copies, tokens, rank, self._layers(encoding))
+        return self.network.W_out(states)
+
+    def _layers(self, encoding: Encoding) -> Layers:
+        """The decoder's layers on any rows, in fused kernels; states float32, tables in the tier's
+        dtype."""
+        from mpnn_core.backends.cuda import kernels
+
+        w, N = self.weights, len(encoding.h_V)
+        valid, degree = encoding.graph.for_kernels
+
+        def decoded(l: int, tokens: Tensor, h_V: Tensor) -> Tensor:
+            return w.residues[l][tokens].to(self.dtype) + F.linear(h_V.to(self.dtype), w.D[l])
+
+        def advance(l: int, h_V: Tensor, table: Tensor, reads: Tensor, nodes: Tensor) -> Tensor:
+            n = len(h_V)
+            many, few = self.tunings.many, self.tunings.few
+            tuning = many if many.rows * self.multiprocessors <= n else few
+            blocks = -(-n // tuning.rows)
+            here = table.new_empty(blocks * tuning.rows, h_V.shape[1])
             next_states = torch.empty_like(h_V)
             kernels.layer_of_rows[(blocks,)](
-                h_V, next_states, nodes, M, N,
-                here, table, encoding.edges[i], reads, valid, degree,
-                *w.decoder.layers[i],
-                **self._shape(encoding, tuning, R),
+                h_V.contiguous(), next_states, nodes.int(), n, N,
+                here, table, encoding.edges[l], reads.int(), valid, degree,
+                *w.decoder.layers[l],
+                **self._shape(encoding, tuning, tuning.rows),
             )  # fmt: skip
-            h_V = next_states
-        return network.W_out(h_V)
+            return next_states
+
+        return Layers(len(encoding.edges), decoded, advance)
 
     @torch.inference_mode()
     def sample(

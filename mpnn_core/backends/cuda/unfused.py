@@ -68,6 +68,10 @@ class Unfused:
         """Logits (M, 21) of given residues, in float32."""
         return self.network.decode(in_float32(encoding), copies, tokens, rank)
 
+    def condition(self, encoding: Encoding, copies: Copies, tokens: Tensor, rank: Tensor) -> Tensor:
+        """Logits (M, 21) of given residues, each after all others, in float32."""
+        return self.network.condition(in_float32(encoding), copies, tokens, rank)
+
     def sample(
         self,
         encoding: Encoding,

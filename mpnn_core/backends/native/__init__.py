@@ -29,6 +29,7 @@ from mpnn_core.constants import LETTERS
 from mpnn_core.network.context import LigandMPNN, context_sets
 from mpnn_core.network.encoding import (
     CHANGED_STATES,
+    CONDITIONING,
     INITIAL_STATES,
     OWN_FEATURES,
     Copies,
@@ -76,7 +77,9 @@ class NativeBackend(Backend):
     """
 
     name = "native"
-    knows = frozenset({"profile", "group", "weight", INITIAL_STATES, CHANGED_STATES, OWN_FEATURES})
+    knows = frozenset(
+        {"profile", "group", "weight", INITIAL_STATES, CHANGED_STATES, OWN_FEATURES, CONDITIONING}
+    )
 
     def __init__(self, network: MPNN, instruction_set: str | None = None) -> None:
         present = instruction_sets()
@@ -156,8 +159,17 @@ class NativeBackend(Backend):
 
     def decode(self, encoding: Encoding, copies: Copies, tokens: Tensor, rank: Tensor) -> Tensor:
         """Logits (M, 21) of given residues; see `MPNN.decode`."""
+        return self._logits(self._engine.decode, encoding, copies, tokens, rank)
+
+    def condition(self, encoding: Encoding, copies: Copies, tokens: Tensor, rank: Tensor) -> Tensor:
+        """Logits (M, 21) of given residues, each after all others; see `MPNN.condition`."""
+        return self._logits(self._engine.condition, encoding, copies, tokens, rank)
+
+    def _logits(
+        self, compute: Any, encoding: Encoding, copies: Copies, tokens: Tensor, rank: Tensor
+    ) -> Tensor:
         logits = np.empty((len(tokens), LETTERS), np.float32)
-        self._engine.decode(
+        compute(
             **_encoding(encoding),
             **_rows(copies, rank),
             tokens=_array(tokens, np.int64),

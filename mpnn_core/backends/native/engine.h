@@ -89,6 +89,9 @@ class Engine {
   // Logits (M, 21) of given tokens.
   virtual void decode(const Graph&, const Encoding&, const Rows&, const int64_t* tokens,
                       float* logits) = 0;
+  // Logits (M, 21) of given tokens, each row's as if it were decoded after all others.
+  virtual void condition(const Graph&, const Encoding&, const Rows&, const int64_t* tokens,
+                         float* logits) = 0;
   // Draws tokens level by level; the number of levels.
   virtual int64_t sample(const Graph&, const Encoding&, const Rows&, const Drawing&,
                          const Samples&) = 0;

@@ -520,11 +520,14 @@ class Network : public Engine {
   void see(const Backbones& backbones, int64_t nodes, const Surroundings& around, float* h_V) override;
   void decode(const Graph& graph, const Encoding& encoding, const Rows& rows,
               const int64_t* tokens, float* logits) override;
+  void condition(const Graph& graph, const Encoding& encoding, const Rows& rows,
+              const int64_t* tokens, float* logits) override;
   int64_t sample(const Graph& graph, const Encoding& encoding, const Rows& rows,
                  const Drawing& drawing, const Samples& samples) override;
 
  private:
   friend class Decoding;
+  friend class Conditioning;
 
   static std::string layer_name(const char* kind, int l) {
     return std::string(kind) + "_layers." + std::to_string(l);
@@ -1157,13 +1160,14 @@ void Network::see(const Backbones& backbones, int64_t nodes, const Surroundings&
 // neighbours in layer l > 0, C emb(s) + D h; the first layer's follows from the encoding.
 class Decoding {
  public:
+  // `readers` rows will be computed in the first layer, the same one again counted again.
   Decoding(Network& network, const Graph& graph, const Encoding& encoding, const Rows& rows,
-           const int64_t* tokens, const int64_t* group)
+           const int64_t* tokens, const int64_t* group, int64_t readers)
       : net_(network), graph_(graph), encoding_(encoding), rows_(rows), tokens_(tokens),
         group_(group), H_(network.H_), K_(graph.slots), N_(graph.nodes), layers_(network.decoders_.size()),
         M_(rows.starts[rows.sequences]), node_(M_), shift_(M_), tables_(size_t(layers_ - 1) * M_ * H_),
         here_(size_t(N_) * H_), first_(network.first_messages_) {
-    first_.reset(N_, K_, M_, H_);
+    first_.reset(N_, K_, readers, H_);
     for (int64_t s = 0; s < rows.sequences; s++)
       for (int64_t m = rows.starts[s]; m < rows.starts[s + 1]; m++) {
         node_[m] = rows.first_node[s] + m - rows.starts[s];
@@ -1177,6 +1181,7 @@ class Decoding {
   }
 
   int64_t rows() const { return M_; }
+  int64_t node(int64_t m) const { return node_[m]; }
   // All rows by their node: those of the same node side by side share what is in the cache.
   std::vector<int64_t> by_node() const {
     std::vector<int64_t> next(N_ + 1, 0), order(M_);
@@ -1194,17 +1199,28 @@ class Decoding {
 
   // One layer for at most kTile rows, in place: (count, H).
   void advance(int l, const int64_t* rows, int count, float* h) {
+    advance(l, rows, count, h, [&](int r, int64_t j) { return drawn(j, rows[r]); }, [&](int r, int64_t j) {
+      return before(j, rows[r]) ? table(l, j) : nullptr;
+    });
+  }
+
+  // The same where row r of these knows the residue of row j if `known(r, j)`, and reads of it what
+  // `decoded(r, j)` points to, or, if that is null, an undecoded neighbour. A first layer asks only
+  // the former, and the others only the latter.
+  template <class Known, class Decoded>
+  void advance(int l, const int64_t* rows, int count, float* h, Known known, Decoded decoded) {
     const DecoderLayer& layer = net_.decoders_[l];
     Scratch& s = scratch();
     s.agg.resize(size_t(kTile) * H_);
     if (l == 0) {
-      first_messages(rows, count, s.agg.data());
+      first_messages(rows, count, known, s.agg.data());
     } else {
       s.here.resize(size_t(kTile) * H_);
       s.a.resize(size_t(K_) * H_);
       product_into(h, H_, count, layer.A, s.here.data(), H_);
       for (int r = 0; r < count; r++)
-        messages(l, rows[r], &s.here[size_t(r) * H_], &s.agg[size_t(r) * H_]);
+        messages(l, rows[r], [&](int64_t j) { return decoded(r, j); }, &s.here[size_t(r) * H_],
+                 &s.agg[size_t(r) * H_]);
     }
     float degrees[kTile];
     for (int r = 0; r < count; r++) degrees[r] = degree(graph_, node_[rows[r]]);
@@ -1233,11 +1249,13 @@ class Decoding {
     for (int r = 0; r < count; r++) std::copy_n(&s.hidden[size_t(r) * kLetters], kLetters, out + rows[r] * kLetters);
   }
 
-  // Rows whose residues are all known, layer by layer, all rows in each.
-  void teacher_forced(const std::vector<int64_t>& rows, float* out) {
+  // Rows whose residues are all known, layer by layer, all rows in each. The states after each layer
+  // but the last are kept in `kept`, (layers - 1, M, H), if that is given; the last layer is left
+  // out if `out` is null.
+  void teacher_forced(const std::vector<int64_t>& rows, float* out, float* kept = nullptr) {
     const int64_t n = rows.size(), tiles = (n + kTile - 1) / kTile;
     Buffer h(size_t(n) * H_);
-    for (int l = 0; l < layers_; l++) {
+    for (int l = 0; l < (out ? layers_ : layers_ - 1); l++) {
       parallel_for(tiles, [&](int64_t t) {
         const int64_t first = t * kTile;
         const int count = std::min<int64_t>(kTile, n - first);
@@ -1246,6 +1264,8 @@ class Decoding {
         if (l == 0) start(tile, count, states);
         // This layer reads its own table only; what is written here is read by the next one.
         advance(l, tile, count, states);
+        if (kept && l + 1 < layers_)
+          for (int r = 0; r < count; r++) std::copy_n(states + r * H_, H_, kept + (l * M_ + tile[r]) * H_);
         if (l + 1 < layers_) {
           const float* residues = net_.decoders_[l + 1].residues.data();
           product(states, H_, count, net_.decoders_[l + 1].D, [&](int r, int column, V* acc) {
@@ -1268,7 +1288,8 @@ class Decoding {
   }
 
   // Aggregate of the messages to row m in a layer beyond the first: (H,).
-  void messages(int l, int64_t m, const float* here, float* out) {
+  template <class Decoded>
+  void messages(int l, int64_t m, Decoded decoded, const float* here, float* out) {
     float* a = scratch().a.data();
     const int64_t i = node_[m];
     const int64_t* neighbours = graph_.neighbours + i * K_;
@@ -1276,14 +1297,16 @@ class Decoding {
     const float* undecoded = encoding_.undecoded + size_t(l) * N_ * H_;
     for (int64_t k = 0; k < K_; k++) {
       const int64_t j = neighbours[k] + shift_[m];
-      const float* there = before(j, m) ? table(l, j) : undecoded + neighbours[k] * H_;
+      const float* there = decoded(j);
+      if (!there) there = undecoded + neighbours[k] * H_;
       for (int c = 0; c < H_; c += W)
         store(a + k * H_ + c, gelu(load(edges + k * H_ + c) + load(there + c) + load(here + c)));
     }
     net_.aggregate(net_.decoders_[l], a, K_, graph_.valid ? graph_.valid + i * K_ : nullptr, out);
   }
 
-  void first_messages(const int64_t* rows, int count, float* out) {
+  template <class Known>
+  void first_messages(const int64_t* rows, int count, Known known, float* out) {
     Scratch& s = scratch();
     std::vector<Missing>& missing = s.missing;
     std::vector<const float*>& found = s.found;
@@ -1297,7 +1320,7 @@ class Decoding {
       for (int64_t k = 0; k < K_; k++) {
         if (graph_.valid && !graph_.valid[i * K_ + k]) continue;
         const int64_t j = graph_.neighbours[i * K_ + k] + shift_[m];
-        const int state = drawn(j, m) ? int(tokens_[j]) : kLetters;
+        const int state = known(r, j) ? int(tokens_[j]) : kLetters;
         Missing entry{r, int(k), state, 0, false, nullptr};
         float* place = first_.find((size_t(i) * K_ + k) * FirstMessages::kStates + state, tile, H_, entry.mine, entry.slot);
         const size_t at = size_t(r) * K_ + k;
@@ -1360,8 +1383,169 @@ class Decoding {
 
 void Network::decode(const Graph& graph, const Encoding& encoding, const Rows& rows,
                      const int64_t* tokens, float* logits) {
-  Decoding decoding(*this, graph, encoding, rows, tokens, nullptr);
+  Decoding decoding(*this, graph, encoding, rows, tokens, nullptr, rows.starts[rows.sequences]);
   decoding.teacher_forced(decoding.by_node(), logits);
+}
+
+// ----------------------------------------------------------------------- conditional logits
+
+// Each row decoded after all others of its sequence: from one pass in the given order, and what the
+// row changes in it by being last (network/conditional.py says what that is, and why no more).
+class Conditioning {
+ public:
+  static constexpr int kTargets = 8;  // that a thread takes together
+
+  Conditioning(Network& network, const Graph& graph, const Encoding& encoding, const Rows& rows,
+               const int64_t* tokens)
+      : net_(network), graph_(graph), encoding_(encoding), rows_(rows), tokens_(tokens),
+        H_(network.H_), K_(graph.slots), layers_(network.decoders_.size()),
+        decoding_(network, graph, encoding, rows, tokens, nullptr,
+                  rows.starts[rows.sequences] * (1 + graph.slots / 2)),
+        kept_(size_t(layers_ - 1) * decoding_.rows() * H_), seen_from_(graph.nodes + 1, 0) {
+    decoding_.teacher_forced(decoding_.by_node(), nullptr, kept_.data());
+    each_edge([&](int64_t, int64_t j) { seen_from_[j + 1]++; });
+    std::partial_sum(seen_from_.begin(), seen_from_.end(), seen_from_.begin());
+    source_.resize(seen_from_.back());
+    std::vector<int64_t> next(seen_from_.begin(), seen_from_.end() - 1);
+    each_edge([&](int64_t i, int64_t j) { source_[next[j]++] = i; });
+  }
+
+  void operator()(float* logits) {
+    const int64_t M = decoding_.rows();
+    parallel_for((M + kTargets - 1) / kTargets, [&](int64_t g) {
+      const int64_t first = g * kTargets;
+      targets(first, std::min<int64_t>(kTargets, M - first), logits);
+    });
+  }
+
+ private:
+  // A row that is computed anew because target `t` of some is last.
+  struct Task { int t; int64_t row; };
+
+  // What is computed anew in one layer, and where each is: `place` has an entry for every target and
+  // node, -1 where nothing is.
+  struct Layer {
+    std::vector<Task> tasks;
+    std::vector<int32_t> place;
+    std::vector<float> states, tables;  // (tasks, H): after the layer, and for the next one to read
+  };
+
+  template <class Body>
+  void each_edge(Body body) const {
+    for (int64_t i = 0; i < graph_.nodes; i++)
+      for (int64_t k = 0; k < K_; k++)
+        if (!graph_.valid || graph_.valid[i * K_ + k]) body(i, graph_.neighbours[i * K_ + k]);
+  }
+
+  bool before(int64_t j, int64_t m) const { return rows_.rank[j] < rows_.rank[m]; }
+
+  // The tasks of layer l, from those of the layer before. A layer tells which rows change; the last
+  // but one computes only what the last reads: each target and its later neighbours.
+  void plan(int l, int64_t first, int count, const Layer& earlier, Layer& layer) const {
+    const auto add = [&](int t, int64_t row) {
+      int32_t& place = layer.place[t * graph_.nodes + decoding_.node(row)];
+      if (place >= 0) return;
+      place = layer.tasks.size();
+      layer.tasks.push_back({t, row});
+    };
+    const auto add_later_sources = [&](int t, int64_t row) {
+      const int64_t node = decoding_.node(row), shift = row - node;
+      for (int64_t e = seen_from_[node]; e < seen_from_[node + 1]; e++)
+        if (before(row, source_[e] + shift)) add(t, source_[e] + shift);
+    };
+    for (int t = 0; t < count; t++) add(t, first + t);
+    if (l == layers_ - 1) return;
+    if (l == layers_ - 2) {
+      for (int t = 0; t < count; t++) {
+        const int64_t row = first + t, node = decoding_.node(row), shift = row - node;
+        for (int64_t k = 0; k < K_; k++) {
+          const int64_t at = node * K_ + k, j = graph_.neighbours[at] + shift;
+          if ((!graph_.valid || graph_.valid[at]) && before(row, j)) add(t, j);
+        }
+      }
+    } else if (l == 0) {
+      for (int t = 0; t < count; t++) add_later_sources(t, first + t);
+    } else {
+      for (const Task& task : earlier.tasks) {
+        add(task.t, task.row);
+        if (task.row != first + task.t) add_later_sources(task.t, task.row);
+      }
+    }
+  }
+
+  void targets(int64_t first, int count, float* logits) {
+    static thread_local Layer buffers[2];
+    const int64_t N = graph_.nodes, M = decoding_.rows();
+    for (int l = 0; l < layers_; l++) {
+      Layer &layer = buffers[l % 2], &earlier = buffers[(l + 1) % 2];
+      layer.tasks.clear();
+      layer.place.resize(std::max<size_t>(layer.place.size(), kTargets * N), -1);
+      plan(l, first, count, earlier, layer);
+      const int n = layer.tasks.size();
+      layer.states.resize(size_t(n) * H_);
+      layer.tables.resize(size_t(n) * H_);
+      for (int begin = 0; begin < n; begin += kTile) {
+        const Task* tile = layer.tasks.data() + begin;
+        const int size = std::min(kTile, n - begin);
+        float* states = &layer.states[size_t(begin) * H_];
+        int64_t rows[kTile];
+        for (int r = 0; r < size; r++) rows[r] = tile[r].row;
+        const auto found = [&](const Task& task, int64_t row) -> int32_t {
+          return earlier.place[task.t * N + decoding_.node(row)];
+        };
+        if (l == 0) decoding_.start(rows, size, states);
+        for (int r = 0; l > 0 && r < size; r++) {
+          const int32_t place = found(tile[r], rows[r]);
+          const float* own = place < 0 ? &kept_[((l - 1) * M + rows[r]) * H_] : &earlier.states[size_t(place) * H_];
+          std::copy_n(own, H_, states + r * H_);
+        }
+        const auto known = [&](int r, int64_t j) {
+          const int64_t target = first + tile[r].t;
+          return j != target && (rows[r] == target || before(j, rows[r]));
+        };
+        decoding_.advance(l, rows, size, states, known, [&](int r, int64_t j) -> const float* {
+          if (!known(r, j)) return nullptr;
+          const int32_t place = found(tile[r], j);
+          return place < 0 ? decoding_.table(l, j) : &earlier.tables[size_t(place) * H_];
+        });
+        if (l + 1 == layers_) {
+          decoding_.logits(states, size, rows, logits);
+          continue;
+        }
+        const DecoderLayer& next = net_.decoders_[l + 1];
+        product(states, H_, size, next.D, [&](int r, int column, V* acc) {
+          const float* residue = &next.residues[tokens_[rows[r]] * H_ + column];
+          float* to = &layer.tables[size_t(begin + r) * H_ + column];
+          for (int v = 0; v < NV; v++) store(to + v * W, acc[v] + load(residue + v * W));
+        });
+      }
+      if (l > 0) forget(earlier);
+    }
+    forget(buffers[(layers_ - 1) % 2]);
+  }
+
+  void forget(Layer& layer) const {
+    for (const Task& task : layer.tasks) layer.place[task.t * graph_.nodes + decoding_.node(task.row)] = -1;
+    layer.tasks.clear();
+  }
+
+  const Network& net_;
+  const Graph& graph_;
+  const Encoding& encoding_;
+  const Rows& rows_;
+  const int64_t* tokens_;
+  const int H_;
+  const int64_t K_;
+  const int layers_;
+  Decoding decoding_;
+  Buffer kept_;                      // (layers - 1, M, H)
+  std::vector<int64_t> seen_from_;   // (N + 1,), where each node's part of `source_` starts
+  std::vector<int64_t> source_;      // the nodes that have it as a neighbour
+};
+
+void Network::condition(const Graph& graph, const Encoding& encoding, const Rows& rows,
+                        const int64_t* tokens, float* logits) {
+  Conditioning(*this, graph, encoding, rows, tokens)(logits);
 }
 
 // ------------------------------------------------------------------------------- sampler
@@ -1485,7 +1669,8 @@ std::vector<int64_t> parts_of(const Rows& rows, int64_t threads) {
 
 int64_t Network::sample(const Graph& graph, const Encoding& encoding, const Rows& rows,
                         const Drawing& drawing, const Samples& samples) {
-  Decoding decoding(*this, graph, encoding, rows, samples.tokens, drawing.group);
+  Decoding decoding(*this, graph, encoding, rows, samples.tokens, drawing.group,
+                    rows.starts[rows.sequences]);
   const int64_t M = decoding.rows();
   std::vector<int64_t> level = levels(graph, rows, drawing);
   const int64_t depth = M ? 1 + *std::max_element(level.begin(), level.end()) : 0;

@@ -75,13 +75,15 @@ class Module {
                  h_V.data());
   }
 
-  void decode(Array<const int64_t> neighbours, Optional<const uint8_t> valid, Array<float> h_V,
-              Array<float> edges, Array<float> undecoded, Array<const int64_t> starts,
-              Array<const int64_t> first_node, Array<const int64_t> rank, Array<const int64_t> tokens,
-              Array<float> logits, int threads) {
+  // `compute` is Engine::decode or Engine::condition.
+  template <void (Engine::*compute)(const Graph&, const Encoding&, const Rows&, const int64_t*, float*)>
+  void logits_of(Array<const int64_t> neighbours, Optional<const uint8_t> valid, Array<float> h_V,
+                 Array<float> edges, Array<float> undecoded, Array<const int64_t> starts,
+                 Array<const int64_t> first_node, Array<const int64_t> rank, Array<const int64_t> tokens,
+                 Array<float> logits, int threads) {
     const Computing computing(threads);
-    engine_->decode(graph_of(neighbours, valid), {h_V.data(), edges.data(), undecoded.data()},
-                    rows_of(starts, first_node, rank), tokens.data(), logits.data());
+    (engine_.get()->*compute)(graph_of(neighbours, valid), {h_V.data(), edges.data(), undecoded.data()},
+                              rows_of(starts, first_node, rank), tokens.data(), logits.data());
   }
 
   int64_t sample(Array<const int64_t> neighbours, Optional<const uint8_t> valid, Array<float> h_V,
@@ -133,9 +135,12 @@ NB_MODULE(MPNN_MODULE, m) {
            array("undecoded"), nb::arg("threads"))
       .def("see", &Module::see, array("coords"), array("xyz"), array("element"), array("atoms"),
            array("set_of_node"), array("h_V"), nb::arg("threads"))
-      .def("decode", &Module::decode, array("neighbours"), optional("valid"), array("h_V"),
-           array("edges"), array("undecoded"), array("starts"), array("first_node"), array("rank"),
-           array("tokens"), array("logits"), nb::arg("threads"))
+      .def("decode", &Module::logits_of<&Engine::decode>, array("neighbours"), optional("valid"),
+           array("h_V"), array("edges"), array("undecoded"), array("starts"), array("first_node"),
+           array("rank"), array("tokens"), array("logits"), nb::arg("threads"))
+      .def("condition", &Module::logits_of<&Engine::condition>, array("neighbours"), optional("valid"),
+           array("h_V"), array("edges"), array("undecoded"), array("starts"), array("first_node"),
+           array("rank"), array("tokens"), array("logits"), nb::arg("threads"))
       .def("sample", &Module::sample, array("neighbours"), optional("valid"), array("h_V"),
            array("edges"), array("undecoded"), array("starts"), array("first_node"), array("rank"),
            array("designed"), array("uniform"), array("temperature"), array("bias"), array("omit"),
