@@ -10,7 +10,7 @@ import torch
 from family_goldens import load_golden
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from proteins import path_of, protein, without_backbone
+from proteins import protein, without_backbone
 from strategies import NOISE, Layout, layouts
 
 import mpnn_core as mpnn
@@ -112,17 +112,21 @@ def test_the_same_bits_alone_and_in_company_and_on_any_number_of_threads() -> No
         torch.set_num_threads(before)
 
 
-def test_the_original_gives_the_same(model, published) -> None:
-    """Against plain passes of the original's forward, the residue last."""
+@pytest.mark.parametrize(("name", "every"), [("6MRR", 7), ("3HTN", 60)])
+def test_the_original_gives_the_same(name, every, model, published) -> None:
+    """Its own loop over some residues, under the same order of the others."""
     from mpnn_core.peers import original
 
-    structure = protein("6MRR")
-    tensors = original.featurize(path_of("6MRR"))
-    order = np.random.default_rng(2).permutation(len(structure))
-    found = model.conditional_log_probs(structure, decoding_order=order)[0]
-    for i in (0, 17, 67):
-        expected = original.log_probs(published, tensors, original.batched(last(order, i).tolist()))
-        np.testing.assert_allclose(found[i], expected[0, i].numpy(), atol=1e-4)
+    structure = protein(name)
+    tensors = original.inputs(structure)
+    some = torch.zeros_like(tensors.chain_M)
+    some[:, ::every] = tensors.chain_M[:, ::every]
+    noise = torch.randn(some.shape, generator=torch.Generator().manual_seed(2))
+    expected = original.conditional_log_probs(published, replace(tensors, chain_M=some), noise)
+    found = model.conditional_log_probs(structure, decoding_order=noise.abs().argsort()[0].numpy())
+    rows = np.flatnonzero(some[0].numpy())
+    assert len(rows) >= 7
+    np.testing.assert_allclose(found[0, rows], expected[0, rows].numpy(), atol=1e-4, rtol=0)
 
 
 def test_the_letter_itself_does_not_count(model) -> None:

@@ -45,13 +45,13 @@ class Layers(NamedTuple):
 
     Attributes
     ----------
-    count : how many there are
+    depth : how many there are
     decoded : (layer, tokens (n,), states (n, H)) -> (n, H), what a decoded neighbour contributes
     advance : (layer, states (n, H), table (R, H), reads (n, K), nodes (n,)) -> (n, H), the states
         one layer on; reads are rows of the table
     """
 
-    count: int
+    depth: int
     decoded: Callable[[int, Tensor, Tensor], Tensor]
     advance: Callable[[int, Tensor, Tensor, Tensor, Tensor], Tensor]
 
@@ -146,10 +146,10 @@ def last_states(
     states, tables = [encoding.h_V[nodes]], []  # (M, H); (N + M, H)
     undecoded = graph.neighbours[nodes]  # (M, K) nodes
     reads = torch.where(seen, order.neighbours + N, undecoded)
-    for l in range(layers.count):
+    for l in range(layers.depth):
         decoded = layers.decoded(l, tokens, states[l])
         tables.append(torch.cat([encoding.undecoded[l], decoded]))
-        if l + 1 < layers.count:
+        if l + 1 < layers.depth:
             states.append(layers.advance(l, states[l], tables[l], reads, nodes))
 
     step = TARGETS if nodes.device.type == "cpu" else GPU_TARGETS
@@ -158,8 +158,8 @@ def last_states(
         targets = torch.arange(first, min(first + step, M), device=nodes.device)
         h = states[0][targets]  # from here on of the tasks of the layer before
         before: Tasks | None = None
-        for l in range(layers.count):
-            tasks = tasks_of(l, layers.count, targets, before, order)
+        for l in range(layers.depth):
+            tasks = tasks_of(l, layers.depth, targets, before, order)
             there = order.neighbours[tasks.row]  # (n, K)
             is_last = (tasks.row == tasks.target)[:, None]
             known = (is_last | seen[tasks.row]) & (there != tasks.target[:, None])

@@ -228,6 +228,19 @@ def log_probs(network: Any, tensors: Inputs, decoding_order: Tensor | None = Non
     return log_probs
 
 
+def conditional_log_probs(network: Any, tensors: Inputs, noise: Tensor) -> Tensor:
+    """The original's `conditional_probs`: (1, L, 21), of the residues that `tensors.chain_M` marks.
+
+    Others are decoded in the order of |noise|, (1, L).
+    """
+    with torch.inference_mode():
+        log_probs: Tensor = network.conditional_probs(
+            tensors.X, tensors.S, tensors.mask, tensors.chain_M, tensors.residue_idx,
+            tensors.chain_encoding, noise,
+        )  # fmt: skip
+    return log_probs
+
+
 def unconditional_log_probs(network: Any, tensors: Inputs) -> Tensor:
     """The original's `unconditional_probs`: (B, L, 21)."""
     with torch.inference_mode():
