@@ -336,7 +336,7 @@ def test_two_files_for_one_output_are_refused(tmp_path, capsys) -> None:
         (["--device", "abacus"], "device 'abacus' cannot be used here"),
         (["--backend", "abacus"], "no backend is called 'abacus'"),
         (["--bias", "A"], "--bias 'A': expected --bias NAME=VALUE"),
-        (["--bias", "A=x"], "--bias: 'x' is no number"),
+        (["--bias", "A=x"], "--bias: 'x' is no bias; expected a number"),
     ],
 )
 def test_a_wrong_call_writes_nothing(tmp_path, capsys, arguments, message) -> None:

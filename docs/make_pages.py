@@ -290,7 +290,7 @@ def variants() -> str:
 def peers() -> str:
     """Other implementations: how far they are from the original, and how fast."""
     parts = []
-    for path in sorted((LEDGERS / "peers").glob("*.json")):
+    for path in sorted((LEDGERS.parent / "peers").glob("*.json")):
         ledger = json.loads(path.read_text("utf-8"))
         of = ledger["machine"]
         parts.append(
