@@ -305,25 +305,17 @@ def test_pymol_reads_numbers_below_zero_and_blank_chains():
 
 
 def test_design_takes_selections(tmp_path, capsys):
-    path = path_of(COMPLEX)
+    path, out = path_of(COMPLEX), tmp_path / "out"
+    written = ["--out", str(out), "-T", "5", "--seed", "1"]
     for option, changed in (("--redesign", "near:FE:10"), ("--redesigned", "near:FE:10")):
-        out = tmp_path / "out"
-        assert (
-            main(
-                ["design", str(path), option, changed, "--out", str(out), "-T", "5", "--seed", "1"]
-            )
-            == 0
-        )
+        assert main(["design", str(path), option, changed, *written]) == 0
         native, designed = (out / "seqs" / f"{COMPLEX}.fa").read_text().splitlines()[1::2]
         # Letters of numbers that are missing stand in neither.
         differ = sum(a != b for a, b in zip(native, designed, strict=True))
         chosen = int(select(protein(COMPLEX), changed).sum())
         assert chosen / 3 < differ <= chosen
     kept = "all - near:FE:10"
-    assert (
-        main(["design", str(path), "--fixed", kept, "--out", str(out), "-T", "5", "--seed", "1"])
-        == 0
-    )
+    assert main(["design", str(path), "--fixed", kept, *written]) == 0
     native, designed = (out / "seqs" / f"{COMPLEX}.fa").read_text().splitlines()[1::2]
     assert 0 < sum(a != b for a, b in zip(native, designed, strict=True)) <= chosen
     capsys.readouterr()

@@ -17,6 +17,18 @@ def examples() -> list[mpnn.Structure]:
 
 
 @pytest.fixture(scope="session")
+def model() -> mpnn.Model:
+    """Our engine, exact."""
+    return mpnn.load_model("v_48_020")
+
+
+@pytest.fixture(scope="session")
+def network() -> torch.nn.Module:
+    """The original."""
+    return original.load()
+
+
+@pytest.fixture(scope="session")
 def study_protein(examples: list[mpnn.Structure]) -> mpnn.Structure:
     """5L33, 106 residues, the protein of the study."""
     return examples[0]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from proteins import TS50, protein, rows_of
-from test_engine import JITTER, computed_by, jittered, model, network  # noqa: F401
+from timing import JITTER, computed_by, jittered
 
 import mpnn_core as mpnn
 from mpnn_core.peers import original
@@ -34,7 +34,7 @@ def cases(kind: str) -> list[object]:
 def loop_of_the_original(
     network: torch.nn.Module,
     structure: mpnn.Structure,
-    every: int,  # noqa: F811
+    every: int,
 ) -> Callable[[], object]:
     """Its `conditional_probs` of every so many residues."""
     tensors = original.inputs(structure)
@@ -49,7 +49,7 @@ def loop_of_the_original(
 
 
 @pytest.mark.parametrize("name", cases("original"))
-def test_conditionals_beat_the_loop_of_the_original(name, model, network, paired) -> None:  # noqa: F811
+def test_conditionals_beat_the_loop_of_the_original(name, model, network, paired) -> None:
     structure, (every, _) = protein(name), CASES[name]
     move = jittered(structure)
     piece = rows_of(structure, slice(0, 30))
@@ -63,7 +63,7 @@ def test_conditionals_beat_the_loop_of_the_original(name, model, network, paired
 
 
 @pytest.mark.parametrize("name", cases("passes"))
-def test_conditionals_beat_a_pass_for_each_residue(name, model, paired) -> None:  # noqa: F811
+def test_conditionals_beat_a_pass_for_each_residue(name, model, paired) -> None:
     """Passes that share one encoding, as `log_probs` of as many orders makes them."""
     structure = protein(name)
     L, move = len(structure), jittered(structure)
@@ -79,7 +79,7 @@ def test_conditionals_beat_a_pass_for_each_residue(name, model, paired) -> None:
 
 @pytest.mark.claim("E15", "rate")
 @pytest.mark.costly(30)
-def test_residues_conditioned_in_a_second(model, timed, judge) -> None:  # noqa: F811
+def test_residues_conditioned_in_a_second(model, timed, judge) -> None:
     """Single chains of 60 to 500 residues."""
     chains = [s for s in map(protein, TS50) if 60 <= len(s) <= 500]
     moves = [jittered(s) for s in chains]

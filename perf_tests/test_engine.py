@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from proteins import TS50, path_of, protein, rows_of
+from timing import JITTER, computed_by, jittered
 
 import mpnn_core as mpnn
 from mpnn_core import Constraints
@@ -26,41 +27,8 @@ from mpnn_core.commands.main import main
 from mpnn_core.gate.intervals import Interval
 from mpnn_core.peers import original
 
-JITTER = 1e-3  # Å
 # Residues that the original samples to warm up, instead of all: each step's products are the same.
 PIECE = 50
-
-
-@pytest.fixture(scope="session")
-def model() -> mpnn.Model:
-    return mpnn.load_model("v_48_020")
-
-
-@pytest.fixture(scope="session")
-def network() -> torch.nn.Module:
-    return original.load()
-
-
-def computed_by(model: mpnn.Model) -> dict[str, object]:
-    """The backend, for the ledger; the figures are about native code, others are only recorded."""
-    backend = model.backend
-    instructions = getattr(backend, "instruction_set", "")
-    return {
-        "note": f"{backend.name} {instructions}".strip(),
-        "only_record": backend.name != "native",
-    }
-
-
-def jittered(structure: mpnn.Structure) -> Callable[[], mpnn.Structure]:
-    """The structure, moved a little differently at every call."""
-    seeds = count()
-
-    def move() -> mpnn.Structure:
-        rng = np.random.default_rng(next(seeds))
-        noise = rng.normal(0, JITTER, structure.coords.shape)
-        return replace(structure, coords=structure.coords + noise.astype(np.float32))
-
-    return move
 
 
 def original_sampling(

@@ -8,9 +8,8 @@ coordinates of ours differ between runs, by 1e-3 Å, so that nothing is won by r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from itertools import count
 
 import family_goldens
 import numpy as np
@@ -19,12 +18,12 @@ import torch
 from family_goldens import FOLDER, LIGAND, WEIGHTS, Golden
 from oracles import NEEDS, LigandOracle, given, python_of_oracle
 from proteins import FIXTURES, protein
+from timing import jittered
 
 import mpnn_core as mpnn
 from mpnn_core.backends.contract import encoded
 from mpnn_core.gate.intervals import paired_mean
 
-JITTER = 1e-3  # Å
 HOST = torch.device("cpu")
 ORACLES_NAME = "ligandmpnn_v_32_010_25"
 TEMPERATURE = 0.1
@@ -44,18 +43,6 @@ def oracle() -> Iterator[LigandOracle | None]:
         return
     with LigandOracle(python) as oracle:
         yield oracle
-
-
-def moved(structure: mpnn.Structure) -> Callable[[], mpnn.Structure]:
-    """The structure, its backbone moved a little differently at every call."""
-    seeds = count()
-
-    def move() -> mpnn.Structure:
-        rng = np.random.default_rng(next(seeds))
-        noise = rng.normal(0, JITTER, structure.coords.shape)
-        return replace(structure, coords=structure.coords + noise.astype(np.float32))
-
-    return move
 
 
 def encode(model: mpnn.Model, structure: mpnn.Structure) -> object:
@@ -115,7 +102,7 @@ def test_a_complex_beats_the_original(name, call, n, model, oracle, paired, not_
     with np.load(FOLDER / f"{name}.npz") as stored:
         arrays = given(family_goldens.unpack(dict(stored)))
     oracle.ask("give", arrays, weights=ORACLES_NAME, model_type="ligand_mpnn")
-    move = moved(golden.structure)
+    move = jittered(golden.structure)
     message = {"n": n, "temperature": TEMPERATURE, "orders": True} if n else {}
     ours = {
         "encode": lambda: encode(model, move()),
@@ -154,7 +141,7 @@ def test_another_family_takes_the_time_of_proteinmpnn(weights, label, study_prot
     structure = study_protein
     if label is not None:
         structure = structure.with_membrane(np.full(len(structure), label))
-    move, move_labelled = moved(study_protein), moved(structure)
+    move, move_labelled = jittered(study_protein), jittered(structure)
     paired(
         lambda: ours.design(move(), num_sequences=8),
         lambda: theirs.design(move_labelled(), num_sequences=8),
