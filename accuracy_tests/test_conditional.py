@@ -222,3 +222,21 @@ def test_no_noise_is_infinite() -> None:
     ends = torch.tensor([2**-53 - 1, 1 - 2**-53], dtype=torch.float64)
     assert (ends.abs() < 1).all()
     assert torch.isfinite(torch.erfinv(ends)).all()
+
+
+def test_tied_orders_are_those_by_which_a_list_is_halved(model) -> None:
+    """Each residue after the others, those that are parted from it earlier first."""
+    structures = [protein("6MRR"), Layout(17, 40).build(), Layout(1).build()]
+    orders = [np.random.default_rng(8).permutation(len(s)) for s in structures]
+    found = model.conditional_log_probs(structures, decoding_order=orders, tied=True)
+    for structure, order, log_probs in zip(structures, orders, found, strict=True):
+        L = len(structure)
+        rank = np.argsort(order)
+        # The highest bit in which two places of the order differ: the higher, the earlier parted.
+        apart = np.array([[int(a ^ b).bit_length() for b in rank] for a in rank])
+        own = np.stack([np.lexsort((rank, -apart[i])) for i in range(L)])
+        assert (own[:, -1] == np.arange(L)).all()
+        passes = model.log_probs(structure, structure.sequence, own)[range(L), range(L)]
+        np.testing.assert_allclose(log_probs[0], passes, atol=5e-5, rtol=0)
+    given = model.conditional_log_probs(structures[0], decoding_order=orders[0])
+    assert np.abs(given - found[0]).max() > 1e-2, "another order of the others"

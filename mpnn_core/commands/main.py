@@ -27,6 +27,7 @@ from mpnn_core.commands import (
     export,
     ligand_mpnn,
     protein_mpnn,
+    scan,
     score,
     select,
     weights,
@@ -35,8 +36,8 @@ from mpnn_core.commands.options import CallError, Parser, complain, number
 from mpnn_core.gate.commands import add_commands
 
 COMMANDS = (
-    design, score, select, protein_mpnn, ligand_mpnn, example, weights, evaluate, distill, export,
-    bench,
+    design, score, scan, select, protein_mpnn, ligand_mpnn, example, weights, evaluate, distill,
+    export, bench,
 )  # fmt: skip
 WRONG_CALL, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 

@@ -27,7 +27,7 @@ from mpnn_core.design.arguments import (
     temperatures_of,
 )
 from mpnn_core.design.batches import Batch
-from mpnn_core.network.encoding import CONDITIONING
+from mpnn_core.network.encoding import CONDITIONING, TIED
 from mpnn_core.network.graph import upload
 from mpnn_core.sampling.noise import ORDER, RESIDUE, half_normal
 from mpnn_core.sampling.orders import FIXED_WEIGHT, visit_groups
@@ -416,14 +416,15 @@ def decoded(
 
 
 class ConditionInputs(NamedTuple):
-    """What decoding each residue after all others needs: as `DecodeInputs`, ranks all different."""
+    """What decoding each residue after all others needs: see `MPNN.condition`."""
 
     tokens: Tensor
     rank: Tensor
+    tied: bool
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({CONDITIONING})
+        return frozenset({TIED if self.tied else CONDITIONING})
 
 
 @dataclass(frozen=True, eq=False)
@@ -431,6 +432,7 @@ class Conditioning(Decoding):
     """Log-probabilities of given sequences, every position seeing all others."""
 
     recordable: ClassVar[bool] = False
+    tied: bool = False
 
     @property
     def compute(self) -> Compute:
@@ -438,7 +440,7 @@ class Conditioning(Decoding):
 
     def inputs(self, batch: Batch, backend: Backend) -> ConditionInputs:  # type: ignore[override]
         given = super().inputs(batch, backend)
-        return ConditionInputs(given.tokens, given.rank)
+        return ConditionInputs(given.tokens, given.rank, self.tied)
 
 
 def conditioned(
@@ -446,7 +448,10 @@ def conditioned(
 ) -> tuple[Tensor]:
     """Log-probabilities (M, 21) of a batch, each residue's after all others."""
     copies = batch.copies(encoding.graph)
-    logits = backend.condition(encoding, copies, inputs.tokens, inputs.rank)
+    if inputs.tied:
+        logits = backend.network.condition(encoding, copies, inputs.tokens, inputs.rank, tied=True)
+    else:
+        logits = backend.condition(encoding, copies, inputs.tokens, inputs.rank)
     return (logits.log_softmax(-1),)
 
 

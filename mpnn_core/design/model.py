@@ -39,6 +39,7 @@ from mpnn_core.design.results import (
     log_prob_results,
     score_results,
 )
+from mpnn_core.design.scan import joint_differences, parse_mutations, scan
 from mpnn_core.design.states import OverStates, StateDesigns, States, checked_combination
 from mpnn_core.network.architectures import ARCHITECTURES, models_that_read
 from mpnn_core.network.checkpoints import load_network, resolve
@@ -441,6 +442,7 @@ class Model:
         seed: int = 0,
         common_random_numbers: bool = False,
         constraints: Constraints | Sequence[Constraints] | None = None,
+        tied: bool = False,
     ) -> Any:
         """Log-probabilities of every residue that know the backbone and all other residues, as the
         original's `conditional_probs`.
@@ -454,6 +456,8 @@ class Model:
         structures, sequences, seed, common_random_numbers, constraints : as in `log_probs`
         decoding_order : (L,) or (n, L) positions, the order of the others; None draws one per
             sequence from `seed`. For a list of structures, a list with one such entry each.
+        tied : the others of each residue are in an order that is made of the given one, so that
+            1 + log2 L passes do for all (`network.conditional.tied_last_states`); in plain torch
 
         Returns
         -------
@@ -464,8 +468,89 @@ class Model:
             self._readable(structures), sequences, decoding_order, seed, common_random_numbers,
             constraints,
         )  # fmt: skip
-        log_probs = self._decoded(Conditioning(arguments))
+        log_probs = self._decoded(Conditioning(arguments, tied))
         return log_probs[0] if isinstance(structures, Structure) else log_probs
+
+    def scan(
+        self,
+        structures: Structure | Sequence[Structure],
+        sequences: Any = None,
+        method: str = "conditional",
+        num_orders: int = 1,
+        seed: int = 0,
+        common_random_numbers: bool = False,
+        constraints: Constraints | Sequence[Constraints] | None = None,
+        split: Sequence[Sequence[str]] | None = None,
+        alone: bool = False,
+    ) -> Any:
+        """How likely every mutation is, against the present letter.
+
+        Parameters
+        ----------
+        structures : one Structure, or a list of them
+        sequences : the present letters, a string, or for a list one each; None is the native ones
+        method : "conditional", each residue given all others (`conditional_log_probs`); "tied", the
+            same in tied orders; "unconditional", given the backbone alone
+        num_orders, seed, common_random_numbers : of the orders of the others, as in `score`
+        constraints : what it would design is scanned; one for all structures, or one each
+        split : groups of chains, [["A"], ["B", "C"]]: what mutations change between the groups is
+            the complex less the groups apart; [] takes every chain apart
+        alone : whether residues by themselves are computed too, for `Scan.corrected`
+
+        Returns
+        -------
+        Scan, or a list of them for a list of structures.
+
+        Raises
+        ------
+        ValueError, ConstraintError
+            An argument is out of range, or does not fit its structure.
+        """
+        items = listed(self._readable(structures))
+        one = isinstance(structures, Structure)
+        letters = [sequences] if one else sequences or [None] * len(items)
+        if constraints is None or isinstance(constraints, Constraints):
+            constraints = [constraints or Constraints()] * len(items)
+        scans = scan(
+            self, items, letters, method, num_orders, seed, common_random_numbers, constraints,
+            split, alone,
+        )  # fmt: skip
+        return scans[0] if one else scans
+
+    def score_mutations(
+        self,
+        structure: Structure,
+        mutations: Sequence[str],
+        num_orders: int = 1,
+        seed: int = 0,
+        common_random_numbers: bool = False,
+        constraints: Constraints | None = None,
+    ) -> NDArray[np.float32]:
+        """log p(mutant letters | all others) - log p(present letters | all others) of mutants.
+
+        The mutated residues are decoded last, each given those before it. So of one mutation this
+        is the logit difference of `scan` under the same orders.
+
+        Parameters
+        ----------
+        mutations : n texts, each one or several: "A:K13A,A:L20V", or "A13:K>A A20:L>V"
+        num_orders, seed, common_random_numbers, constraints : as in `scan`
+
+        Returns
+        -------
+        (n,) float32, the mean over the orders.
+
+        Raises
+        ------
+        ConstraintError
+            A text is no mutation, there is no such residue, or its letter is another one.
+        """
+        structure = self._readable(structure)
+        mutants = [parse_mutations(text, structure) for text in mutations]
+        return joint_differences(
+            self, structure, mutants, num_orders, seed, common_random_numbers,
+            constraints or Constraints(),
+        )  # fmt: skip
 
     def _decoded(self, job: Decoding) -> list[NDArray[np.float32]]:
         batches = ((batch, outputs) for _, batch, outputs in self.executor.run(job))

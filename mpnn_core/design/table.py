@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import mpnn_core
-from mpnn_core.structures.files import write_atomically
+from mpnn_core.structures.files import opened_atomically
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -101,7 +103,9 @@ def check_table(path: Path) -> None:
         _pyarrow()
 
 
-def write_table(path: Path, table: Iterable[dict[str, Any]]) -> None:
+def write_table(
+    path: Path, table: Iterable[dict[str, Any]], columns: Mapping[str, type] = COLUMNS
+) -> None:
     """Write rows as CSV (UTF-8, RFC 4180, floats in full) or Parquet, by the name's ending.
 
     Raises
@@ -111,30 +115,70 @@ def write_table(path: Path, table: Iterable[dict[str, Any]]) -> None:
     """
     check_table(path)
     listed = list(table)
-    if path.suffix == ".csv":
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, list(COLUMNS))
-        writer.writeheader()
-        writer.writerows(listed)
-        content = text.getvalue().encode("utf-8", "surrogateescape")
-        write_atomically(path, lambda file: file.write(content))
-        return
-    pyarrow, parquet = _pyarrow()
-    kinds = {str: pyarrow.string(), int: pyarrow.int64(), float: pyarrow.float64()}
-    schema = pyarrow.schema([(name, kinds[kind]) for name, kind in COLUMNS.items()])
-    columns = pyarrow.Table.from_pylist(listed, schema=schema)
-    write_atomically(path, lambda file: parquet.write_table(columns, file))
+    writer = TableWriter(path, columns)
+    writer.write({name: [row[name] for row in listed] for name in columns})
+    writer.close()
+
+
+class TableWriter:
+    """Writes a table that need not fit into memory, block by block, as CSV or Parquet.
+
+    The table appears at `path` once it is closed, whole. To standard output, where `path` is None,
+    each block goes at once, as CSV.
+    """
+
+    def __init__(self, path: Path | None, columns: Mapping[str, type]) -> None:
+        self.columns = columns
+        self._stack = ExitStack()
+        self._parquet: Any = None
+        self._text: Any = sys.stdout
+        if path is not None:
+            file = self._stack.enter_context(opened_atomically(path))
+            if path.suffix == ".parquet":
+                self._pyarrow, parquet = _pyarrow()
+                kinds = {
+                    str: self._pyarrow.string(), int: self._pyarrow.int64(),
+                    float: self._pyarrow.float64(),
+                }  # fmt: skip
+                schema = self._pyarrow.schema([(name, kinds[of]) for name, of in columns.items()])
+                self._parquet = parquet.ParquetWriter(file, schema)
+                self._stack.callback(self._parquet.close)
+                return
+            self._text = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="")
+            self._stack.callback(self._text.detach)
+        self._csv = csv.writer(self._text, lineterminator="\n" if path is None else "\r\n")
+        self._csv.writerow(list(columns))
+
+    def write(self, block: Mapping[str, Sequence[Any]]) -> None:
+        """Add rows, given as columns of equal length."""
+        ordered = {name: block[name] for name in self.columns}
+        if self._parquet is not None:
+            table = self._pyarrow.Table.from_pydict(ordered, schema=self._parquet.schema)
+            self._parquet.write_table(table)
+            return
+        self._csv.writerows(zip(*ordered.values(), strict=True))
+        if self._text is sys.stdout:
+            self._text.flush()
+
+    def close(self) -> None:
+        """Complete the table."""
+        self._stack.close()
 
 
 def data_frame(designs: Sequence[Designs]) -> DataFrame:
     """The rows of designs of one structure as a DataFrame; ImportError without pandas."""
+    return require_pandas().DataFrame(rows(designs), columns=list(COLUMNS))
+
+
+def require_pandas() -> Any:
+    """pandas; ImportError, with what to do, where it is not installed."""
     try:
         import pandas
     except ImportError:
         raise ImportError(
             "to_pandas needs pandas, which is not installed: pip install 'mpnn-core[table]'"
         ) from None
-    return pandas.DataFrame(rows(designs), columns=list(COLUMNS))
+    return pandas
 
 
 def _pyarrow() -> tuple[Any, Any]:

@@ -192,3 +192,40 @@ def tasks_of(l: int, layers: int, targets: Tensor, before: Tasks | None, order: 
         pairs.append(order.later_sources(before.target[others], before.row[others]))
     target, row = (torch.cat(parts) for parts in zip(*pairs, strict=True))
     return Tasks.of(target, row, len(order.rank))
+
+
+def tied_last_states(
+    encoding: Terms, copies: Copies, tokens: Tensor, rank: Tensor, layers: Layers
+) -> Tensor:
+    """As `last_states`, each row after all others in an order of its own; rows share parts of it.
+
+    The scheme of proteinmpnn_ddg (Dutton et al. 2024, doi:10.1101/2024.06.15.599145): the given
+    order is halved again and again. A row comes last of its half, which comes after the other half;
+    the other half's states are the same for the whole half, and are computed once. So a row sees
+    the others sorted by how early they were parted from it, and then by the given order. That takes
+    1 + log2 L passes. Arguments and result as in `last_states`.
+    """
+    graph, nodes = encoding.graph, copies.nodes
+    M, N = len(nodes), len(encoding.h_V)
+    neighbours, place = copies.neighbours, rank
+    most = max(b - a for a, b in zip(copies.starts, copies.starts[1:], strict=False))
+    halvings = max(1, (most - 1).bit_length())  # after so many each is alone
+    # In which halving two rows are parted: (M, K), from 0; `halvings` for a row and itself.
+    apart = place[neighbours] ^ place[:, None]
+    parted = halvings - torch.frexp(apart.double()).exponent.long()
+    before = place[neighbours] < place[:, None]
+    undecoded = graph.neighbours[nodes]  # (M, K) nodes
+    tables = [
+        torch.cat([first, first.new_empty((halvings + 1) * M, first.shape[1])])
+        for first in encoding.undecoded
+    ]
+    h = encoding.h_V[nodes]  # (M, H)
+    for i in range(halvings + 1):
+        # Those parted earlier have come, those parted now will come, of the others those before.
+        known = (parted < i) | ((parted > i) & before)
+        reads = torch.where(known, N + parted.clamp(max=i) * M + neighbours, undecoded)
+        h = encoding.h_V[nodes]
+        for l, table in enumerate(tables):
+            table[N + i * M : N + (i + 1) * M] = layers.decoded(l, tokens, h)
+            h = layers.advance(l, h, table, reads, nodes)
+    return h

@@ -23,6 +23,7 @@ OWN_FEATURES = "own features"  # edges are read by features other than the 25 di
 
 # What a job may require of a backend.
 CONDITIONING = "conditioning"  # every residue is decoded after all others (`MPNN.condition`)
+TIED = "tied conditioning"  # the same in tied orders, which plain torch alone does
 
 MOST_RECORDED_NODES = 1024
 """A GPU records the work on so many nodes, and what is computed of so many must not wait for it."""

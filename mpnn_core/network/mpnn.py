@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mpnn_core.constants import LETTERS, MESSAGE_SCALE
-from mpnn_core.network.conditional import Layers, last_states
+from mpnn_core.network.conditional import Layers, last_states, tied_last_states
 from mpnn_core.network.encoding import OWN_FEATURES, Copies, Encoding
 from mpnn_core.network.features import EdgeFeatures
 from mpnn_core.network.graph import Backbones, Graph, nearest_neighbours
@@ -343,11 +343,21 @@ class MPNN(nn.Module):
                 states.append(h_V)
         return self.W_out(h_V)
 
-    def condition(self, encoding: Encoding, copies: Copies, tokens: Tensor, rank: Tensor) -> Tensor:
+    def condition(
+        self,
+        encoding: Encoding,
+        copies: Copies,
+        tokens: Tensor,
+        rank: Tensor,
+        tied: bool = False,
+    ) -> Tensor:
         """Logits of every residue as if it were decoded last, the others in their order.
 
-        Arguments as in `decode`; no two ranks of a sequence are equal. Returns (M, 21).
+        Arguments as in `decode`; the ranks of a sequence are 0, 1, 2, ... in any order. If `tied`,
+        the others are in an order that `conditional.tied_last_states` makes of the given one.
+        Returns (M, 21).
         """
+        last = tied_last_states if tied else last_states
         graph, blocks = encoding.graph, [layer.blocks() for layer in self.decoders]
         residues = [F.linear(self.W_s.weight, C) for _, _, C, _ in blocks]  # (21, H) each
 
@@ -359,7 +369,7 @@ class MPNN(nn.Module):
             return self.decoders[l](h_V, encoding.edges[l], table, reads, nodes, graph)
 
         layers = Layers(len(blocks), decoded, advance)
-        return self.W_out(last_states(encoding, copies, tokens, rank, layers))
+        return self.W_out(last(encoding, copies, tokens, rank, layers))
 
     @staticmethod
     def rows(encoding: Encoding, copies: Copies | None, rank: Tensor) -> Tensor:

@@ -120,9 +120,9 @@ class Constraints:
 
     def designed(self, structure: Structure) -> NDArray[np.bool_]:
         """Positions to design, (L,) bool; never one whose backbone is incomplete."""
-        return self._asked_for(structure) & structure.mask
+        return self.asked_for(structure) & structure.mask
 
-    def _asked_for(self, structure: Structure) -> NDArray[np.bool_]:
+    def asked_for(self, structure: Structure) -> NDArray[np.bool_]:
         """Positions to design, complete or not, (L,) bool."""
         asked = np.isin(structure.chain_ids, self.design_chains(structure))
         if self.redesigned is not None:
@@ -139,7 +139,7 @@ class Constraints:
         return asked
 
     def _why_nothing_is_designed(self, structure: Structure) -> str:
-        asked = self._asked_for(structure)
+        asked = self.asked_for(structure)
         if not asked.any():
             return "every position is fixed; nothing to design"
         counts = Counter(structure.chain_ids[asked].tolist())

@@ -7,7 +7,8 @@ import hashlib
 import os
 import secrets
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 from zipfile import ZipFile
@@ -113,19 +114,26 @@ def check_folder(folder: Path) -> None:
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Call `write` with an open file; once complete, it appears at `path`.
+    """Call `write` with an open file; once complete, it appears at `path`."""
+    with opened_atomically(path) as file:
+        write(file)
+
+
+@contextmanager
+def opened_atomically(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write to; once complete, it appears at `path`, and not at all after an error.
 
     What is there and is no file, such as /dev/null, is written to and not replaced.
     """
     if path.exists() and not path.is_file():
         with path.open("wb") as file:
-            write(file)
+            yield file
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(_part())
     try:
         with part.open("xb") as file:
-            write(file)
+            yield file
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

@@ -228,6 +228,42 @@ class Structure:
         known = {chain.strip(): chain for chain in self.chains}
         return replace(self, cyclic=tuple(known.get(name, name) for name in wanted))
 
+    def of_chains(self, chains: Sequence[str]) -> Structure:
+        """Some chains by themselves: without the others, and without what is around those.
+
+        Their residues keep chain, author number and residue index. Of the context stays what is not
+        under the id of a chain that is left out.
+
+        Raises
+        ------
+        StructureError
+            There is no such chain.
+        """
+        for name in chains:
+            if name not in self.chains:
+                raise StructureError(
+                    f"{self.name} has no chain {name!r}; it has "
+                    f"{', '.join(map(shown_chain, self.chains))}"
+                )
+        left_out = [name for name in self.chains if name not in chains]
+        keep = np.isin(self.chain_ids, chains)
+        per_residue = (
+            "coords",
+            "chain_ids",
+            "residue_index",
+            "residue_numbers",
+            "side_chains",
+            "membrane",
+        )
+        values = {name: getattr(self, name) for name in per_residue}
+        return replace(
+            self,
+            sequence="".join(np.array(list(self.sequence))[keep]),
+            context=self.context.rows(~np.isin(self.context.chain_ids, left_out)),
+            cyclic=tuple(name for name in self.cyclic if name in chains),
+            **{name: value[keep] for name, value in values.items() if value is not None},
+        )
+
     @cached_property
     def rings(self) -> NDArray[np.int64]:
         """(L,) int64: how many residues the ring of each residue has, missing numbers included; 0
