@@ -45,7 +45,7 @@ LICENCES = {
 # compiled where they run.
 DATA = re.compile(
     r"mpnn_core/(py\.typed|data/(5L33\.pdb|TS50\.npz|examples\.npz|residue_letters\.txt|constraints\.schema\.json)"
-    r"|gate/report\.html\.jinja|acceptance/(answers\.npz|pytest\.ini)"
+    r"|gate/report\.html\.jinja|pages/(page\.(html|css|js)|3Dmol-min\.js)|acceptance/(answers\.npz|pytest\.ini)"
     r"|weights/([\w-]+/)?[\w-]+\.(safetensors|json|training\.json)|backends/cuda/\w+\.cuh?)"
 )
 NATIVE = re.compile(rf"mpnn_core/backends/native/_({'|'.join(INSTRUCTION_SETS)})\.(\S+)")

@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from mpnn_core.design.model import Model, load_model
     from mpnn_core.design.programs import write_inputs
     from mpnn_core.design.results import Design, Designs, Scores
+    from mpnn_core.design.scan import Scan
     from mpnn_core.design.states import StateDesigns
     from mpnn_core.design.stream import Lost, design_stream
     from mpnn_core.network.families import CheckpointError
     from mpnn_core.network.variants import VARIANTS, Variant
+    from mpnn_core.pages.page import write_page
     from mpnn_core.sampling.constraints import PSSM, Constraints
     from mpnn_core.sampling.labels import ConstraintError
     from mpnn_core.selecting.constraint_sets import read_constraints
@@ -47,6 +49,7 @@ _MODULES = {
     "Designs": "design.results",
     "Lost": "design.stream",
     "Model": "design.model",
+    "Scan": "design.scan",
     "Scores": "design.results",
     "StateDesigns": "design.states",
     "Structure": "structures.structure",
@@ -59,6 +62,7 @@ _MODULES = {
     "read_structure": "structures.readers",
     "select": "selecting.selections",
     "write_inputs": "design.programs",
+    "write_page": "pages.page",
     "write_structure": "structures.writers",
 }
 """Public name -> its module, which is imported when the name is first used. `import mpnn_core` by
@@ -76,6 +80,7 @@ __all__ = [
     "Designs",
     "Lost",
     "Model",
+    "Scan",
     "Scores",
     "StateDesigns",
     "Structure",
@@ -88,6 +93,7 @@ __all__ = [
     "read_structure",
     "select",
     "write_inputs",
+    "write_page",
     "write_structure",
 ]
 

@@ -38,6 +38,11 @@ def add_outcome_options(command: argparse.ArgumentParser) -> None:
         help="write a table of all designs, a row each, as FILE.csv or FILE.parquet",
     )  # fmt: skip
     command.add_argument(
+        "--page", type=Path, metavar="FILE",
+        help="write FILE.html as well: the designs as a table, a map of residues and letters and "
+        "the structure, in one file that needs no network; of many structures the first 50",
+    )  # fmt: skip
+    command.add_argument(
         "--for", action="append", default=[], dest="programs", metavar="PROGRAM,PROGRAM",
         help="write DIR/PROGRAM/NAME_1.* for each design as well, what structure predictors read: "
         "colabfold, af3, boltz, chai, rf3; repeatable",
@@ -70,6 +75,7 @@ class Outcome:
         folders = [STRUCTURES] if options.structures else []
         check_outputs([options.out / name for name in [*folders, *self.programs]], [])
         self.rows: list[dict[str, Any]] = []
+        self.page = Page(options.page)
         if options.table is not None:
             try:
                 check_table(options.table)
@@ -102,6 +108,7 @@ class Outcome:
         if not _count(listed):
             return
         name = listed[0].structure.name
+        self.page.add(listed)
         odd = odd_composition(listed)
         if odd:
             complain(f"warning: {name}: {odd}")
@@ -133,11 +140,55 @@ class Outcome:
                 write_structure(folder / f"{name}.{ending}", structure, sequence, b_factor)
 
     def finish(self) -> None:
-        """Write the table: of all structures that were designed."""
+        """Write the table and the page: of all structures that were designed."""
+        self.page.write()
         if self.options.table is not None:
             from mpnn_core.design.table import write_table
 
             write_table(self.options.table, self.rows)
+
+
+class Page:
+    """Collects what is shown on the page that `--page` names, and writes it; None shows nothing.
+
+    Raises
+    ------
+    CallError
+        Nothing can be written there.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.items: list[Any] = []
+        self.left_out = 0
+        if path is not None:
+            if path.suffix != ".html":
+                raise CallError(f"--page {path}: expected a name that ends in .html")
+            check_outputs([path.absolute().parent], [path], "--page")
+
+    def add(self, item: Any) -> None:
+        """Show the designs of a structure, or a scan, if there is still room."""
+        if self.path is None:
+            return
+        from mpnn_core.pages.page import MOST_STRUCTURES
+
+        if len(self.items) < MOST_STRUCTURES:
+            self.items.append(item)
+        else:
+            self.left_out += 1
+
+    def write(self) -> None:
+        """Write the page, and say what is not on it."""
+        if self.path is None or not self.items:
+            return
+        from mpnn_core.pages.page import write_page
+
+        write_page(self.path, self.items)
+        if self.left_out:
+            complain(
+                f"note: {self.path} shows the first {len(self.items)} structures; "
+                f"{self.left_out} more are not on it"
+            )
 
 
 def _count(designs: Iterable[mpnn.Designs]) -> int:

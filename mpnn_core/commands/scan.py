@@ -22,6 +22,7 @@ from mpnn_core.commands.options import (
     progress,
     structure_paths,
 )
+from mpnn_core.commands.outcome import Page
 from mpnn_core.commands.surroundings import Reader, add_surroundings_options
 
 MUTANT_COLUMNS: dict[str, type] = {
@@ -80,6 +81,11 @@ def add_parser(commands: Any) -> None:
         "--table", type=Path, metavar="FILE",
         help="write FILE.csv or FILE.parquet (default: print CSV)",
     )  # fmt: skip
+    scan.add_argument(
+        "--page", type=Path, metavar="FILE",
+        help="write FILE.html as well: a map of residues and letters, a table and the structure, "
+        "in one file that needs no network; of many structures the first 50",
+    )  # fmt: skip
     scan.set_defaults(run=run)
 
 
@@ -100,6 +106,7 @@ def run(options: argparse.Namespace) -> int:
         except TableError as error:
             raise CallError(f"--table: {error}") from None
         check_outputs([options.table.absolute().parent], [options.table], "--table")
+    page = Page(options.page)
     files = structure_paths(options.files)
     model = model_of(options)
     constraining = Constraining(options, mpnn.Constraints(**constraints_of(options)), files)
@@ -121,6 +128,7 @@ def run(options: argparse.Namespace) -> int:
                 options.common_random_numbers, given, split, options.single_residue_correction,
             ):  # fmt: skip
                 _say_what_is_left_out(scan, of_structure[scan.structure])
+                page.add(scan)
                 yield scan.table()
             return
         for structure, constraints in zip(structures, given, strict=True):
@@ -167,6 +175,7 @@ def run(options: argparse.Namespace) -> int:
                     del of_structure[structure]
         finally:  # what was scanned is kept, whatever ends the run
             table.close()
+            page.write()
     return exit_code(failures, len(files))
 
 
@@ -187,6 +196,7 @@ def _split(options: argparse.Namespace) -> list[list[str]] | None:
             (split is not None, "--split and --subtract-monomer"),
             (options.method != "conditional", "--method"),
             (options.single_residue_correction, "--single-residue-correction"),
+            (options.page is not None, "--page"),
         ):
             if given:
                 raise CallError(f"{option}: not for --mutations, which are scored together")

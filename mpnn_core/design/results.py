@@ -27,10 +27,14 @@ from mpnn_core.sampling.constraints import Resolved
 from mpnn_core.sampling.possible import NothingLeftError, is_distribution
 from mpnn_core.structures.fasta import chain_sequences, title_line
 from mpnn_core.structures.files import output_name
+from mpnn_core.structures.shown import html_table
 from mpnn_core.structures.structure import Structure
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+
+MOST_SHOWN = 20  # rows of what a notebook shows
 
 
 @dataclass(frozen=True)
@@ -189,6 +193,27 @@ class Designs:
             own = chain_sequences(self.structure, design.sequence, chains, separator)
             lines += [title_line(title), own]
         return "".join(line + "\n" for line in lines)
+
+    def plot(self, chain: str | None = None, axes: Any = None) -> Any:
+        """Mean probability of each amino acid at each residue of a chain; matplotlib's Axes.
+
+        See `design.plotting.plot_map` for arguments and errors.
+        """
+        from mpnn_core.design.plotting import plot_map
+
+        mean = self.probabilities.mean(0)[:, :20]
+        return plot_map(self.structure, mean, "mean probability", chain, axes)
+
+    def _repr_html_(self) -> str:
+        shown = list(self)[:MOST_SHOWN]
+        rows = [
+            (d.name, f"{d.score:.3f}", f"{d.recovery:.3f}", len(d.mutations),
+             "/".join(d.chains.values()))
+            for d in shown
+        ]  # fmt: skip
+        headings = "name", "score", "recovery", "mutations", "sequence"
+        caption = f"{len(self)} designs of {self.structure.name} by {self.model_name}"
+        return html_table(caption, headings, rows, len(self) - len(shown))
 
     def to_pandas(self) -> DataFrame:
         """A DataFrame of one row a design, of the columns `design.table.COLUMNS`.

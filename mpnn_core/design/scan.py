@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 
 from mpnn_core.constants import ALPHABET
 from mpnn_core.design.arguments import digests_of
+from mpnn_core.design.results import MOST_SHOWN
 from mpnn_core.sampling.constraints import Constraints
-from mpnn_core.sampling.labels import ConstraintError, positions
+from mpnn_core.sampling.labels import ConstraintError, label, positions
 from mpnn_core.sampling.orders import drawn_orders
+from mpnn_core.structures.shown import html_table
 from mpnn_core.structures.structure import Structure
 
 if TYPE_CHECKING:
@@ -133,6 +135,31 @@ class Scan:
         if self.alone is not None:
             table["logit_difference_ddg"] = numbers(self.corrected)
         return table
+
+    def plot(self, chain: str | None = None, axes: Any = None) -> Any:
+        """Logit differences of a chain as a map; matplotlib's Axes.
+
+        See `design.plotting.plot_map` for arguments and errors.
+        """
+        from mpnn_core.design.plotting import plot_map
+
+        words = "logit difference, nats"
+        return plot_map(self.structure, self.logit_difference, words, chain, axes, signed=True)
+
+    def _repr_html_(self) -> str:
+        difference = self.logit_difference
+        flat = np.where(np.isnan(difference), -np.inf, difference)
+        flat[np.array(list(self.sequence))[:, None] == np.array(list(LETTERS))] = -np.inf
+        best = np.argsort(-flat, axis=None, kind="stable")[:MOST_SHOWN]
+        rows = [
+            (label(self.structure, i), self.sequence[i], LETTERS[a], f"{difference[i, a]:.3f}")
+            for i, a in zip(*(part.tolist() for part in np.divmod(best, 20)), strict=True)
+            if np.isfinite(flat[i, a])
+        ]
+        mutations = int(np.isfinite(flat).sum())
+        caption = f"{mutations} mutations of {self.structure.name} by {self.model_name}"
+        headings = "residue", "present", "mutation", "logit difference"
+        return html_table(caption, headings, rows, mutations - len(rows))
 
     def to_pandas(self) -> DataFrame:
         """The table as a DataFrame; ImportError without pandas."""

@@ -96,19 +96,41 @@ def read_structure(
         Once for each kind of thing that is left out or changed.
     """
     file = Path(path)
-    said: list[str] = []
     try:
-        structure = _structure(file, chains, ca_only, zero_occupancy, said)
+        text = read_text(file)
     except StructureError as error:
         error.file = str(file)
         raise
+    return structure_of_text(text, structure_name(file), chains, ca_only, zero_occupancy, str(file))
+
+
+def structure_of_text(
+    text: str,
+    name: str,
+    chains: str | Sequence[str] | None = None,
+    ca_only: bool = False,
+    zero_occupancy: bool = False,
+    source: str = "",
+) -> Structure:
+    """The protein chains of the text of a PDB or mmCIF file; see `read_structure`.
+
+    `source` is what messages call it, its name if that is "".
+    """
+    said: list[str] = []
+    source = source or name
+    try:
+        structure = _structure(text, name, chains, ca_only, zero_occupancy, said)
+    except StructureError as error:
+        error.file = source
+        raise
     for sentence in said:
-        warnings.warn(f"{file}: {sentence}", StructureWarning, stacklevel=2)
+        warnings.warn(f"{source}: {sentence}", StructureWarning, stacklevel=3)
     return structure
 
 
 def _structure(
-    file: Path,
+    text: str,
+    name: str,
     chains: str | Sequence[str] | None,
     ca_only: bool,
     zero_occupancy: bool,
@@ -116,7 +138,7 @@ def _structure(
 ) -> Structure:
     """The structure of some chains of a file, or of all its protein chains."""
     say = said.append
-    atoms = read_atoms(read_text(file), say)
+    atoms = read_atoms(text, say)
     present = {chain.decode() for chain in np.unique(atoms.chain).tolist()}
     wanted = _chain_ids(chains)
     asked = atoms.of_chains(wanted) if wanted is not None and wanted <= present else atoms
@@ -151,7 +173,7 @@ def _structure(
         if present - kept:
             say_what_is_of_other_chains(atoms.of_chains(present - kept), say)
     structure = Structure(
-        structure_name(file),
+        name,
         xyz,
         "".join(conformer.letter for conformer in best),
         chain_ids,

@@ -11,8 +11,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from importlib import import_module
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,6 +22,7 @@ from mpnn_core.constants import ALPHABET, BACKBONE, CA, CHAIN_GAP
 from mpnn_core.structures.context import NO_CONTEXT, SIDE_CHAIN_ATOMS, ContextAtoms
 from mpnn_core.structures.errors import StructureError as StructureError
 from mpnn_core.structures.errors import shown_chain as shown_chain
+from mpnn_core.structures.shown import html_table
 
 if TYPE_CHECKING:  # a structure takes tensors, and needs no torch
     from torch import Tensor
@@ -347,6 +349,44 @@ class Structure:
         labels = np.array(numbers, dtype=np.str_)
         return cls(name, coords, sequence, ids, index, labels, around, ca_only=ca_only)
 
+    @classmethod
+    def from_biopython(cls, entity: Any, name: str = "", **reading: Any) -> Structure:
+        """A structure from one of Biopython's: a Structure, Model or Chain.
+
+        It is read by the rules of files. `reading` are options of `read_structure`, which also says
+        what is raised and warned of; `name` is the entity's id unless it is given.
+        """
+        structure: Structure = _foreign().from_biopython(entity, name, **reading)
+        return structure
+
+    @classmethod
+    def from_biotite(cls, array: Any, name: str = "biotite", **reading: Any) -> Structure:
+        """A structure from biotite's AtomArray, or from the first of an AtomArrayStack.
+
+        It is read by the rules of files, as `from_biopython`.
+        """
+        structure: Structure = _foreign().from_biotite(array, name, **reading)
+        return structure
+
+    def to_biopython(self) -> Any:
+        """Biopython's Structure of the backbone and of the atoms around it; no side chains."""
+        return _foreign().to_biopython(self)
+
+    def to_biotite(self) -> Any:
+        """biotite's AtomArray of the backbone and of the atoms around it; no side chains."""
+        return _foreign().to_biotite(self)
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (chain.strip() or "(blank)", int(of.sum()), int((of & ~self.mask).sum()),
+             f"{self.residue_numbers[of][0]} to {self.residue_numbers[of][-1]}")
+            for chain in self.chains
+            if (of := self.chain_ids == chain).any()
+        ]  # fmt: skip
+        around = f", {len(self.context)} atoms around it" if len(self.context) else ""
+        headings = "chain", "residues", "incomplete", "numbers"
+        return html_table(f"{self.name}: {len(self)} residues{around}", headings, rows)
+
     def as_trace(self) -> Structure:
         """The same structure, read by its CA atoms alone."""
         states = tuple(state.as_trace() for state in self.states)
@@ -371,6 +411,11 @@ class Structure:
         tokens = _TOKENS[np.frombuffer(self.sequence.encode("ascii"), np.uint8)]
         tokens.flags.writeable = False
         return tokens
+
+
+def _foreign() -> Any:
+    """`structures.foreign`; it reads by the rules of files, and so imports this module."""
+    return import_module("mpnn_core.structures.foreign")
 
 
 def _membrane_labels(values: ArrayLike) -> NDArray[np.int64]:

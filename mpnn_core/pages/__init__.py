@@ -1,0 +1,1 @@
+"""Pages: designs and scans as one HTML file that needs no network."""
