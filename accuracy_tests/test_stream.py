@@ -17,6 +17,7 @@ import pytest
 from proteins import path_of, protein, rows_of
 
 import mpnn_core as mpnn
+from mpnn_core.runs.workers import Workers
 
 STRUCTURES = [rows_of(protein("5L33"), slice(i, i + 20)) for i in range(8)]
 
@@ -38,7 +39,7 @@ def test_a_stream_has_the_designs_of_one_model_in_order(expected):
         np.testing.assert_allclose(a.log_probs, b.log_probs, atol=1e-5)
 
 
-def test_a_worker_that_dies_loses_its_own_batch_alone(expected):
+def test_a_worker_that_is_killed_loses_nothing(expected):
     # Workers of the tests before may not have ended yet.
     others = {process.pid for process in active_children()}
 
@@ -51,15 +52,30 @@ def test_a_worker_that_dies_loses_its_own_batch_alone(expected):
             yield structure
 
     found = list(mpnn.design_stream(killing(), ["cpu", "cpu"], 2, 0.1, 5, batch_size=2))
-    assert sum(isinstance(d, mpnn.Lost) for d in found) == 2
-    for a, b in zip(expected, found, strict=True):
-        assert b.structure.sequence == a.structure.sequence
-        if isinstance(b, mpnn.Lost):
-            assert b.device == "cpu" and "terminated abruptly" in b.reason
-        else:
-            assert a.sequences == b.sequences
-            with pytest.raises(ValueError, match="details=True"):
-                _ = b.log_probs
+    assert [d.sequences for d in found] == [d.sequences for d in expected]
+
+
+def kill_at(place):
+    """What squares numbers, and dies of 13."""
+
+    def compute(batch):
+        if 13 in batch:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return [(place, n * n) for n in batch]
+
+    return compute
+
+
+def lost(item, place, why):
+    return (place, f"lost {item}", why)
+
+
+def test_what_its_worker_dies_of_twice_is_lost_alone():
+    workers = Workers(["a", "b"], kill_at, lost, "this test")
+    found = list(workers.results(iter(range(20)), 3))
+    assert [value for _, value, *_ in found[:13]] == [n * n for n in range(13)]
+    assert found[13][1] == "lost 13" and "terminated abruptly" in found[13][2]
+    assert [value for _, value, *_ in found[14:]] == [n * n for n in range(14, 20)]
 
 
 def test_what_is_wrong_with_the_model_is_told():

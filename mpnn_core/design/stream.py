@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-import atexit
-import os
-import sys
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from multiprocessing import current_process, parent_process
-from multiprocessing.connection import wait
-from multiprocessing.context import SpawnContext, SpawnProcess
+from functools import partial
 from pathlib import Path
-from threading import Thread
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -30,11 +20,9 @@ from mpnn_core.design.isolation import isolated, reason
 from mpnn_core.design.model import Model, load_model
 from mpnn_core.design.results import Designs
 from mpnn_core.network.families import PACKAGED
+from mpnn_core.runs.workers import Workers, leave_if_worker
 from mpnn_core.sampling.constraints import Constraints
 from mpnn_core.structures.structure import Structure
-
-# Batches that wait at each worker, so that none is idle while results are ahead in order.
-WAITING = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,8 +69,8 @@ def design_stream(
 
     Every structure gets the designs that `Model.design` gives it with the same seed, whatever the
     devices. A structure that cannot be computed comes as `Lost`, and so does one that its worker
-    dies of: only the batch in progress is lost, and a new worker takes over. Workers end with the
-    process that started them, however it ends.
+    dies of twice, the second time alone; a new worker takes over. Workers end with the process that
+    started them, however it ends.
 
     Each worker is a new Python process that imports the calling script. So a script calls this
     below ``if __name__ == "__main__":``.
@@ -105,10 +93,7 @@ def design_stream(
     RuntimeError
         A worker ends while it starts, as where a script calls this without the line above.
     """
-    if getattr(current_process(), "_inheriting", False):
-        # A worker is importing the script, and has come to this call. It says nothing and does no
-        # more of the script; the process that started it raises the error.
-        sys.exit(UNGUARDED)
+    leave_if_worker()
     if not devices:
         raise ValueError("no device is given; expected at least one, such as ['cuda:0']")
     if batch_size < 1:
@@ -119,170 +104,31 @@ def design_stream(
         num_sequences, temperature, checked_seed(seed), constraints, common_random_numbers, details
     )
     model = (str(weights), variant, backend, side_chain_context)
-    return _designs(iter(structures), devices, batch_size, design, model)
+    workers: Workers[Structure, Designs | Lost] = Workers(
+        devices, partial(_designing, model, design), _lost, "design_stream"
+    )
+    return workers.results(iter(structures), batch_size)
 
 
-def _designs(
-    structures: Iterator[Structure],
-    devices: Sequence[str],
-    batch_size: int,
-    design: _Design,
-    model: tuple[str, str, str, bool],
-) -> Iterator[Designs | Lost]:
-    """What `design_stream` gives, from its arguments; `model` as `_start` takes it."""
-
-    def assigned(batch: list[Structure], w: int) -> _Assigned:
-        try:
-            future = workers[w].pool.submit(_computed, batch, design)
-        except BrokenProcessPool:  # it died while it had nothing to do
-            workers[w] = _Worker(devices[w], model)
-            future = workers[w].pool.submit(_computed, batch, design)
-        return _Assigned(batch, w, workers[w], future)
-
-    def waiting(w: int) -> int:
-        return sum(item.place == w and not item.future.done() for item in ahead)
-
-    workers = [_Worker(device, model) for device in devices]
-    ahead: deque[_Assigned] = deque()
-    unreadable: Exception | None = None
-    try:
-        while True:
-            while len(ahead) < 2 * WAITING * len(devices):
-                w = min(range(len(devices)), key=waiting)
-                batch: list[Structure] = []
-                if waiting(w) < WAITING and unreadable is None:
-                    try:
-                        for structure in islice(structures, batch_size):
-                            batch.append(structure)
-                    except Exception as error:
-                        unreadable = error
-                if not batch:
-                    break
-                ahead.append(assigned(batch, w))
-            if not ahead:
-                if unreadable is not None:
-                    raise unreadable
-                return
-            first = ahead.popleft()
-            try:
-                results: Sequence[Designs | Lost] = first.future.result()
-            except BrokenProcessPool as error:
-                if first.worker.failed_to_start:
-                    raise RuntimeError(NOT_STARTED.format(first.worker.device)) from None
-                # A worker does one batch after another, so it is this one that it had begun.
-                results = [Lost(s, first.worker.device, str(error)) for s in first.batch]
-                if workers[first.place] is first.worker:
-                    first.worker.pool.shutdown(wait=False)
-                    workers[first.place] = _Worker(first.worker.device, model)
-                for i, item in enumerate(ahead):
-                    if item.worker is first.worker and not item.succeeded:
-                        ahead[i] = assigned(item.batch, item.place)
-            yield from results
-    finally:
-        for worker in workers:
-            worker.pool.shutdown(wait=False, cancel_futures=True)
-
-
-# The exit code of a worker whose script calls `design_stream` while it is imported.
-UNGUARDED = 1
-
-NOT_STARTED = (
-    "the worker process of device {!r} ended while it started; what it printed says why. If it "
-    "printed nothing, the script calls design_stream when it is imported, and each worker imports "
-    'it: put the call below the line `if __name__ == "__main__":`'
-)
-
-
-class _Worker:
-    """A process that designs on a device, one batch after the other."""
-
-    def __init__(self, device: str, model: tuple[str, str, str, bool]) -> None:
-        self.device = device
-        self.context = _Spawning()
-        self.pool = ProcessPoolExecutor(1, self.context, _start, (device, *model))
-        self.started = self.pool.submit(_start_is_over)
-
-    @property
-    def failed_to_start(self) -> bool:
-        """Whether it ended itself before it could compute; not if the system ended it."""
-        if self.started.done() and self.started.exception() is None:
-            return False
-        process = self.context.process
-        if process is None:
-            return False
-        process.join()
-        return bool(process.exitcode and process.exitcode > 0)
-
-
-class _Spawning(SpawnContext):
-    """Starts new Python processes, for CUDA cannot be used in a forked one; keeps the last one."""
-
-    process: SpawnProcess | None = None
-
-    def Process(self, *arguments: Any, **options: Any) -> SpawnProcess:  # type: ignore[override]
-        self.process = SpawnProcess(*arguments, **options)
-        return self.process
-
-
-class _Assigned(NamedTuple):
-    """A batch, the place of its worker among the devices, and the worker that computes it."""
-
-    batch: list[Structure]
-    place: int
-    worker: _Worker
-    future: Future[list[Designs | Lost]]
-
-    @property
-    def succeeded(self) -> bool:
-        return self.future.done() and self.future.exception() is None
-
-
-# What follows runs in a worker.
-_model: Model | Exception | None = None
-_device = ""
-
-
-def _start(device: str, weights: str, variant: str, backend: str, side_chain_context: bool) -> None:
-    """Load the model: what a worker process does first."""
-    global _model, _device
-    _device = device
-    parent = parent_process()
-    assert parent is not None
-    Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-    atexit.register(_forget)
+def _designing(
+    model: tuple[str, str, str, bool], design: _Design, device: str
+) -> Callable[[list[Structure]], list[Designs | Lost]]:
+    """Load the model on a device, and give what designs a batch there."""
     if not device.startswith("cuda"):
         torch.set_num_threads(1)  # one worker per core is what several on a CPU are for
-    try:
-        _model = load_model(weights, variant, device, backend, side_chain_context)
-    except Exception as error:  # raised by the first batch, whose result somebody waits for
-        _model = error
+    weights, variant, backend, side_chain_context = model
+    loaded = load_model(weights, variant, device, backend, side_chain_context)
+    return partial(_computed, loaded, design, device)
 
 
-def _end_with(parent: int) -> None:
-    """End this process when its parent has ended, which cannot tell it if it was killed.
-
-    A worker holds both ends of the queues that it reads, so it would wait for ever.
-    """
-    wait([parent])
-    os._exit(1)
+def _lost(structure: Structure, device: str, why: str) -> Lost:
+    return Lost(structure, device, why)
 
 
-def _forget() -> None:
-    """Free the model; the thread that watches the parent would keep it alive past all else."""
-    global _model
-    _model = None
-
-
-def _start_is_over() -> None:
-    """The first task of a worker."""
-
-
-def _computed(structures: list[Structure], design: _Design) -> list[Designs | Lost]:
+def _computed(
+    model: Model, design: _Design, device: str, structures: list[Structure]
+) -> list[Designs | Lost]:
     """Designs of a batch; a structure that cannot be computed is lost alone."""
-    if isinstance(_model, Exception):
-        raise _model
-    assert _model is not None
-    model = _model
 
     def compute(batch: Sequence[Structure]) -> Iterator[Designs]:
         designs: list[Designs] = model.design(
@@ -292,6 +138,6 @@ def _computed(structures: list[Structure], design: _Design) -> list[Designs | Lo
         return iter(designs if design.details else [d.without_details() for d in designs])
 
     return [
-        Lost(structure, _device, reason(result)) if isinstance(result, Exception) else result
+        Lost(structure, device, reason(result)) if isinstance(result, Exception) else result
         for structure, result in isolated(compute, structures)
     ]

@@ -1,0 +1,1 @@
+"""Runs: many structures through several processes into one folder, which can be continued."""
