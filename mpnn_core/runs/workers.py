@@ -119,14 +119,13 @@ class Workers(Generic[Item, Result]):
                     if workers[first.place] is first.worker:
                         first.worker.pool.shutdown(wait=False)
                         workers[first.place] = self._worker(first.worker.place)
-                    for i, item in enumerate(ahead):
-                        if item.worker is first.worker and not item.succeeded:
-                            ahead[i] = assigned(item.batch, item.place, item.tries)
+                    for i, other in enumerate(ahead):
+                        if other.worker is first.worker and not other.succeeded:
+                            ahead[i] = assigned(other.batch, other.place, other.tries)
                     # A worker does one batch after another, so it is this one that it had begun.
                     if first.tries >= TRIES:
-                        yield from (
-                            self.lost(i, first.worker.place, str(error)) for i in first.batch
-                        )
+                        place, why = first.worker.place, str(error)
+                        yield from (self.lost(item, place, why) for item in first.batch)
                     else:
                         again = (assigned([i], first.place, first.tries + 1) for i in first.batch)
                         ahead.extendleft(reversed(list(again)))
