@@ -21,7 +21,7 @@ TRIMER = path_of("6EHB")
 def designed(folder: Path, *arguments: object) -> list[str]:
     """The sequences of a run of the command, chains joined."""
     (file,) = arguments[:1]
-    assert main(["design", *map(str, arguments), "--out", str(folder)]) == 0
+    assert main(["design", *map(str, arguments), "--restart", "--out", str(folder)]) == 0
     name = mpnn.read_structure(str(file)).name
     lines = (folder / "seqs" / f"{name}.fa").read_text().splitlines()
     return [line.replace("/", "") for line in lines[3::2]]

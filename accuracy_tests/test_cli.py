@@ -18,6 +18,7 @@ from proteins import path_of, protein
 import mpnn_core as mpnn
 from mpnn_core.backends.native import NativeBackend
 from mpnn_core.commands import design as design_command
+from mpnn_core.commands import designing
 from mpnn_core.commands.main import main
 from mpnn_core.design import memory
 from mpnn_core.design.arguments import DESIGNED_BYTES
@@ -174,13 +175,13 @@ def put_in(monkeypatch, stage: str, faults: dict[str, BaseException]) -> None:
 
         monkeypatch.setattr(Backbones, "from_structures", building)
     else:
-        write = design_command._write
+        write = designing.write_designs
 
         def writing(options, designs, native):
             faulty([designs[0].structure.name])
             write(options, designs, native)
 
-        monkeypatch.setattr(design_command, "_write", writing)
+        monkeypatch.setattr(designing, "write_designs", writing)
 
 
 def faults(said: str) -> list[str]:

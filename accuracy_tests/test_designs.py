@@ -309,7 +309,8 @@ def test_the_command_writes_a_table_of_what_it_keeps(tmp_path, capsys) -> None:
 
 
 def test_what_is_left_out_is_counted(tmp_path, capsys) -> None:
-    arguments = ["design", path_of(SMALL), "-n", 3, "-T", 0, "--seed", 5, "--out", tmp_path]
+    arguments = ["design", path_of(SMALL), "-n", 3, "-T", 0, "--seed", 5, "--restart",
+                 "--out", tmp_path]  # fmt: skip
     assert main([*map(str, arguments), "--unique"]) == 0
     said = capsys.readouterr().err.splitlines()
     found = len(fasta((tmp_path / "seqs" / "6MRR.fa").read_text())) - 1

@@ -81,7 +81,11 @@ def test_what_is_replaced_is_said(tmp_path, capsys) -> None:
     arguments = ["design", str(SMALL), "--out", str(tmp_path), "--save-probs", "-T"]
     assert main([*arguments, "0.1"]) == 0
     assert capsys.readouterr().err == ""
-    assert main([*arguments, "0.3"]) == 0
+    assert main([*arguments, "0.3"]) == 2
+    said = capsys.readouterr().err
+    assert "other settings: temperature was 0.1, is 0.3" in said and "--restart" in said
+    assert "T=0.1" in (tmp_path / "seqs" / "6MRR.fa").read_text()
+    assert main([*arguments, "0.3", "--restart"]) == 0
     files = [tmp_path / "seqs" / "6MRR.fa", tmp_path / "probs" / "6MRR.npz"]
     assert capsys.readouterr().err == f"mpnn-core: warning: replaced: {files[0]}, {files[1]}\n"
     assert "T=0.3" in files[0].read_text()

@@ -306,7 +306,7 @@ def test_pymol_reads_numbers_below_zero_and_blank_chains():
 
 def test_design_takes_selections(tmp_path, capsys):
     path, out = path_of(COMPLEX), tmp_path / "out"
-    written = ["--out", str(out), "-T", "5", "--seed", "1"]
+    written = ["--restart", "--out", str(out), "-T", "5", "--seed", "1"]
     for option, changed in (("--redesign", "near:FE:10"), ("--redesigned", "near:FE:10")):
         assert main(["design", str(path), option, changed, *written]) == 0
         native, designed = (out / "seqs" / f"{COMPLEX}.fa").read_text().splitlines()[1::2]

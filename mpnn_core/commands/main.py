@@ -10,12 +10,9 @@ itself is wrong, and nothing was written; 130, interrupted; 141, the reader of t
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import sys
-import warnings
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import mpnn_core as mpnn
 from mpnn_core.commands import (
@@ -26,33 +23,42 @@ from mpnn_core.commands import (
     example,
     export,
     ligand_mpnn,
+    merge,
     protein_mpnn,
     scan,
     score,
     select,
     weights,
 )
-from mpnn_core.commands.options import CallError, Parser, complain, number
+from mpnn_core.commands.options import (
+    CallError,
+    Parser,
+    Terminated,
+    complain,
+    number,
+    warnings_in_a_line,
+)
 from mpnn_core.gate.commands import add_commands
 
 COMMANDS = (
     design, score, scan, select, protein_mpnn, ligand_mpnn, example, weights, evaluate, distill,
-    export, bench,
+    export, merge, bench,
 )  # fmt: skip
-WRONG_CALL, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
+WRONG_CALL, INTERRUPTED, BROKEN_PIPE, TERMINATED = 2, 130, 141, 143
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     options = parser().parse_args(arguments)
     try:
-        with _warnings_in_a_line():
+        with warnings_in_a_line():
             code: int = options.run(options)
         sys.stdout.flush()
         return code
-    except KeyboardInterrupt:
-        complain("interrupted; all files written so far are complete")
-        return INTERRUPTED
+    except KeyboardInterrupt as stop:
+        by = "ended by SIGTERM" if isinstance(stop, Terminated) else "interrupted"
+        complain(f"{by}; all files written so far are complete")
+        return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
     except BrokenPipeError:  # `mpnn-core score ... | head`
         # Python flushes standard output once more at exit, and must not fail there.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -66,19 +72,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:  # a path of the call, to read or to write
         complain(f"{error.filename or 'a file'}: {error.strerror or error}")
         return WRONG_CALL
-
-
-@contextlib.contextmanager
-def _warnings_in_a_line() -> Iterator[None]:
-    """Show what the library warns of as a line on standard error, each text once."""
-
-    def show(message: Warning | str, *_: Any) -> None:
-        complain(f"warning: {message}")
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("default", UserWarning)
-        warnings.showwarning = show  # type: ignore[assignment]  # it takes what it needs
-        yield
 
 
 def parser() -> argparse.ArgumentParser:

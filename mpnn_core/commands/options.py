@@ -6,7 +6,10 @@ import argparse
 import contextlib
 import os
 import re
+import signal
 import sys
+import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -284,6 +287,40 @@ def progress(total: int, prints: bool = False) -> Iterator[Callable[[int], None]
     with Progress(*columns, console=Console(stderr=True), redirect_stdout=False) as bar:
         task = bar.add_task("structures", total=total)
         yield lambda count: bar.advance(task, count)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as a scheduler sends it: the command ends as it does on Ctrl-C."""
+
+
+@contextlib.contextmanager
+def ending_on_sigterm() -> Iterator[None]:
+    """Raise `Terminated` where SIGTERM comes; only the main thread of a process can."""
+
+    def end(*_: Any) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def warnings_in_a_line() -> Iterator[None]:
+    """Show what the library warns of as a line on standard error, each text once."""
+
+    def show(message: Warning | str, *_: Any) -> None:
+        complain(f"warning: {message}")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", UserWarning)
+        warnings.showwarning = show  # type: ignore[assignment]  # it takes what it needs
+        yield
 
 
 def complain(message: str) -> None:

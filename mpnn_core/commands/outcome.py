@@ -58,13 +58,18 @@ class Outcome:
         A file cannot be written, a program is not known, or a library is missing.
     """
 
-    def __init__(self, options: argparse.Namespace, prints: bool) -> None:
+    def __init__(self, options: argparse.Namespace, wants_rows: bool = False) -> None:
+        self.options, self.wants_rows = options, wants_rows
+        self.page = Page(None)
+        names = [name.strip() for text in options.programs for name in text.split(",")]
+        self.programs = list(dict.fromkeys(names))
+
+    def check(self, prints: bool) -> None:
+        """See that all can be written; `prints` is whether the FASTA goes to standard output."""
         from mpnn_core.design.programs import PROGRAMS
         from mpnn_core.design.table import TableError, check_table
 
-        self.options = options
-        names = [name.strip() for text in options.programs for name in text.split(",")]
-        self.programs = list(dict.fromkeys(names))
+        options = self.options
         for name in self.programs:
             if name not in PROGRAMS:
                 raise CallError(f"--for {name}: expected some of {', '.join(PROGRAMS)}")
@@ -74,7 +79,6 @@ class Outcome:
                     raise CallError(f"{option} writes files; give --out a folder instead of -")
         folders = [STRUCTURES] if options.structures else []
         check_outputs([options.out / name for name in [*folders, *self.programs]], [])
-        self.rows: list[dict[str, Any]] = []
         self.page = Page(options.page)
         if options.table is not None:
             try:
@@ -99,14 +103,17 @@ class Outcome:
             kept = top(kept, options.top)
         return kept
 
-    def write(self, file: Path, designs: Sequence[mpnn.Designs]) -> None:
-        """Write what the options ask for of the designs of one structure, read from `file`."""
+    def write(self, digest: str, designs: Sequence[mpnn.Designs]) -> list[dict[str, Any]]:
+        """Write what the options ask for of the designs of one structure; its rows of the table.
+
+        `digest` is the sha256 of the file that the structure was read from.
+        """
         from mpnn_core.design.mutations import odd_composition
         from mpnn_core.design.programs import write_inputs
 
         listed = list(designs)  # those without designs count for the names
         if not _count(listed):
-            return
+            return []
         name = listed[0].structure.name
         self.page.add(listed)
         odd = odd_composition(listed)
@@ -117,11 +124,11 @@ class Outcome:
         if self.programs:
             for note in write_inputs(self.options.out, listed, self.programs):
                 complain(f"note: {name}: {note}")
-        if self.options.table is not None:
-            from mpnn_core.design.table import rows
-            from mpnn_core.network.checkpoints import file_sha256
+        if self.options.table is None and not self.wants_rows:
+            return []
+        from mpnn_core.design.table import rows
 
-            self.rows += rows(listed, file_sha256(file))
+        return rows(listed, digest)
 
     def _write_structures(self, designs: Sequence[mpnn.Designs]) -> None:
         from mpnn_core.design.table import design_names
@@ -139,13 +146,13 @@ class Outcome:
             ):
                 write_structure(folder / f"{name}.{ending}", structure, sequence, b_factor)
 
-    def finish(self) -> None:
-        """Write the table and the page: of all structures that were designed."""
+    def finish(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Write the table, of these rows, and the page, of the structures that were designed."""
         self.page.write()
         if self.options.table is not None:
             from mpnn_core.design.table import write_table
 
-            write_table(self.options.table, self.rows)
+            write_table(self.options.table, rows)
 
 
 class Page:

@@ -94,7 +94,10 @@ class Reader:
 
     def __call__(self, file: Path) -> mpnn.Structure:
         """The structure of a file."""
-        structure = mpnn.read_structure(file, **self.reading)
+        return self.of(mpnn.read_structure(file, **self.reading), file)
+
+    def of(self, structure: mpnn.Structure, file: Path) -> mpnn.Structure:
+        """A structure that was read from `file`, as the model is to see it."""
         if self.options.cyclic:
             structure = structure.with_cyclic(",".join(self.options.cyclic))
         if self.options.no_ligand:

@@ -1,0 +1,534 @@
+"""What `mpnn-core design` does for each structure, in this process or in others, and its folder."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import secrets
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import mpnn_core as mpnn
+from mpnn_core.commands.at_residues import (
+    biases_of,
+    number_in,
+    profiles_of,
+    temperatures_at,
+    tied_of,
+)
+from mpnn_core.commands.constraints import Constraining
+from mpnn_core.commands.options import (
+    CallError,
+    check_outputs,
+    complain,
+    complain_of,
+    constraints_of,
+    ending_on_sigterm,
+    exit_code,
+    model_of,
+    pairs,
+    progress,
+    warnings_in_a_line,
+)
+from mpnn_core.commands.outcome import Outcome, Page
+from mpnn_core.commands.surroundings import Reader
+
+if TYPE_CHECKING:
+    from mpnn_core.runs.folder import Done, Failed, RunFolder
+    from mpnn_core.runs.inputs import Item, Shard
+
+STANDARD_OUTPUT = Path("-")
+PARQUET = "parquet"
+MOST_FILES = 10_000
+"""Structures that get a FASTA file each unless it is asked for; more go into Parquet files."""
+STRUCTURES_A_PART = 1_000
+BATCH = 32
+"""Structures that a process is given at a time."""
+
+# Options that do not change the results.
+FREE = frozenset((
+    "files", "out", "run", "given", "seed", "workers", "device", "shard", "restart", "page",
+))  # fmt: skip
+
+
+class Work(NamedTuple):
+    """What designing needs besides the options: made once, and told to every process."""
+
+    options: argparse.Namespace
+    seed: int
+    digests: dict[str, str]
+    files: list[Path]
+    prints: bool
+    parquet: bool
+
+
+class Designing:
+    """Designs structures as the options say, and writes what belongs to each.
+
+    The same object works in this process, in each of several, and on a shard.
+    """
+
+    def __init__(self, work: Work, model: mpnn.Model) -> None:
+        self.work, self.options, self.model = work, work.options, model
+        self.constraining = Constraining(work.options, design_constraints(work.options), work.files)
+        self.profiles = profiles_of(work.options)
+        self.read = Reader(work.options, model, work.files)
+        self.outcome = Outcome(work.options, work.parquet)
+
+    def each(self, items: Iterable[Item]) -> Iterator[Done | Failed]:
+        """The outcome of every item, as many computed in one call as the model computes well."""
+        from mpnn_core.design.isolation import isolated
+        from mpnn_core.training.corpus import batched
+
+        failed: list[Failed] = []
+        item_of: dict[mpnn.Structure, Item] = {}
+        constraints_of: dict[mpnn.Structure, mpnn.Constraints] = {}
+
+        def usable() -> Iterator[mpnn.Structure]:
+            for item in items:
+                try:
+                    structure, own = self._opened(item)
+                # Whatever is wrong with a file, the others are designed.
+                except Exception as error:
+                    failed.append(_failed(item, error))
+                else:
+                    item_of[structure], constraints_of[structure] = item, own
+                    yield structure
+
+        def designs(structures: Sequence[mpnn.Structure]) -> Iterator[Any]:
+            options = self.options
+            return self.model.design_and_score(
+                structures, options.num_sequences, options.temperature or [0.1], self.work.seed,
+                [constraints_of[structure] for structure in structures],
+                None if options.orders == "random" else options.orders,
+                options.common_random_numbers, options.backbone_noise,
+            )  # fmt: skip
+
+        for structures in batched(usable(), self.options.num_sequences):
+            yield from _taken(failed)
+            for structure, result in isolated(designs, structures):
+                item = item_of.pop(structure)
+                del constraints_of[structure]
+                try:
+                    if isinstance(result, Exception):
+                        raise result
+                    yield self._written(item, structure, *result)
+                except BrokenPipeError:  # nobody reads any further
+                    raise
+                except Exception as error:
+                    yield _failed(item, error)
+        yield from _taken(failed)
+
+    def _opened(self, item: Item) -> tuple[mpnn.Structure, mpnn.Constraints]:
+        """The structure of an item as the model sees it, and what may change in it."""
+        if item.is_row:
+            structure, file = self.read.of(item.structure(), item.path), item.path
+            own = self.constraining(structure, file)
+        else:
+            with item.file() as file, _named(file, item.source):
+                try:
+                    structure = self.read(file)
+                    if structure.name != item.name and item.member:
+                        structure = replace(structure, name=item.name)
+                    own = self.constraining(structure, file)
+                except mpnn.StructureError as error:
+                    error.file = item.source
+                    raise
+        if self.profiles is not None and own.pssm is not None:
+            raise mpnn.ConstraintError(
+                f"{structure.name}: a PSSM is stated by --constraints and by --pssm; expected one "
+                "of them"
+            )
+        if self.profiles is not None:
+            own = replace(own, pssm=self.profiles.of(structure))
+        own.check(structure)
+        return structure, own
+
+    def _written(self, item: Item, structure: mpnn.Structure, made: Any, native: Any) -> Done:
+        from mpnn_core.runs.folder import Done
+
+        kept = self.outcome.chosen(made)
+        digest = self.work.digests.get(item.name, "")
+        try:
+            if not self.work.parquet:
+                write_designs(self.options, kept, native)
+            rows = self.outcome.write(digest, kept)
+        except BrokenPipeError:
+            raise
+        except Exception as error:
+            raise _WriteError(f"cannot write the designs of {structure.name}", error) from None
+        return Done(item.name, digest, rows)
+
+
+@contextmanager
+def _named(file: Path, source: str) -> Iterator[None]:
+    """Let warnings name the source of a file that is a copy."""
+    if str(file) == source:
+        yield
+        return
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        yield
+    for warning in said:
+        text = str(warning.message).replace(str(file), source)
+        warnings.warn(text, warning.category, stacklevel=2)
+
+
+class _WriteError(Exception):
+    """What could not be done, and why."""
+
+    def __init__(self, undone: str, error: Exception) -> None:
+        super().__init__(undone, error)
+        self.undone, self.error = undone, error
+
+
+def _taken(failed: list[Failed]) -> list[Failed]:
+    taken, failed[:] = list(failed), []
+    return taken
+
+
+def _failed(item: Item, error: Exception) -> Failed:
+    from mpnn_core.design.isolation import reason
+    from mpnn_core.runs.folder import Failed
+
+    undone = ""
+    if isinstance(error, _WriteError):
+        undone, error = f"{error.undone}: ", error.error
+    chain, residue = (getattr(error, name, None) or "" for name in ("chain", "residue"))
+    said = reason(error)
+    return Failed(item.name, item.source, chain, residue, undone + said)
+
+
+def run_design(options: argparse.Namespace) -> int:
+    """Design all inputs; see `commands.design`."""
+    from mpnn_core.runs.folder import RunError
+    from mpnn_core.runs.inputs import InputError, Shard, list_items
+
+    prints = options.out == STANDARD_OUTPUT
+    for given, option in (
+        (options.save_probs, "--save-probs"), (options.format is not None, "--format"),
+        (options.shard is not None, "--shard"), (options.workers not in (None, 1), "--workers"),
+    ):  # fmt: skip
+        if given and prints:
+            raise CallError(f"{option} writes files; give --out a folder instead of -")
+    try:
+        shard = None if options.shard is None else Shard.parse(options.shard)
+        items = list_items(options.files, complain)
+        running = Running(options, items, shard)
+        with ExitStack() as stack:
+            stack.enter_context(ending_on_sigterm())
+            run = None if prints else _folder(options, shard)
+            if run is not None:
+                stack.enter_context(run)
+            failures = 0
+            for failed in running.failures(run):
+                complain_of(Path(failed.file), _SaidError(failed.reason))
+                failures += 1
+                if run is not None:
+                    run.add_failure(failed)
+    except (InputError, RunError) as error:
+        raise CallError(str(error)) from None
+    return exit_code(failures, len(items))
+
+
+class _SaidError(ValueError):
+    """A reason that is a sentence already."""
+
+
+def _folder(options: argparse.Namespace, shard: Shard | None) -> RunFolder:
+    from mpnn_core.runs.folder import RunFolder
+
+    check_outputs([options.out], [])
+    drawn = secrets.randbits(32)
+    return RunFolder(
+        options.out, settings_of(options), mpnn.__version__, options.seed, drawn,
+        "" if shard is None else str(shard), options.restart,
+    )  # fmt: skip
+
+
+def design_constraints(options: argparse.Namespace) -> mpnn.Constraints:
+    """The constraints that the options state. Small letters are capitals."""
+    from mpnn_core.sampling.constraints import letter_index, letter_indices
+
+    omit_at: dict[int | str, str] = {}
+    for at, letters in pairs(options.omit_at, "--omit-at"):
+        omit_at[at] = f"{omit_at[at]},{letters.upper()}" if at in omit_at else letters.upper()
+    bias: dict[str, float] = {}
+    for given, value in pairs(options.bias, "--bias"):
+        for letter in given.upper().split(","):
+            bias[letter] = bias.get(letter, 0.0) + number_in(value, "--bias", "bias")
+    omit = ",".join([*options.omit, "X"]).upper()
+    for option, of, values in (
+        ("--omit", letter_indices, [omit]),
+        ("--omit-at", letter_indices, omit_at.values()),
+        ("--bias", letter_index, bias),
+    ):
+        for value in values:
+            try:
+                of(value)
+            except mpnn.ConstraintError as error:
+                raise CallError(f"{option}: {error}") from None
+    return mpnn.Constraints(
+        **constraints_of(options),
+        omit=omit,
+        omit_at=omit_at,
+        tied=tied_of(options.tied),
+        tied_chains=options.tied_chains,
+        bias=bias,
+        bias_at=biases_of(options.bias_at),
+        temperature_at=temperatures_at(options.temperature_at),
+    )
+
+
+def settings_of(options: argparse.Namespace) -> dict[str, str]:
+    """What the results depend on: the options, with the sha256 of each file that one names."""
+    found = {}
+    for name, value in vars(options).items():
+        if name in FREE or value in (None, [], False):
+            continue
+        texts = [str(each) for each in (value if isinstance(value, list) else [value])]
+        for i, text in enumerate(texts):
+            path = Path(text.partition("=")[2] or text) if name == "constraints" else Path(text)
+            if len(text) < 4096 and path.is_file():
+                texts[i] = f"{text} (sha256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]})"
+        found[name] = " ".join(texts)
+    return found
+
+
+class Running:
+    """A run that is checked: what is wrong with the call is said before anything is written.
+
+    Raises
+    ------
+    CallError
+        An option does not fit another one, the model or the inputs.
+    """
+
+    def __init__(self, options: argparse.Namespace, items: list[Item], shard: Shard | None) -> None:
+        self.options, self.items, self.shard = options, items, shard
+        many = len(items) > MOST_FILES
+        self.parquet = options.format == PARQUET or (options.format is None and many)
+        if self.parquet and (options.save_probs or options.structures or options.programs):
+            raise CallError(
+                "--format parquet has rows alone; expected no --save-probs, --structures or --for"
+            )
+        if options.page is not None and (options.workers or 1) > 1:
+            raise CallError("--page is made by one process; leave out --workers")
+        files = [item.path for item in items if not item.member]
+        prints = options.out == STANDARD_OUTPUT
+        self.work = Work(options, 0, {}, files, prints, self.parquet)
+        self.places = _places(options, len(items))
+        self.designing: Designing | None = None
+        if len(self.places) == 1:
+            model = model_of(_on(options, self.places[0]))
+            self.designing = Designing(self.work, model)
+        else:  # the processes load it
+            Constraining(options, design_constraints(options), files)
+        self.outcome = Outcome(options, self.parquet)
+        self.outcome.check(prints)
+        self.outcome.page = Page(options.page)
+
+    def failures(self, run: RunFolder | None) -> Iterator[Failed]:
+        """Design what is left of a run; what fails."""
+        from mpnn_core.runs.folder import Failed, Parts
+
+        digests, left = self._left(run)
+        if run is not None:
+            _say_what_is_there(self.options, run, digests, left, self.parquet)
+        seed = self.options.seed if run is None else run.seed
+        work = self.work._replace(
+            seed=secrets.randbits(32) if seed is None else seed, digests=digests
+        )
+        printed: list[dict[str, Any]] = []
+        parts = None
+        if run is not None and self.parquet:
+            parts = Parts(run, _write_rows, STRUCTURES_A_PART)
+        try:
+            with progress(len(left), work.prints) as advance:
+                for result in self._results(work, left):
+                    advance(1)
+                    if isinstance(result, Failed):
+                        yield result
+                    elif run is None:
+                        printed += result.rows
+                    elif parts is not None:
+                        parts.add(result)
+                    else:
+                        run.add(result)
+        finally:
+            if parts is not None:
+                parts.write()
+        rows: Iterable[dict[str, Any]] = printed
+        if run is not None:
+            done = run.done
+            rows = (row for name in digests if name in done for row in done[name].rows)
+        self.outcome.finish(rows)
+
+    def _left(self, run: RunFolder | None) -> tuple[dict[str, str], list[Item]]:
+        """The digests of the items of this shard, by name, and the items that are not done."""
+        digests: dict[str, str] = {}
+        left: list[Item] = []
+        for item in self.items:
+            try:
+                digest = item.digest()
+            except (OSError, mpnn.StructureError):
+                digest = "0"  # reading it says what is wrong
+            if self.shard is not None and not self.shard.holds(digest):
+                continue
+            digests[item.name] = digest
+            results = _results(self.options, item, self.parquet)
+            if run is None or not run.is_done(item.name, digest, results):
+                left.append(item)
+        return digests, left
+
+    def _results(self, work: Work, items: list[Item]) -> Iterator[Done | Failed]:
+        """Every item's outcome, from this process or from several."""
+        from mpnn_core.runs.workers import Workers
+
+        if self.designing is not None:
+            self.designing.work = work
+            self.designing.outcome.page = self.outcome.page
+            yield from self.designing.each(iter(items))
+            return
+        places = [f"{i}:{place}" for i, place in enumerate(self.places)]
+        workers: Workers[Item, Any] = Workers(
+            places, partial(_prepare, work), _lost, "mpnn-core design"
+        )
+        together = max(1, min(BATCH, len(items) // (2 * len(places))))
+        yield from workers.results(iter(items), together)
+
+
+def _results(options: argparse.Namespace, item: Item, parquet: bool) -> list[Path]:
+    """The files that say that an item is done, besides the log."""
+    return [] if parquet else [options.out / "seqs" / f"{item.name}.fa"]
+
+
+def _say_what_is_there(
+    options: argparse.Namespace, run: RunFolder, digests: dict[str, str], left: list[Item],
+    parquet: bool,
+) -> None:  # fmt: skip
+    """Say what is continued, and which files of others are replaced."""
+    there = len(digests) - len(left)
+    if there:
+        complain(f"note: {options.out}: continued, {there} of {len(digests)} structures are done")
+    if parquet:
+        check_outputs([options.out / "designs"], [])
+        return
+    folders = {"seqs": ".fa"} | ({"probs": ".npz"} if options.save_probs else {})
+    check_outputs(
+        [options.out / folder for folder in folders],
+        [
+            options.out / folder / f"{item.name}{ending}"
+            for item in left
+            for folder, ending in folders.items()
+        ],
+    )
+
+
+def _places(options: argparse.Namespace, items: int) -> list[str]:
+    """Where the processes compute: a device each."""
+    devices = [options.device]
+    if options.device == "cuda":
+        import torch
+
+        devices = [f"cuda:{i}" for i in range(torch.cuda.device_count())] or devices
+    count = options.workers
+    if count is None:
+        count = len(devices) if options.page is None and options.out != STANDARD_OUTPUT else 1
+    count = max(1, min(count, items))
+    return [devices[i % len(devices)] for i in range(count)]
+
+
+def _on(options: argparse.Namespace, device: str) -> argparse.Namespace:
+    return argparse.Namespace(**(vars(options) | {"device": device}))
+
+
+def _prepare(work: Work, place: str) -> Callable[[list[Item]], list[Done | Failed]]:
+    """Load the model in a process, and give what designs a batch there."""
+    import torch
+
+    number, _, device = place.partition(":")
+    warnings_in_a_line().__enter__()  # for as long as the process lives
+    if device == "cpu":
+        torch.set_num_threads(max(1, _cores() // (work.options.workers or 1)))
+    options = _on(work.options, device)
+    if number != "0":  # what is said of the model is said once
+        with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
+            model = model_of(options)
+    else:
+        model = model_of(options)
+    designing = Designing(work, model)
+    return partial(_designed, designing)
+
+
+def _cores() -> int:
+    from mpnn_core.backends.native.cores import available_cores
+
+    return available_cores()
+
+
+def _designed(designing: Designing, items: list[Item]) -> list[Done | Failed]:
+    return list(designing.each(iter(items)))
+
+
+def _lost(item: Item, place: str, why: str) -> Failed:
+    from mpnn_core.runs.folder import Failed
+
+    said = f"its process ended twice, the second time with this structure alone: {why}"
+    return Failed(item.name, item.source, "", "", said)
+
+
+def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    from mpnn_core.design.table import write_table
+
+    write_table(path, rows)
+
+
+def write_designs(
+    options: argparse.Namespace, designs: Sequence[mpnn.Designs], native: mpnn.Scores
+) -> None:
+    """Write the designs of one structure, those at each temperature."""
+    import numpy as np
+
+    from mpnn_core.design.results import format_designs
+    from mpnn_core.structures.files import output_name, write_atomically
+
+    text = format_designs(designs, native, mpnn.__version__)
+    if options.out == STANDARD_OUTPUT:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        return
+    structure = designs[0].structure
+    name = output_name(structure.name)
+    if options.save_probs:
+        letters = [sequence for at in designs for sequence in at.sequences]
+        confidences: dict[str, Any] = {
+            f"{kind}_confidence": np.concatenate([getattr(at, name) for at in designs])
+            for kind, name in (("overall", "confidence"), ("ligand", "ligand_confidence"))
+            if designs[0].ligand_confidence is not None
+        }
+        write_atomically(
+            options.out / "probs" / f"{name}.npz",
+            lambda file: np.savez_compressed(
+                file,
+                probs=np.concatenate([at.probabilities for at in designs]),
+                log_probs=np.concatenate([at.log_probs for at in designs]),
+                S=np.array([[mpnn.ALPHABET.index(a) for a in s] for s in letters]),
+                decoding_order=np.concatenate([at.decoding_order for at in designs]),
+                mask=structure.mask,
+                designed=designs[0].designed,
+                chain_ids=structure.chain_ids,
+                residue_numbers=structure.residue_numbers,
+                alphabet=np.array(list(mpnn.ALPHABET)),
+                **confidences,
+            ),
+        )
+    # The FASTA file is written last: where it exists, the other file does too.
+    write_atomically(options.out / "seqs" / f"{name}.fa", lambda file: file.write(text.encode()))
