@@ -266,3 +266,66 @@ def test_some_chains_by_themselves_keep_their_numbers_and_what_is_around_them() 
     assert set(part.context.chain_ids) == set(structure.context.chain_ids) - {"A", "C"}
     with pytest.raises(mpnn.StructureError, match="no chain 'Q'; it has A, B, C"):
         structure.of_chains(["Q"])
+
+
+def test_a_chain_far_away_changes_nothing(model) -> None:
+    """Planted: the same protein twice, 500 Å apart."""
+    one = protein(SMALL)
+    L = len(one)
+    both = mpnn.Structure.from_backbone(
+        np.concatenate([one.coords, one.coords + 500]), one.sequence * 2, "A" * L + "B" * L
+    )
+    assert np.abs(model.scan(both, split=[["A"], ["B"]], seed=1).logit_difference).max() < 1e-5
+    beside = replace(both, coords=np.concatenate([one.coords, one.coords + 12]))
+    assert np.abs(model.scan(beside, split=[["A"], ["B"]], seed=1).logit_difference).max() > 0.1
+
+
+def test_chains_in_no_group_are_said_and_ligands_once(tmp_path, capsys) -> None:
+    rows = scanned(path_of(COMPLEX), "--split", "A/B", tmp_path / "t.csv")
+    assert {row["chain"] for row in rows} == {"A", "B"}
+    said = capsys.readouterr().err
+    assert "143 residues have no rows, for their chain is in no group of --split: C43" in said
+    assert "incomplete" not in said
+    assert said.count("does not see what is around the protein") == 1
+
+
+def test_a_residue_without_a_letter_is_said(tmp_path, capsys) -> None:
+    text = path_of(SMALL).read_text()
+    (name,) = {line[17:20] for line in text.splitlines() if line[22:26] == "   5"}
+    (tmp_path / "s.pdb").write_text(
+        "".join(
+            line.replace(name, "UNK") if line[22:26] == "   5" else line
+            for line in text.splitlines(True)
+        )
+    )
+    rows = scanned(tmp_path / "s.pdb", "--redesign", "A4-6", tmp_path / "t.csv")
+    assert {row["pos"] for row in rows} == {"4", "6"}
+    said = capsys.readouterr().err
+    assert "or no letter: A5" in said and "no group" not in said
+
+
+@pytest.mark.parametrize("weights", ["ca", "membrane"])
+def test_other_models_scan_what_they_read(weights, tmp_path) -> None:
+    rows = scanned(path_of(SMALL), "--weights", weights, "--seed", "2", tmp_path / "t.csv")
+    model, structure = mpnn.load_model(weights), protein(SMALL)
+    read = structure.as_trace() if model.ca_only else structure.with_membrane(np.zeros(68, int))
+    expected = model.conditional_log_probs(read, seed=2)[0].astype(np.float64)
+    expected = expected[:, :20] - np.take_along_axis(expected, structure.tokens[:, None], 1)
+    found = np.array([float(row["logit_difference"]) for row in rows]).reshape(68, 20)
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+def test_two_methods_are_refused(capsys) -> None:
+    with pytest.raises(SystemExit) as exit:
+        main(["scan", str(path_of(SMALL)), "--method", "tied", "--unconditional"])
+    assert exit.value.code == 2
+    assert "--unconditional: not allowed with argument --method" in capsys.readouterr().err
+
+
+def test_a_mutation_of_another_letter_costs_its_structure_alone(tmp_path, capsys) -> None:
+    (tmp_path / "m.txt").write_text("A:W2D\n")
+    files = [str(path_of(name)) for name in ("5L33", SMALL)]
+    assert main(["scan", *files, "--mutations", str(tmp_path / "m.txt")]) == 1
+    out, err = capsys.readouterr()
+    assert [row["structure"] for row in csv.DictReader(io.StringIO(out))] == [SMALL]
+    assert "5L33: 'A:W2D', but residue A:2 is E" in err

@@ -43,13 +43,14 @@ def add_parser(commands: Any) -> None:
     add_input_options(scan)
     add_constraint_options(scan)
     add_surroundings_options(scan)
-    scan.add_argument(
+    method = scan.add_mutually_exclusive_group()
+    method.add_argument(
         "--method", choices=("conditional", "tied", "unconditional"), default="conditional",
         help="what a residue is given: the backbone and all other residues in an order drawn from "
         "the seed; the same in orders that residues share, the scheme of proteinmpnn_ddg; or the "
         "backbone alone (default: conditional)",
     )  # fmt: skip
-    scan.add_argument(
+    method.add_argument(
         "--unconditional", action="store_const", dest="method", const="unconditional",
         help="the same as --method unconditional",
     )  # fmt: skip
@@ -221,13 +222,21 @@ def _lines(options: argparse.Namespace) -> list[str] | None:
 
 def _say_what_is_left_out(scan: Any, constraints: mpnn.Constraints) -> None:
     """Name the residues that were to be scanned and have no rows."""
+    import numpy as np
+
     from mpnn_core.sampling.labels import label
     from mpnn_core.structures.structure import shown_items
 
     structure = scan.structure
-    rows = (constraints.asked_for(structure) & ~scan.scanned).nonzero()[0].tolist()
-    if rows:
-        complain(
-            f"note: {structure.name}: {len(rows)} residues have no rows, for an incomplete "
-            f"backbone or no letter: {shown_items([label(structure, row) for row in rows])}"
-        )
+    asked = constraints.asked_for(structure)
+    known = structure.mask & (np.array(list(scan.sequence)) != "X")
+    for left_out, why in (
+        (asked & ~known, "for an incomplete backbone or no letter"),
+        (asked & known & ~scan.scanned, "for their chain is in no group of --split"),
+    ):
+        rows = left_out.nonzero()[0].tolist()
+        if rows:
+            complain(
+                f"note: {structure.name}: {len(rows)} residues have no rows, {why}: "
+                f"{shown_items([label(structure, row) for row in rows])}"
+            )

@@ -219,8 +219,11 @@ def scan(
             for i, s in enumerate(structures)
             for part in groups_of(s, split)
         ]
+        pieces = [structures[i].of_chains(part) for i, part, _ in parts]
+        if "context" not in model.reads:  # of the whole it was said what is unseen
+            pieces = [piece.with_ligands(()) for piece in pieces]
         found = means(
-            [structures[i].of_chains(part) for i, part, _ in parts],
+            pieces,
             ["".join(np.array(list(letters[i]))[keep]) for i, _, keep in parts],
             [_within(orders[i], keep) for i, _, keep in parts],
             None,
