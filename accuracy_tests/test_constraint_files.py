@@ -714,7 +714,7 @@ def test_a_damaged_resfile_names_the_line(text, message, tmp_path):
 
 
 def design(*arguments: object) -> int:
-    return main(["design", *map(str, arguments), "--seed", "1"])
+    return main(["design", *map(str, arguments), "--seed", "1", "--restart"])
 
 
 def sequence(out: Path, name: str, record: int = 1) -> str:

@@ -309,18 +309,18 @@ def wait_for(out: Path, structures: int, process: subprocess.Popen[str]) -> None
 
 
 def test_sigterm_ends_a_run_that_can_be_continued(tmp_path) -> None:
-    inputs, out = many(tmp_path / "in", 150), tmp_path / "out"
+    inputs, out = many(tmp_path / "in", 60), tmp_path / "out"
     process = started(inputs, out)
     wait_for(out, 1, process)
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=20)
     assert process.returncode == 143 and "ended by SIGTERM; all files written so far" in said
     assert design(inputs, out) == 0
-    assert len(fasta(out)) == 150
+    assert len(fasta(out)) == 60
 
 
 def test_a_second_run_into_a_folder_is_told(tmp_path) -> None:
-    inputs, out = many(tmp_path / "in", 100), tmp_path / "out"
+    inputs, out = many(tmp_path / "in", 60), tmp_path / "out"
     first = started(inputs, out)
     wait_for(out, 1, first)
     second = started(inputs, out)
@@ -333,7 +333,7 @@ def test_a_second_run_into_a_folder_is_told(tmp_path) -> None:
 
 
 def test_a_worker_that_is_killed_costs_nothing(tmp_path) -> None:
-    inputs, out = many(tmp_path / "in", 120), tmp_path / "out"
+    inputs, out = many(tmp_path / "in", 60), tmp_path / "out"
     process = started(inputs, out, "--workers", "2")
     wait_for(out, 1, process)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
@@ -344,7 +344,7 @@ def test_a_worker_that_is_killed_costs_nothing(tmp_path) -> None:
                 break
     _, said = process.communicate(timeout=120)
     assert process.returncode == 0, said
-    assert len(fasta(out)) == 120 and not (out / "failures.csv").exists()
+    assert len(fasta(out)) == 60 and not (out / "failures.csv").exists()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs limits of a Unix")

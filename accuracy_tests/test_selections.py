@@ -319,7 +319,7 @@ def test_design_takes_selections(tmp_path, capsys):
     native, designed = (out / "seqs" / f"{COMPLEX}.fa").read_text().splitlines()[1::2]
     assert 0 < sum(a != b for a, b in zip(native, designed, strict=True)) <= chosen
     capsys.readouterr()
-    assert main(["design", str(path), "--fixed", "core + Q1", "--out", str(out)]) == 1
+    assert main(["design", str(path), "--fixed", "core + Q1", *written]) == 1
     assert f"{path}: selection 'core + Q1', character 8" in capsys.readouterr().err
 
 

@@ -54,7 +54,7 @@ BATCH = 32
 
 # Options that do not change the results.
 FREE = frozenset((
-    "files", "out", "run", "given", "seed", "workers", "device", "shard", "restart", "page",
+    "files", "out", "run", "given", "seed", "workers", "device", "shard", "restart", "page", "table",
 ))  # fmt: skip
 
 
@@ -384,7 +384,10 @@ class Running:
                 continue
             digests[item.name] = digest
             results = _results(self.options, item, self.parquet)
-            if run is None or not run.is_done(item.name, digest, results):
+            is_done = run is not None and run.is_done(item.name, digest, results)
+            if is_done and self.options.table is not None and not self.parquet:
+                is_done = bool(run and run.done[item.name].rows)  # made without a table
+            if not is_done:
                 left.append(item)
         return digests, left
 
