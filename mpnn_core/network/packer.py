@@ -209,17 +209,19 @@ class Packer(SeesAtoms):
         sets: Sets,
         slots: Tensor,
         tokens: Tensor,
+        atoms: Tensor,
     ) -> PackerEncoding:
         """What the steps need to know of one structure and one sequence.
 
         Parameters
         ----------
-        backbones : with the coordinates that the packer places (N, CA, C, O of ideal residues in
-            the given frames), not those of the file
+        backbones : with the coordinates of the first four of `atoms`, not those of the file
         graph : the `neighbours` nearest by CA
         sets : the atoms that each node sees, chosen by the file's backbones
         slots : (N, M) int64, the same atoms, nearest first, -1 where there is none (`slots_of`)
-        tokens : (N,) int64, 0 to 19
+        tokens : (N,) int64
+        atoms : (N, 14, 3) float, Å, at any chi angles; zeros where a residue has none, and so all
+            of X, which the original places at the origin
         """
         w = self.packer_weights()
         h_V = w.states[tokens]
@@ -231,7 +233,23 @@ class Packer(SeesAtoms):
             F.linear(h_E, layer.blocks()[1], bias)
             for layer, bias in zip(self.decoders, w.features_bias, strict=True)
         ])  # fmt: skip
-        return self.encoded(graph, sets, slots, tokens, h_V, edges)
+        there = slots >= 0  # (N, M)
+        at = slots.clamp(min=0)
+        some = len(sets.xyz) > 0
+        encoding = PackerEncoding(
+            graph,
+            tokens,
+            h_V,
+            edges,
+            w.own_letter[tokens][:, None] + w.other_letter[tokens[graph.neighbours]],
+            first_node_base(w, sets, slots),
+            sets.xyz[at] if some else None,
+            there,
+            self.pairs(graph, tokens, still=False),
+        )
+        self._add_pairs(encoding.edge_base, graph, atoms, self.pairs(graph, tokens, still=True))
+        encoding.node_base.add_(self.of_around(encoding, atoms, slice(0, STILL)))
+        return encoding
 
     def first_edges(self, backbones: Backbones, graph: Graph) -> Tensor:
         """The edges' states before the first layer: (N, K, H)."""
@@ -247,26 +265,8 @@ class Packer(SeesAtoms):
             parts.append(self.W_e(f.enc_norm_edges(E)))
         return torch.cat(parts)
 
-    def encoded(
-        self, graph: Graph, sets: Sets, slots: Tensor, tokens: Tensor, h_V: Tensor, edges: Tensor
-    ) -> PackerEncoding:
-        """The encoding, of what the encoder gives, `edges` as in `PackerEncoding`. What does not
-        move is not summed yet: `with_still` does that."""
-        w = self.packer_weights()
-        there = slots >= 0  # (N, M)
-        at = slots.clamp(min=0)
-        some = len(sets.xyz) > 0 and bool(there.any())
-        element = torch.where(there, sets.element[at], 0) if some else torch.zeros_like(slots)
-        places = torch.arange(slots.shape[1], device=slots.device)
-        node_base = w.slot_elements[places, element].sum(1)  # (N, H)
-        edge_base = w.own_letter[tokens][:, None] + w.other_letter[tokens[graph.neighbours]]
-        return PackerEncoding(
-            graph, tokens, h_V, edges, edge_base, node_base,
-            sets.xyz[at] if some else None, there, [],
-        )  # fmt: skip
-
-    def moving(self, graph: Graph, tokens: Tensor, still: bool = False) -> list[Pairs]:
-        """The pairs of atoms that chi angles move, or those that they do not: by edges."""
+    def pairs(self, graph: Graph, tokens: Tensor, still: bool) -> list[Pairs]:
+        """The pairs of atoms that chi angles do not move, or those that they do."""
         w = self.packer_weights()
         counts = torch.tensor(ATOM_COUNTS, device=tokens.device)[tokens]  # (N,)
         kind = counts[:, None] * (ATOMS + 1) + counts[graph.neighbours]  # (N, K)
@@ -282,13 +282,6 @@ class Packer(SeesAtoms):
                 weight = w.edge_pairs[:, own, other].flatten(1)  # (H, 16 P)
                 found.append(Pairs(edges, own, other, weight))
         return found
-
-    def with_still(self, encoding: PackerEncoding, atoms: Tensor) -> PackerEncoding:
-        """The encoding with what does not move summed: atoms (N, 14, 3), at any chi angles."""
-        e = encoding
-        self._add_pairs(e.edge_base, e.graph, atoms, self.moving(e.graph, e.tokens, still=True))
-        e.node_base.add_(self.of_around(e, atoms, slice(0, STILL)))
-        return PackerEncoding(**{**vars(e), "pairs": self.moving(e.graph, e.tokens)})
 
     def _add_pairs(self, to: Tensor, graph: Graph, atoms: Tensor, pairs: list[Pairs]) -> None:
         """Add what pairs of atoms (N, 14, 3) give to the edges' features (N, K, H)."""
@@ -337,18 +330,12 @@ class Packer(SeesAtoms):
                 edge_input += other[e.graph.neighbours[part]]
                 totals.append(layer.aggregate(edge_input, e.graph.valid_of(part)))
             h_V = layer.update(h_V, torch.cat(totals), e.graph.degree)
-        return self.mixture(h_V)
+        return mixture_of(self.W_torsions(h_V))
 
     def start(self, h_V: Tensor, nodes: Tensor) -> Tensor:
         """What decoding starts from: the encoder's states and the nodes' features, (N, H) each."""
         of_atoms = self.W_v_sc(self.features.dec_norm_nodes1(nodes))
         return self.linear_down(torch.cat([h_V, of_atoms], -1))
-
-    def mixture(self, h_V: Tensor) -> Mixture:
-        """The mixtures, of the last states (N, H)."""
-        parts = self.W_torsions(h_V).view(-1, CHIS, COMPONENTS, 3)
-        mean, concentration, logits = parts.unbind(-1)
-        return Mixture(mean, 0.1 + F.softplus(concentration), logits)
 
     def packer_weights(self) -> FoldedPacker:
         """The decoder's weights, multiplied out in float64 once: they are not to change."""
@@ -367,6 +354,23 @@ def slots_of(sets: Sets, cb: Tensor) -> Tensor:
     squared = squared_distances(cb[:, None], sets.xyz[atoms.clamp(min=0)])
     squared = squared.masked_fill(atoms < 0, torch.inf)
     return atoms.gather(1, squared.argsort(dim=1, stable=True))
+
+
+def first_node_base(w: FoldedPacker, sets: Sets, slots: Tensor) -> Tensor:
+    """What the elements of the atoms around (N, M) add to the nodes' features: (N, H)."""
+    element = torch.zeros_like(slots)
+    if len(sets.xyz):
+        element = torch.where(slots >= 0, sets.element[slots.clamp(min=0)], 0)
+    base = w.slot_elements[0, element[:, 0]].clone()  # (N, H)
+    for m in range(1, slots.shape[1]):  # place by place: (N, M, H) is large
+        base += w.slot_elements[m, element[:, m]]
+    return base
+
+
+def mixture_of(torsions: Tensor) -> Mixture:
+    """The mixtures, of the last layer's output (N, 36)."""
+    mean, concentration, logits = torsions.view(-1, CHIS, COMPONENTS, 3).unbind(-1)
+    return Mixture(mean, 0.1 + F.softplus(concentration), logits)
 
 
 @torch.no_grad()

@@ -1,9 +1,8 @@
 """LigandMPNN's side-chain packer as it was published: plain, slow. The oracle of `Packer`.
 
 Source: Dauparas et al., Nature Methods (2025), and the authors' `sc_utils.py` (MIT), whose
-behaviour it follows. Parameter names are those of the published checkpoint. One structure at a time, every
-residue complete and of a known letter. What the engine runs is `packer.py`, and a test ties the two
-together.
+behaviour it follows. Parameter names are those of the published checkpoint. One structure at a
+time, every residue complete. What the engine runs is `packer.py`, and a test ties the two together.
 """
 
 from __future__ import annotations
