@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mpnn_core.constants import ALPHABET
     from mpnn_core.design.model import Model, load_model
+    from mpnn_core.design.packing import Packed, SideChainPacker, load_packer
     from mpnn_core.design.programs import write_inputs
     from mpnn_core.design.results import Design, Designs, Scores
     from mpnn_core.design.states import StateDesigns
@@ -47,7 +48,9 @@ _MODULES = {
     "Designs": "design.results",
     "Lost": "design.stream",
     "Model": "design.model",
+    "Packed": "design.packing",
     "Scores": "design.results",
+    "SideChainPacker": "design.packing",
     "StateDesigns": "design.states",
     "Structure": "structures.structure",
     "StructureError": "structures.errors",
@@ -55,6 +58,7 @@ _MODULES = {
     "Variant": "network.variants",
     "design_stream": "design.stream",
     "load_model": "design.model",
+    "load_packer": "design.packing",
     "read_constraints": "selecting.constraint_sets",
     "read_structure": "structures.readers",
     "select": "selecting.selections",
@@ -76,7 +80,9 @@ __all__ = [
     "Designs",
     "Lost",
     "Model",
+    "Packed",
     "Scores",
+    "SideChainPacker",
     "StateDesigns",
     "Structure",
     "StructureError",
@@ -84,6 +90,7 @@ __all__ = [
     "Variant",
     "design_stream",
     "load_model",
+    "load_packer",
     "read_constraints",
     "read_structure",
     "select",

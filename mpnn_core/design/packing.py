@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mpnn_core.backends.native.packing import native_packer
-from mpnn_core.constants import ALPHABET, CA, UNKNOWN
+from mpnn_core.constants import ALPHABET, UNKNOWN
 from mpnn_core.design.arguments import checked_seed, tokens_of
+from mpnn_core.design.devices import find_device
 from mpnn_core.network.checkpoints import load_packer_network
 from mpnn_core.network.context import Surroundings, context_sets
 from mpnn_core.network.families import PACKER
@@ -123,9 +125,9 @@ class SideChainPacker:
             The structure is a trace of CA atoms, or joins several.
         """
         require_packable(structure)
-        for name, value in (("samples", samples), ("steps", steps), ("packs", packs)):
+        for count, value in (("samples", samples), ("steps", steps), ("packs", packs)):
             if not 1 <= value <= MOST:
-                raise ValueError(f"{name} is {value}; expected 1 to {MOST}")
+                raise ValueError(f"{count} is {value}; expected 1 to {MOST}")
         seed = checked_seed(seed)
         tokens = tokens_of(structure, sequences)  # (n, L)
         kept, chi = kept_angles(structure, keep, tokens)
@@ -140,7 +142,7 @@ class SideChainPacker:
                 upload(kept[structure.mask], self.device),
                 upload(chi[structure.mask], self.device, torch.float32),
             )
-        with torch.inference_mode():
+        with torch.inference_mode(), self.computed_by.computing():
             for i, own in enumerate(tokens):
                 self._pack_sequence(
                     problem, own, i, samples, steps, packs, seed, name, keeping, found
@@ -188,9 +190,7 @@ class SideChainPacker:
             for step in range(1, steps + 1):
                 mixture = self.computed_by.decode(encoding, atoms)
                 parts = mixture.mean, mixture.concentration, mixture.logits
-                drawn = draw_angles(
-                    *parts, samples, lambda d, width, s=step, p=pack: numbers(p, s, d, width)
-                )
+                drawn = draw_angles(*parts, samples, partial(numbers, pack, step))
                 densities = log_density(*parts, drawn)  # (S, N, 4)
                 best = densities.argmax(0, keepdim=True)
                 density = densities.gather(0, best)[0]
@@ -286,9 +286,12 @@ def kept_angles(
     L = len(structure)
     if keep is None:
         return np.zeros(L, bool), np.zeros((L, CHIS), np.float32)
-    if isinstance(keep, np.ndarray) and keep.dtype == bool:
-        if keep.shape != (L,):
-            raise ValueError(f"keep has shape {keep.shape}; {structure.name} has {L} residues")
+    if isinstance(keep, np.ndarray):
+        if keep.shape != (L,) or keep.dtype != bool:
+            raise ValueError(
+                f"keep is {keep.dtype} of shape {keep.shape}; expected bool of {(L,)}, the "
+                f"residues of {structure.name}"
+            )
         kept = keep & structure.mask
     else:
         kept = select(structure, keep) & structure.mask
@@ -339,4 +342,4 @@ def load_packer(
         A device or a backend that this machine does not have.
     """
     network, name = load_packer_network(weights)
-    return SideChainPacker(network, name, torch.device(device), backend)
+    return SideChainPacker(network, name, find_device(device), backend)

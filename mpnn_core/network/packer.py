@@ -18,6 +18,7 @@ Nothing has an (L, L) axis. The nodes are the complete residues of one structure
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -201,6 +202,10 @@ class Packer(SeesAtoms):
     @property
     def decoders(self) -> list[DecoderLayer]:
         return list(self.decoder_layers)  # type: ignore[arg-type]
+
+    def computing(self) -> AbstractContextManager[None]:
+        """What holds while side chains are packed."""
+        return nullcontext()
 
     def encode(
         self,

@@ -44,35 +44,37 @@ def draw_angles(
     numbers : of a count of draws so far and a width w, (N, w) uniform numbers in [0, 1), float64
     """
     N, chis, _ = mean.shape
-    # A draw is of a component and ROUNDS proposals; later ones, of the few that are left, alike.
-    width = 1 + 2 * ROUNDS
-    drawn = 0
+    width = 1 + 2 * ROUNDS  # of a draw: a component, and proposals; later draws are of the few left
+    shape = (samples, N, chis)
 
-    def uniforms() -> Tensor:
-        nonlocal drawn
+    def uniforms(drawn: int) -> Tensor:
         found = numbers(drawn, samples * chis * width).view(N, samples, chis, width)
-        drawn += 1
-        return found.transpose(0, 1)  # (S, N, 4, w)
+        return found.transpose(0, 1).flatten(0, 2)  # (S N 4, w)
 
-    u = uniforms()
+    u = uniforms(0)
     sums = torch.softmax(logits.double(), -1).cumsum(-1)  # (N, 4, C)
-    component = (u[..., :1] >= sums[..., :-1]).sum(-1, keepdim=True)  # (S, N, 4, 1)
-    shape = (samples, *mean.shape)
-    k = concentration.double().expand(shape).gather(-1, component)[..., 0]  # (S, N, 4)
-    centre = mean.double().expand(shape).gather(-1, component)[..., 0]
+    component = (u[:, :1].view(*shape, 1) >= sums[..., :-1]).sum(-1, keepdim=True)
+    k, centre = (
+        of.double().expand(*shape, -1).gather(-1, component).flatten()
+        for of in (concentration, mean)
+    )
     tau = 1 + torch.sqrt(1 + 4 * k * k)
     rho = (tau - torch.sqrt(2 * tau)) / (2 * k)
     r = (1 + rho * rho) / (2 * rho)
-    angle = torch.full_like(k, torch.nan)
+    angle = torch.empty_like(k)
+    left = torch.arange(len(k), device=k.device)
+    drawn = 0
     while True:
         for i in range(ROUNDS):
-            turn, second = u[..., 1 + 2 * i], u[..., 2 + 2 * i]
-            z = torch.cos(2 * math.pi * turn)
-            f = (1 + r * z) / (r + z)
-            c = k * (r - f)
+            turn, second = u[left, 1 + 2 * i], u[left, 2 + 2 * i]
+            z, around = torch.cos(2 * math.pi * turn), r[left]
+            f = (1 + around * z) / (around + z)
+            c = k[left] * (around - f)
             accepted = (c * (2 - c) > second) | (torch.log(c / second) + 1 - c >= 0)
-            proposed = torch.acos(f.clamp(-1, 1)).copysign(0.5 - turn)
-            angle = torch.where(angle.isnan() & accepted, proposed, angle)
-        if not bool(angle.isnan().any()):
-            return torch.remainder(angle + centre + math.pi, 2 * math.pi) - math.pi
-        u = uniforms()
+            angle[left] = torch.acos(f.clamp(-1, 1)).copysign(0.5 - turn)  # of the last proposal
+            left = left[~accepted]
+        if not len(left):
+            turned = torch.remainder(angle + centre + math.pi, 2 * math.pi) - math.pi
+            return turned.view(shape)
+        drawn += 1
+        u = uniforms(drawn)

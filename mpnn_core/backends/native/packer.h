@@ -2,36 +2,38 @@
 // of `Network`, whose Gaussians begin elsewhere (`first_centre`); what is here is what a step computes.
 #pragma once
 
-// Pairs of atoms add Gaussians of their distance times (16, H) rows of weights to a sum. A sum has its
-// accumulators in registers while 8 or 9 rows are added: the others are under 2^-28.
+// Pairs of atoms add Gaussians of their distance times (16, H) rows of weights to a sum. The others than
+// the 9 that are nearest to a distance are under 2^-28 of their height (`kReach`), and are left out.
 class PairSums {
  public:
   // `parameter` is (H, pairs..., 16).
   PairSums(const Parameter& parameter, int H)
       : H_(H), pairs_(count(parameter) / (size_t(H) * kGaussians)), weights_(count(parameter)) {
+    if (H % (kColumns * W) != 0) throw std::invalid_argument("hidden width must be a multiple of 128");
     const size_t row = pairs_ * kGaussians;
     for (size_t i = 0; i < row; i++)
       for (int c = 0; c < H; c++) weights_[i * H + c] = parameter.data[c * row + i];
   }
-  // Adds what `pair` gives at this distance to `to` (H,).
-  void add(size_t pair, float distance, float* to) const {
-    constexpr int kColumns = 64 / W;  // vectors of a block
-    const int first = std::max(0, int(std::ceil((distance - kReach) / kStep)));
-    const int last = std::min(kGaussians - 1, int(std::floor((distance + kReach) / kStep)));
-    if (first > last) return;
-    float heights[kGaussians];
+  // The Gaussians of a distance, and the first of those that are near; -1 where there is none.
+  static int heights_of(float distance, float* heights) {
     for (int g = 0; g < kGaussians; g += W) {
       V centre;
       for (int i = 0; i < W; i++) centre[i] = (g + i) * kStep;
       const V scaled = (splat(distance) - centre) * (1 / kWidth);
       store(heights + g, exp_negative(-(scaled * scaled)));
     }
-    const float* w = weights_.data() + pair * kGaussians * H_;
-    for (int c = 0; c < H_; c += 64) {
+    const int lowest = int((distance - kReach) * (1 / kStep) + 1.0f);  // of a negative number: 0, or below
+    return distance > (kGaussians - 1) * kStep + kReach ? -1 : std::clamp(lowest, 0, kGaussians - kNear);
+  }
+  // Adds what `pair` gives at these heights to `to` (H,).
+  void add(size_t pair, int first, const float* heights, float* to) const {
+    if (first < 0) return;
+    const float* w = weights_.data() + (pair * kGaussians + first) * H_;
+    for (int c = 0; c < H_; c += kColumns * W) {
       V acc[kColumns];
       for (int v = 0; v < kColumns; v++) acc[v] = load(to + c + v * W);
-      for (int g = first; g <= last; g++) {
-        const V height = splat(heights[g]);
+      for (int g = 0; g < kNear; g++) {
+        const V height = splat(heights[first + g]);
         for (int v = 0; v < kColumns; v++) acc[v] += height * load(w + g * H_ + c + v * W);
       }
       for (int v = 0; v < kColumns; v++) store(to + c + v * W, acc[v]);
@@ -39,6 +41,9 @@ class PairSums {
   }
 
  private:
+  static constexpr int kColumns = 8;  // vectors of a sum that are in registers
+  static constexpr int kNear = 9;
+  static_assert((kNear - 1) * kStep < 2 * kReach && kNear * kStep >= 2 * kReach, "so many are near at most");
   static size_t count(const Parameter& parameter) {
     size_t n = 1;
     for (int64_t size : parameter.shape) n *= size;
@@ -150,26 +155,40 @@ class PackerNetwork : public Network {
     const int64_t K = graph.slots;
     const int64_t* neighbours = graph.neighbours + i * K;
     const int own_count = kStillOnly ? std::min<int>(kStill, placed.counts[i]) : placed.counts[i];
-    int most = 0;
-    for (int64_t k = 0; k < K; k++) most = std::max<int>(most, placed.counts[neighbours[k]]);
-    if (kStillOnly) most = std::min(most, kStill);
+    // Neighbours with more atoms first, so that those which have atom b are the first ones.
+    Scratch& scratch_of = scratch();
+    scratch_of.x.resize(size_t(K) * kGaussians);
+    float* heights = scratch_of.x.data();
+    std::vector<int> by_count(K), first(K);
+    std::iota(by_count.begin(), by_count.end(), 0);
+    const auto atoms_of = [&](int k) {
+      const int count = placed.counts[neighbours[k]];
+      return kStillOnly ? std::min(count, kStill) : count;
+    };
+    std::stable_sort(by_count.begin(), by_count.end(), [&](int k, int l) { return atoms_of(k) > atoms_of(l); });
     for (int a = 0; a < own_count; a++) {
       const float* own = placed.atoms + (i * kAtoms + a) * 3;
-      for (int b = !kStillOnly && a < kStill ? kStill : 0; b < most; b++)
-        for (int64_t k = 0; k < K; k++) {
-          const int64_t j = neighbours[k];
-          if (b >= placed.counts[j]) continue;
-          edge_pairs_.add(a * kAtoms + b, distance_of(own, placed.atoms + (j * kAtoms + b) * 3), to + k * H_);
+      int left = K;
+      for (int b = !kStillOnly && a < kStill ? kStill : 0; b < kAtoms; b++) {
+        while (left > 0 && atoms_of(by_count[left - 1]) <= b) left--;
+        for (int n = 0; n < left; n++) {
+          const float* other = placed.atoms + (neighbours[by_count[n]] * kAtoms + b) * 3;
+          first[n] = PairSums::heights_of(distance_of(own, other), heights + n * kGaussians);
         }
+        for (int n = 0; n < left; n++)
+          edge_pairs_.add(a * kAtoms + b, first[n], heights + n * kGaussians, to + size_t(by_count[n]) * H_);
+      }
     }
   }
-  // Of the atoms [first, last) of node i and those around it: (H,).
-  void add_around(const Placed& placed, int64_t i, int first, int last, float* to) const {
-    for (int a = first; a < last; a++)
+  // Of the atoms [from, last) of node i and those around it: (H,).
+  void add_around(const Placed& placed, int64_t i, int from, int last, float* to) const {
+    for (int a = from; a < last; a++)
       for (int64_t m = 0; m < placed.most; m++) {
         if (!placed.filled[i * placed.most + m]) continue;
         const float* atom = placed.around + (i * placed.most + m) * 3;
-        node_pairs_.add(a * placed.most + m, distance_of(placed.atoms + (i * kAtoms + a) * 3, atom), to);
+        float heights[kGaussians];
+        const int first = PairSums::heights_of(distance_of(placed.atoms + (i * kAtoms + a) * 3, atom), heights);
+        node_pairs_.add(a * placed.most + m, first, heights, to);
       }
   }
 

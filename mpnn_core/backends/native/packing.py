@@ -1,8 +1,9 @@
-"""The side-chain packer in C++: `packer.h` holds what a step computes, the encoder is the engine's."""
+"""The side-chain packer in C++: `packer.h` computes a step, and the engine's encoder the rest."""
 
 from __future__ import annotations
 
 import importlib
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -13,11 +14,9 @@ from torch import Tensor
 
 from mpnn_core.backends.contract import UnavailableError
 from mpnn_core.backends.native import (
-    SEARCHED_TOGETHER,
     WIDTH,
     _array,
     _graph,
-    _threads,
     _torch_on,
     _undisturbed_threads,
     instruction_sets,
@@ -73,6 +72,10 @@ class NativePacker:
         self.instruction_set = instruction_set or present[0]
         module = importlib.import_module(f"mpnn_core.backends.native._{self.instruction_set}")
         self._engine: Any = module.Engine(_weights(network))
+
+    def computing(self) -> AbstractContextManager[None]:
+        """Torch has the calling thread alone, as in `NativeBackend.computing`."""
+        return _torch_on(1)
 
     def encode(
         self,
