@@ -36,8 +36,8 @@ from mpnn_core.sampling.angles import draw_angles, log_density
 from mpnn_core.structures.context import ContextAtoms
 
 TOLERANCE = 1e-4  # radians, logits, and of a concentration and FLOOR
-# The layer that gives concentrations has outputs to 600, which float32 rounds: the original's own are
-# off by 1.7e-3 from those that it gives in float64.
+# The layer that gives concentrations has outputs to 600, which float32 rounds: the original's own
+# are off by 1.7e-3 from those that it gives in float64.
 FLOOR = 10
 BACKENDS = (*instruction_sets(), "torch")
 LIVE = {
@@ -89,17 +89,17 @@ def by_reference(network: Packer, structure: Structure, atoms: np.ndarray) -> Mi
     """The same, by the network as it was published; a complete structure."""
     reference = ReferencePacker()
     reference.load_state_dict(network.state_dict(), strict=True)
-    coords = torch.from_numpy(structure.coords)
-    tokens = torch.from_numpy(structure.tokens)
+    coords = torch.tensor(structure.coords)
+    tokens = torch.tensor(structure.tokens)
     there = torch.arange(ATOMS) < torch.tensor(ATOM_COUNTS)[tokens][:, None]
-    Y = torch.from_numpy(structure.context.coords)
-    kinds = torch.from_numpy(structure.context.elements)
+    Y = torch.tensor(structure.context.coords)
+    kinds = torch.tensor(structure.context.elements)
     nearest = torch.cdist(with_virtual_cb(coords)[:, -1].double(), Y.double()).argsort(1)[:, :16]
     spare = 16 - nearest.shape[1]
     pad = torch.nn.functional.pad
     found = reference(
-        torch.from_numpy(atoms), there, tokens, torch.from_numpy(structure.residue_index),
-        torch.from_numpy(structure.chain_numbers), pad(Y[nearest], (0, 0, 0, spare)),
+        torch.tensor(atoms), there, tokens, torch.tensor(structure.residue_index),
+        torch.tensor(structure.chain_numbers), pad(Y[nearest], (0, 0, 0, spare)),
         pad(kinds[nearest], (0, spare)),
         pad(torch.ones_like(nearest, dtype=torch.bool), (0, spare)),
     )  # fmt: skip
@@ -148,7 +148,7 @@ def test_the_plain_reference_among_any_atoms(count, backend):
     structure, atoms = with_random_atoms(protein("6MRR"), count)
     rng = np.random.default_rng(count)
     around = structure.coords[20, 1] + rng.normal(size=(count, 3)) * 6
-    elements = rng.choice([1, 6, 7, 8, 26, 118], count)
+    elements = rng.choice([1, 6, 7, 8, 26, 116], count)
     structure = replace(structure, context=ContextAtoms.of(around, elements))
     network = random_weights()
     assert_same(
