@@ -16,7 +16,7 @@ import packer_goldens
 import pytest
 import torch
 from oracles import NEEDS, LigandOracle, python_of_oracle
-from packer_goldens import MIXTURE, NAMES, given, structure_of
+from packer_goldens import MIXTURE, NAMES, given, mixture, structure_of
 from proteins import FIXTURES, protein
 from scipy.stats import ks_1samp, vonmises
 
@@ -26,14 +26,13 @@ from mpnn_core.backends.native import instruction_sets
 from mpnn_core.backends.native.packing import NativePacker
 from mpnn_core.constants import ALPHABET, UNKNOWN
 from mpnn_core.network.checkpoints import load_packer_network
-from mpnn_core.network.context import Surroundings, context_sets
 from mpnn_core.network.families import PACKER
 from mpnn_core.network.features import with_virtual_cb
-from mpnn_core.network.graph import Backbones, nearest_neighbours
-from mpnn_core.network.packer import ATOM_COUNTS, ATOMS, Mixture, Packer, slots_of
+from mpnn_core.network.packer import Mixture, Packer
 from mpnn_core.network.packer_reference import ReferencePacker
 from mpnn_core.sampling.angles import draw_angles, log_density
 from mpnn_core.structures.context import ContextAtoms
+from mpnn_core.structures.side_chains import ATOM_COUNTS, ATOMS, coordinates
 
 TOLERANCE = 1e-4  # radians, logits, and of a concentration and FLOOR
 # The layer that gives concentrations has outputs to 600, which float32 rounds: the original's own
@@ -69,19 +68,6 @@ def random_weights() -> Packer:
 
 def on(backend: str, network: Packer) -> Packer | NativePacker:
     return network if backend == "torch" else NativePacker(network, backend)
-
-
-@torch.inference_mode()
-def mixture(network: Packer | NativePacker, structure: Structure, atoms: np.ndarray) -> Mixture:
-    """The mixtures (N, 4, 3) for atoms (L, 14, 3)."""
-    placed = torch.from_numpy(atoms[structure.mask])
-    backbones = Backbones.from_structures([structure])
-    ideal = replace(backbones, coords=placed[:, :4].contiguous())
-    graph = nearest_neighbours(ideal, 32)
-    sets = context_sets(Surroundings.of([structure], None), graph, backbones, 16)
-    slots = slots_of(sets, with_virtual_cb(backbones.coords)[:, -1])
-    tokens = torch.from_numpy(structure.tokens[structure.mask])
-    return network.decode(network.encode(ideal, graph, sets, slots, tokens, placed), placed)
 
 
 @torch.inference_mode()
@@ -268,6 +254,12 @@ def test_every_step_of_the_original_live(name, oracle):
     parsed = oracle.ask("parse", file=str(FIXTURES / LIVE[name]))
     structure = packer_goldens.of_parsed(parsed, name)
     packed = oracle.ask("pack", given(structure), steps=3, samples=16, seed=1)
+    whole = structure.mask & (structure.tokens != UNKNOWN)
+    tokens, chi = (torch.tensor(a[whole])[None] for a in (structure.tokens, packed["sample"]))
+    placed = coordinates(torch.tensor(structure.coords[whole]), tokens, chi)[0]
+    there = torch.arange(ATOMS) < torch.tensor(ATOM_COUNTS)[tokens[0]][:, None]
+    apart = placed - torch.from_numpy(packed["atoms"][-1][whole])
+    assert float(apart[there].abs().max()) < 1e-3
     for network in (published(), NativePacker(published())):
         for step in range(3):
             wanted = Mixture(*(packed[part][step][structure.mask] for part in MIXTURE))

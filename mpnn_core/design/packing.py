@@ -22,12 +22,19 @@ from mpnn_core.network.context import Surroundings, context_sets
 from mpnn_core.network.families import PACKER
 from mpnn_core.network.features import with_virtual_cb
 from mpnn_core.network.graph import Backbones, nearest_neighbours, upload
-from mpnn_core.network.packer import ATOM_COUNTS, ATOMS, CHIS, COMPONENTS, Packer, slots_of
+from mpnn_core.network.packer import COMPONENTS, Packer, slots_of
 from mpnn_core.sampling.angles import draw_angles, log_density
 from mpnn_core.sampling.noise import digest, side_chain_noise
 from mpnn_core.selecting.selections import Selection, select
 from mpnn_core.structures.context import NO_CONTEXT
-from mpnn_core.structures.side_chains import CHI_COUNTS, coordinates, measured_chi
+from mpnn_core.structures.side_chains import (
+    ATOM_COUNTS,
+    ATOMS,
+    CHI_COUNTS,
+    CHIS,
+    coordinates,
+    measured_chi,
+)
 from mpnn_core.structures.structure import Structure, StructureError, StructureWarning, shown_items
 
 KEPT_LOG_DENSITY = 2.0

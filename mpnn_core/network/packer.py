@@ -43,14 +43,11 @@ from mpnn_core.network.features import (
 from mpnn_core.network.graph import Backbones, Graph, squared_distances
 from mpnn_core.network.layers import LayerNorm, Linear
 from mpnn_core.network.mpnn import DecoderLayer, EncoderLayer, tiles
+from mpnn_core.structures.side_chains import ATOM_COUNTS, ATOMS, CHIS
 
-ATOMS = 14
-"""Of a residue, in the order of AlphaFold's atom14: N, CA, C, O, CB, and what is beyond."""
 STILL = 5
 """The first so many atoms are moved by no chi."""
-CHIS, COMPONENTS = 4, 3
-ATOM_COUNTS = (5, 6, 8, 9, 11, 4, 10, 8, 9, 8, 8, 8, 7, 9, 11, 6, 7, 7, 14, 12, 0)
-"""How many heavy atoms each letter's residue has, in the order of the alphabet; X has none."""
+COMPONENTS = 3
 PACKED_BYTES = 32 << 20  # of Gaussians that plain torch holds at a time
 
 

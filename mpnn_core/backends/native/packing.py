@@ -26,14 +26,13 @@ from mpnn_core.constants import LETTERS
 from mpnn_core.network.context import Sets
 from mpnn_core.network.graph import Backbones, Graph
 from mpnn_core.network.packer import (
-    ATOM_COUNTS,
-    CHIS,
     COMPONENTS,
     Mixture,
     Packer,
     first_node_base,
     mixture_of,
 )
+from mpnn_core.structures.side_chains import ATOM_COUNTS, CHIS
 
 BACKENDS = ("auto", "torch", "native")
 
