@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 
+import family_goldens
 import numpy as np
 import packer_goldens
 import pytest
@@ -252,7 +253,7 @@ def oracle() -> Iterator[LigandOracle]:
 @pytest.mark.parametrize("name", LIVE)
 def test_every_step_of_the_original_live(name, oracle):
     parsed = oracle.ask("parse", file=str(FIXTURES / LIVE[name]))
-    structure = packer_goldens.of_parsed(parsed, name)
+    structure = family_goldens.structure_of(parsed, name)
     packed = oracle.ask("pack", given(structure), steps=3, samples=16, seed=1)
     whole = structure.mask & (structure.tokens != UNKNOWN)
     tokens, chi = (torch.tensor(a[whole])[None] for a in (structure.tokens, packed["sample"]))

@@ -169,7 +169,8 @@ def test_angles_that_are_measured_are_those_that_atoms_were_placed_by():
     for i, token in enumerate(structure.tokens):
         for a, name in enumerate(ATOM_NAMES[token][5:], 5):
             sides[i, SIDE_CHAIN_ATOMS.index(name)] = atoms[0, i, a]
-    found, known = measured_chi(replace(structure, side_chains=sides))
+    ideal = replace(structure, coords=atoms[0, :, :4].numpy(), side_chains=sides)
+    found, known = measured_chi(ideal)
     assert np.array_equal(known.sum(1), np.array(CHI_COUNTS)[structure.tokens])
     apart = np.abs(found - chi)[known]
     assert np.minimum(apart, 2 * np.pi - apart).max() < 1e-4
@@ -179,7 +180,7 @@ def test_angles_that_are_measured_are_those_that_atoms_were_placed_by():
 
 
 def test_what_is_kept_has_the_angles_of_the_structure():
-    structure = small()
+    structure = protein("5L33")
     kept = np.zeros(len(structure), bool)
     kept[10:30] = True
     packed = packer().pack(structure, keep=kept, seed=1, **QUICK)
@@ -197,7 +198,7 @@ def test_what_is_kept_has_the_angles_of_the_structure():
 
 
 def test_a_side_chain_of_another_letter_cannot_be_kept():
-    structure = small()
+    structure = protein("5L33")
     letters = list(structure.sequence)
     letters[12] = "W" if letters[12] != "W" else "A"
     label = f"{structure.chain_ids[12]}{structure.residue_numbers[12]}"
@@ -206,7 +207,7 @@ def test_a_side_chain_of_another_letter_cannot_be_kept():
 
 
 def test_an_incomplete_side_chain_is_packed_and_said():
-    structure = small()
+    structure = protein("5L33")
     i = next(i for i, letter in enumerate(structure.sequence) if letter in "KREQ")
     side_chains = structure.side_chains.copy()
     side_chains[i] = np.nan
@@ -217,8 +218,10 @@ def test_an_incomplete_side_chain_is_packed_and_said():
 
 
 def test_keep_of_another_shape_is_refused():
-    with pytest.raises(ValueError, match=r"keep is bool of shape \(3,\); expected bool of \(68,\)"):
-        packer().pack(small(), keep=np.ones(3, bool))
+    with pytest.raises(
+        ValueError, match=r"shape \(3,\); expected bool of \(106,\)"
+    ):
+        packer().pack(protein("5L33"), keep=np.ones(3, bool))
 
 
 # ----------------------------------------------------------------------------------------- errors

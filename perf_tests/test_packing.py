@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count
 
+import family_goldens
 import numpy as np
 import packer_goldens
 import pytest
@@ -61,7 +62,7 @@ def test_side_chains_beat_the_original(name, packer, oracle, paired, not_exercis
         not_exercised(NEEDS)
     agree(packer)
     parsed = oracle.ask("parse", file=str(path_of(name)))
-    structure = packer_goldens.of_parsed(parsed, name)
+    structure = family_goldens.structure_of(parsed, name)
     arrays = given(structure)
     seeds = count()
 
