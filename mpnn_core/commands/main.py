@@ -26,6 +26,7 @@ from mpnn_core.commands import (
     example,
     export,
     ligand_mpnn,
+    packing,
     protein_mpnn,
     score,
     select,
@@ -35,8 +36,8 @@ from mpnn_core.commands.options import CallError, Parser, complain, number
 from mpnn_core.gate.commands import add_commands
 
 COMMANDS = (
-    design, score, select, protein_mpnn, ligand_mpnn, example, weights, evaluate, distill, export,
-    bench,
+    design, score, packing, select, protein_mpnn, ligand_mpnn, example, weights, evaluate, distill,
+    export, bench,
 )  # fmt: skip
 WRONG_CALL, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 

@@ -32,7 +32,9 @@ from mpnn_core.structures.side_chains import (
     ATOMS,
     CHI_COUNTS,
     CHIS,
+    FIRST_CHI,
     coordinates,
+    ideal,
     measured_chi,
 )
 from mpnn_core.structures.structure import Structure, StructureError, StructureWarning, shown_items
@@ -83,6 +85,15 @@ class Packed:
 
     def __len__(self) -> int:
         return len(self.sequences)
+
+    @property
+    def b_factors(self) -> NDArray[np.float32]:
+        """(n, L, 14) float32, what the original writes as B-factors: of each atom the log-density
+        of the angle that turns it, and that of chi1 where none does; NaN where there is no atom."""
+        tokens = np.array([[ALPHABET.index(a) for a in s] for s in self.sequences])
+        angle = np.maximum(ideal().group[tokens] - FIRST_CHI, 0)  # (n, L, 14)
+        values: NDArray[np.float32] = np.take_along_axis(self.log_densities, angle, 2)
+        return np.where(np.isfinite(self.coordinates[..., 0]), values, np.float32(np.nan))
 
 
 class SideChainPacker:

@@ -209,6 +209,10 @@ _CHI_ATOMS = {
 the first two, and so on."""
 
 
+HALF_TURN = {"D": 1, "E": 2, "F": 1, "Y": 1}
+"""Of letters, the angle (from 0) that is the same after half a turn, for it swaps equal atoms."""
+
+
 def _read(name: str) -> list[tuple[str, int, list[float]]]:
     rows = [line.split() for line in _GROUPS[name].strip().splitlines()]
     atoms = [(atom, int(group), [float(x) for x in xyz]) for atom, group, *xyz in rows]
