@@ -169,7 +169,9 @@ def test_angles_that_are_measured_are_those_that_atoms_were_placed_by():
     for i, token in enumerate(structure.tokens):
         for a, name in enumerate(ATOM_NAMES[token][5:], 5):
             sides[i, SIDE_CHAIN_ATOMS.index(name)] = atoms[0, i, a]
-    ideal = replace(structure, coords=atoms[0, :, :4].numpy(), side_chains=sides)
+    ideal = replace(
+        structure, coords=atoms[0, :, :4].numpy(), side_chains=sides, cb=atoms[0, :, 4].numpy()
+    )
     found, known = measured_chi(ideal)
     assert np.array_equal(known.sum(1), np.array(CHI_COUNTS)[structure.tokens])
     apart = np.abs(found - chi)[known]

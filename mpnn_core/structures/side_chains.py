@@ -345,7 +345,7 @@ def measured_chi(structure: Structure) -> tuple[NDArray[np.float32], NDArray[np.
     """The chi angles of a structure's own side chains, (L, 4) radians, and whether each is known,
     (L, 4); 0 where it is not.
 
-    CB is where an ideal one is, for `Structure.side_chains` holds what is beyond it.
+    Where the structure has no CB, an ideal one is taken.
     """
     L = len(structure)
     chi, known = np.zeros((L, CHIS), np.float32), np.zeros((L, CHIS), bool)
@@ -356,6 +356,8 @@ def measured_chi(structure: Structure) -> tuple[NDArray[np.float32], NDArray[np.
         whole = torch.from_numpy(np.nan_to_num(coords))
         none = torch.zeros(1, L, CHIS, dtype=torch.float64)
         cb = coordinates(whole, torch.tensor(tokens)[None], none)[0, :, 4].numpy()
+        if structure.cb is not None:
+            cb = np.where(np.isfinite(structure.cb), structure.cb.astype(np.float64), cb)
     number = {atom: i for i, atom in enumerate(SIDE_CHAIN_ATOMS)}
     for token, atoms in enumerate(CHI_ATOMS):
         rows = np.flatnonzero((tokens == token) & structure.mask)

@@ -169,7 +169,7 @@ def _atoms_of(
         if np.isfinite(atoms[i]).any():
             names, places = ATOM_NAMES[ALPHABET.index(letter)], atoms[i]
         else:
-            values = np.zeros_like(values)
+            values = np.zeros(())
     values = np.broadcast_to(values, len(places))
     for a, name in enumerate(names):
         if np.isfinite(places[a]).all():
