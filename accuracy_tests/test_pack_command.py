@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import subprocess
 import warnings
@@ -258,11 +259,22 @@ def test_ligand_mpnn_packs(tmp_path) -> None:
     names = sorted(path.name for path in (tmp_path / "packed").iterdir())
     assert names == [f"1pwc_full_{i}_{pack}_x.pdb" for i in (1, 2) for pack in (1, 2)]
     path = tmp_path / "packed" / names[0]
-    assert not by_gemmi(path, "H")  # ATOM, as the original writes them
-    assert run("ligand-mpnn", *words, "--force_hetatm", 1) == 0
-    path = tmp_path / "packed" / "1pwc_packed_1_1_x.pdb"
-    assert by_gemmi(path, "H") and wrong_ones(by_gemmi(path)) == []
-    assert by_gemmi(path)["A", "100"][0] == "ALA"
+    assert wrong_ones(by_gemmi(path)) == [] and by_gemmi(path)["A", "100"][0] == "ALA"
+    assert ("A", "400") in by_gemmi(path, "H")
+
+
+@pytest.mark.parametrize("hetatm", [0, 1])
+def test_dna_is_atom_and_a_cofactor_hetatm(hetatm, tmp_path) -> None:
+    """3MHT has ATOM for its DNA but for a base that is modified, and the cofactor."""
+    with gzip.open(COMPLEX, "rt") as file:
+        text = file.read().replace("HETATM", "ATOM  ") if not hetatm else file.read()
+    (tmp_path / "3mht.pdb").write_text(text)
+    words = FORCED.format(tmp_path / "3mht.pdb", tmp_path).split()
+    words[words.index("--number_of_packs_per_design") + 1] = "1"
+    assert run("ligand-mpnn", *words, "--force_hetatm", hetatm) == 0
+    path = tmp_path / "packed" / "3mht_packed_1_1_x.pdb"
+    names = {name for name, *_ in by_gemmi(path, "H").values()}
+    assert "SAH" in names and not names & {"DA", "DC", "DG", "DT"}
 
 
 def test_options_of_packing_without_it_are_said(tmp_path, capsys) -> None:

@@ -92,7 +92,8 @@ _OF_PACKING = (
     ("sc_num_denoising_steps", number(int, 1, 1000), 3, "how often all angles are drawn anew"),
     ("sc_num_samples", number(int, 1, 1000), 16, "draws of each angle; the likeliest is taken"),
     ("repack_everything", int, 0, "1 packs kept residues too; 0 keeps the angles of the file"),
-    ("force_hetatm", int, 0, "1 writes what is around the protein as HETATM; 0 as ATOM"),
+    ("force_hetatm", int, 0, "1 writes ATOM and HETATM as the file has them; 0 ATOM for "
+     "nucleic acids alone, around the protein"),
     ("packed_suffix", str, "_packed", "what stands in the names of models after NAME"),
     ("pack_with_ligand_context", int, 1, "0 packs as if nothing were around the protein"),
 )  # fmt: skip

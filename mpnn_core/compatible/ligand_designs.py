@@ -27,6 +27,12 @@ from mpnn_core.structures.structure import Structure
 LETTERS_DRAWN = 20
 """All but X, which is never drawn and has no probability in the files."""
 _NUMBER = re.compile(r"\s*(-?\d+)([A-Za-z]?)\s*")
+NUCLEIC = (
+    "A", "C", "G", "T", "U", "DA", "DC", "DG", "DT", "DU", "ADE", "CYT", "GUN", "THY", "URA", "AMP",
+    "ADP", "ATP", "CMP", "CDP", "CTP", "GMP", "GDP", "GTP", "TMP", "TPP", "TTP", "UMP", "UDP",
+    "UTP", "5GP", "A2P", "A3P", "ADN", "AGS", "C2P", "C3P", "C5P", "CTN", "THM", "URI",
+)  # fmt: skip
+"""What ProDy takes as nucleic acids, by residue name."""
 CERTAIN = 0.01
 """Nats. The original's B-factor of a residue that costs no more is 0 instead of about 1."""
 
@@ -266,8 +272,8 @@ def packed_text(complex: Complex, packed: Packed, row: int, hetatm: bool) -> str
     Parameters
     ----------
     row : which of the models
-    hetatm : whether what is around the protein is written as HETATM; the original has ATOM there
-        unless it is told `--force_hetatm`
+    hetatm : whether ATOM and HETATM around the protein are as in the file; otherwise they are as
+        the original has them without `--force_hetatm`: ATOM for nucleic acids, HETATM for others
     """
     structure, sequence = complex.structure, packed.sequences[row]
     residue, slot = np.nonzero(np.isfinite(packed.coordinates[row, ..., 0]))
@@ -287,7 +293,7 @@ def packed_text(complex: Complex, packed: Packed, row: int, hetatm: bool) -> str
     )  # fmt: skip
     others = complex.others
     if not hetatm:
-        others = replace(others, hetero=np.zeros(len(others), bool))
+        others = replace(others, hetero=~np.isin(others.residue_name, NUCLEIC))
     b_factors = packed.b_factors[row, residue, slot].tolist()
     return _pdb_text((protein, None, b_factors), (others, None, None))
 
