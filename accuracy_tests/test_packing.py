@@ -218,9 +218,7 @@ def test_an_incomplete_side_chain_is_packed_and_said():
 
 
 def test_keep_of_another_shape_is_refused():
-    with pytest.raises(
-        ValueError, match=r"shape \(3,\); expected bool of \(106,\)"
-    ):
+    with pytest.raises(ValueError, match=r"shape \(3,\); expected bool of \(106,\)"):
         packer().pack(protein("5L33"), keep=np.ones(3, bool))
 
 
