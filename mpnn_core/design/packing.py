@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from mpnn_core.network.context import Surroundings, context_sets
 from mpnn_core.network.families import PACKER
 from mpnn_core.network.features import with_virtual_cb
 from mpnn_core.network.graph import Backbones, nearest_neighbours, upload
-from mpnn_core.network.packer import COMPONENTS, Packer, slots_of
+from mpnn_core.network.packer import COMPONENTS, Mixture, Packer, slots_of
 from mpnn_core.sampling.angles import draw_angles, log_density
 from mpnn_core.sampling.noise import digest, side_chain_noise
 from mpnn_core.selecting.selections import Selection, select
@@ -199,6 +200,10 @@ class SideChainPacker:
                 chi = torch.where(keeping[0][:, None], keeping[1], chi)
             return chi, problem.placed(own, chi)
 
+        # Of the N 4 angles end to end. Those that residues do not have are stated at the end.
+        every = torch.arange(len(own) * CHIS, device=self.device)
+        counts = torch.tensor(CHI_COUNTS, device=self.device)[own]
+        there = every[(every.view(-1, CHIS) % CHIS < counts[:, None]).flatten()]
         encoding = None
         for pack in range(packs):
             chi = (2 * torch.pi * numbers(pack, 0, 0, CHIS)).float()
@@ -207,12 +212,9 @@ class SideChainPacker:
                 encoding = problem.encoding(self.computed_by, own, atoms)
             for step in range(1, steps + 1):
                 mixture = self.computed_by.decode(encoding, atoms)
-                parts = mixture.mean, mixture.concentration, mixture.logits
-                drawn = draw_angles(*parts, samples, partial(numbers, pack, step))
-                densities = log_density(*parts, drawn)  # (S, N, 4)
-                best = densities.argmax(0, keepdim=True)
-                density = densities.gather(0, best)[0]
-                chi, atoms = placed(drawn.gather(0, best)[0].float())
+                rows = every if step == steps else there
+                angle, density = likeliest(mixture, samples, partial(numbers, pack, step), rows)
+                chi, atoms = placed(angle.float())
             if keeping is not None:
                 density = density.masked_fill(keeping[0][:, None], KEPT_LOG_DENSITY)
             row = sequence * packs + pack
@@ -280,6 +282,31 @@ class _Results:
         for values, counts in ((self.chi, CHI_COUNTS), (self.coordinates, ATOM_COUNTS)):
             there = np.arange(values.shape[2]) < np.array(counts)[tokens][..., None]
             values[~(there & mask[:, None])] = np.nan
+
+
+def likeliest(
+    mixture: Mixture, samples: int, numbers: Callable[[int, int], Tensor], rows: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Of so many samples of each angle the likeliest, and its log-density: (N, 4) float64 each.
+
+    rows (P,) are the angles that are drawn, of all N 4 end to end; the others are 0. `numbers` are
+    as in `draw_angles`, each angle's side by side.
+    """
+    mean, concentration, logits = (
+        of.flatten(0, 1)[rows, None] for of in (mixture.mean, mixture.concentration, mixture.logits)
+    )  # (P, 1, 3)
+
+    def of_rows(drawn: int, width: int) -> Tensor:
+        return numbers(drawn, CHIS * width).view(-1, width)[rows]
+
+    angles = draw_angles(mean, concentration, logits, samples, of_rows)  # (S, P, 1)
+    densities = log_density(mean, concentration, logits, angles)
+    best = densities.argmax(0, keepdim=True)
+    found = densities.new_zeros(2, mixture.mean.shape[0] * CHIS)
+    for to, of in zip(found, (angles, densities), strict=True):
+        to[rows] = of.gather(0, best)[0, :, 0]
+    angle, density = found.view(2, -1, CHIS)
+    return angle, density
 
 
 def require_packable(structure: Structure) -> None:
