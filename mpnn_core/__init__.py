@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mpnn_core.constants import ALPHABET
     from mpnn_core.design.model import Model, load_model
+    from mpnn_core.design.packing import Packed, SideChainPacker, load_packer
     from mpnn_core.design.programs import write_inputs
     from mpnn_core.design.results import Design, Designs, Scores
     from mpnn_core.design.scan import Scan
@@ -49,8 +50,10 @@ _MODULES = {
     "Designs": "design.results",
     "Lost": "design.stream",
     "Model": "design.model",
+    "Packed": "design.packing",
     "Scan": "design.scan",
     "Scores": "design.results",
+    "SideChainPacker": "design.packing",
     "StateDesigns": "design.states",
     "Structure": "structures.structure",
     "StructureError": "structures.errors",
@@ -58,6 +61,7 @@ _MODULES = {
     "Variant": "network.variants",
     "design_stream": "design.stream",
     "load_model": "design.model",
+    "load_packer": "design.packing",
     "read_constraints": "selecting.constraint_sets",
     "read_structure": "structures.readers",
     "select": "selecting.selections",
@@ -80,8 +84,10 @@ __all__ = [
     "Designs",
     "Lost",
     "Model",
+    "Packed",
     "Scan",
     "Scores",
+    "SideChainPacker",
     "StateDesigns",
     "Structure",
     "StructureError",
@@ -89,6 +95,7 @@ __all__ = [
     "Variant",
     "design_stream",
     "load_model",
+    "load_packer",
     "read_constraints",
     "read_structure",
     "select",

@@ -54,7 +54,8 @@ BATCH = 32
 
 # Options that do not change the results.
 FREE = frozenset((
-    "files", "out", "run", "given", "seed", "workers", "device", "shard", "restart", "page", "table",
+    "files", "out", "run", "given", "seed", "workers", "device", "shard", "restart", "page",
+    "table",
 ))  # fmt: skip
 
 
@@ -75,12 +76,12 @@ class Designing:
     The same object works in this process, in each of several, and on a shard.
     """
 
-    def __init__(self, work: Work, model: mpnn.Model) -> None:
+    def __init__(self, work: Work, model: mpnn.Model, options: argparse.Namespace) -> None:
         self.work, self.options, self.model = work, work.options, model
         self.constraining = Constraining(work.options, design_constraints(work.options), work.files)
         self.profiles = profiles_of(work.options)
         self.read = Reader(work.options, model, work.files)
-        self.outcome = Outcome(work.options, work.parquet)
+        self.outcome = Outcome(options, work.parquet)  # on the device of this process
 
     def each(self, items: Iterable[Item]) -> Iterator[Done | Failed]:
         """The outcome of every item, as many computed in one call as the model computes well."""
@@ -315,9 +316,12 @@ class Running:
         self.options, self.items, self.shard = options, items, shard
         many = len(items) > MOST_FILES
         self.parquet = options.format == PARQUET or (options.format is None and many)
-        if self.parquet and (options.save_probs or options.structures or options.programs):
+        if self.parquet and (
+            options.save_probs or options.structures or options.programs or options.pack
+        ):
             raise CallError(
-                "--format parquet has rows alone; expected no --save-probs, --structures or --for"
+                "--format parquet has rows alone; expected no --save-probs, --structures, --pack "
+                "or --for"
             )
         if options.page is not None and (options.workers or 1) > 1:
             raise CallError("--page is made by one process; leave out --workers")
@@ -327,8 +331,9 @@ class Running:
         self.places = _places(options, len(items))
         self.designing: Designing | None = None
         if len(self.places) == 1:
-            model = model_of(_on(options, self.places[0]))
-            self.designing = Designing(self.work, model)
+            placed = _on(options, self.places[0])
+            self.designing = Designing(self.work, model_of(placed), placed)
+            _ = self.designing.outcome.packing
         else:  # the processes load it
             Constraining(options, design_constraints(options), files)
         self.outcome = Outcome(options, self.parquet)
@@ -467,7 +472,7 @@ def _prepare(work: Work, place: str) -> Callable[[list[Item]], list[Done | Faile
             model = model_of(options)
     else:
         model = model_of(options)
-    designing = Designing(work, model)
+    designing = Designing(work, model, options)
     return partial(_designed, designing)
 
 

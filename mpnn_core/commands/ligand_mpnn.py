@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mpnn_core.compatible.ligand_designs import Run
     from mpnn_core.compatible.ligand_options import PerPath
     from mpnn_core.compatible.ligand_reading import Complex
+    from mpnn_core.design.packing import SideChainPacker
 
 FOLDER = "./model_params/"
 """Where the originals look for their weights by default; headers name it."""
@@ -85,16 +86,17 @@ _OF_SCORES = (
     ("single_aa_score", int, 1, "1 scores each residue given all others"),
 )  # fmt: skip
 _OF_PACKING = (
-    ("pack_side_chains", int, 0),
-    ("checkpoint_path_sc", str, "ligandmpnn_sc_v_32_002_16.pt"),
-    ("number_of_packs_per_design", int, 4),
-    ("sc_num_denoising_steps", int, 3),
-    ("sc_num_samples", int, 16),
-    ("repack_everything", int, 0),
-    ("force_hetatm", int, 0),
-    ("packed_suffix", str, "_packed"),
-    ("pack_with_ligand_context", int, 1),
-)
+    ("pack_side_chains", int, 0, "1 writes packed/NAME_packed_1_1.pdb, full-atom models"),
+    ("checkpoint_path_sc", str, "ligandmpnn_sc_v_32_002_16.pt", "weights of the packer"),
+    ("number_of_packs_per_design", number(int, 0, 1000), 4, "models of each design"),
+    ("sc_num_denoising_steps", number(int, 1, 1000), 3, "how often all angles are drawn anew"),
+    ("sc_num_samples", number(int, 1, 1000), 16, "draws of each angle; the likeliest is taken"),
+    ("repack_everything", int, 0, "1 packs kept residues too; 0 keeps the angles of the file"),
+    ("force_hetatm", int, 0, "1 writes ATOM and HETATM as the file has them; 0 ATOM for "
+     "nucleic acids alone, around the protein"),
+    ("packed_suffix", str, "_packed", "what stands in the names of models after NAME"),
+    ("pack_with_ligand_context", int, 1, "0 packs as if nothing were around the protein"),
+)  # fmt: skip
 
 
 def add_parser(commands: Any) -> None:
@@ -102,14 +104,9 @@ def add_parser(commands: Any) -> None:
     design = commands.add_parser(
         "ligand-mpnn", help="LigandMPNN's run.py: its options, its files",
         description="Design sequences with the options of LigandMPNN's run.py, and write the files "
-        "that it writes: seqs, backbones and stats.",
+        "that it writes: seqs, backbones, packed and stats.",
     )  # fmt: skip
-    _add_options(design, _INPUTS + _OF_DESIGNS)
-    for name, kind, default in _OF_PACKING:
-        design.add_argument(
-            f"--{name}", action="store", type=kind, metavar="X",
-            help=f"of side-chain packing, which comes with a later version (default: {default})",
-        )  # fmt: skip
+    _add_options(design, _INPUTS + _OF_DESIGNS + _OF_PACKING)
     design.set_defaults(run=run)
     score = commands.add_parser(
         "ligand-mpnn-score", help="LigandMPNN's score.py: its options, its files",
@@ -157,10 +154,10 @@ def _add_options(command: argparse.ArgumentParser, options: Sequence[tuple[Any, 
 
 def run(options: argparse.Namespace) -> int:
     """Design every structure, and write its files."""
-    _answer_on_packing(options)
     first = 1 - _zero_indexed(options)
     call = _Call(options)
     letters = call.letters()
+    packer = _packer(options, call.model)
     out = Path(options.out_folder)
     folders = ["seqs", "backbones", "packed", *(["stats"] if options.save_stats else [])]
     check_outputs(
@@ -174,7 +171,7 @@ def run(options: argparse.Namespace) -> int:
             if isinstance(complex, Exception):
                 raise complex
             designs = call.designs(path, complex, letters)
-            _write(options, call, designs, first)
+            _write(options, call, designs, first, packer)
         except BrokenPipeError:  # nobody reads any further
             raise
         # Whatever is wrong with a structure, the others are designed.
@@ -211,18 +208,19 @@ def run_score(options: argparse.Namespace) -> int:
     return exit_code(failures, len(call.paths))
 
 
-def _answer_on_packing(options: argparse.Namespace) -> None:
-    """Packing is refused; its options alone are of no effect, as in the original."""
-    if options.pack_side_chains:
-        raise CallError(
-            "--pack_side_chains: packing side chains comes with a later version; without it the "
-            "sequences, backbones and stats are written"
-        )
-    given = [f"--{n}" for n, *_ in _OF_PACKING[1:] if getattr(options, n) is not None]
-    if given:
-        complain(
-            f"note: {', '.join(given)}: of side-chain packing, which comes with a later version"
-        )
+def _packer(options: argparse.Namespace, model: mpnn.Model) -> SideChainPacker | None:
+    """The packer, if side chains are packed; its other options are of no effect without."""
+    from mpnn_core.compatible.ligand_options import weights_of
+
+    if not options.pack_side_chains:
+        given = [f"--{n}" for n, _, value, _ in _OF_PACKING[1:] if getattr(options, n) != value]
+        if given:
+            complain(f"note: {', '.join(given)}: of no effect without --pack_side_chains 1")
+        return None
+    try:
+        return mpnn.load_packer(weights_of(options.checkpoint_path_sc), model.device)
+    except mpnn.CheckpointError as error:
+        raise CallError(f"--checkpoint_path_sc: {error}") from None
 
 
 def _zero_indexed(options: argparse.Namespace) -> bool:
@@ -456,17 +454,28 @@ def _model(options: argparse.Namespace) -> tuple[str, mpnn.Model]:
 
 
 def _paths(options: argparse.Namespace, call: _Call, name: str, first: int) -> list[Path]:
-    """The files of one structure's designs: the FASTA file, backbones, and statistics if any."""
+    """The files of one structure's designs: the FASTA file, backbones, statistics and models."""
     out, ending = Path(options.out_folder), options.file_ending
     numbers = range(first, first + call.run.sequences)
     return [
         out / "seqs" / f"{name}{ending}.fa",
         *(out / "backbones" / f"{name}_{i}{ending}.pdb" for i in numbers),
         *([out / "stats" / f"{name}{ending}.pt"] if options.save_stats else []),
+        *(
+            out / "packed" / f"{name}{options.packed_suffix}_{i}_{pack + 1}{ending}.pdb"
+            for i in (numbers if options.pack_side_chains else ())
+            for pack in range(options.number_of_packs_per_design)
+        ),
     ]
 
 
-def _write(options: argparse.Namespace, call: _Call, designs: Any, first: int) -> None:
+def _write(
+    options: argparse.Namespace,
+    call: _Call,
+    designs: Any,
+    first: int,
+    packer: SideChainPacker | None,
+) -> None:
     """The files of one structure's designs; the FASTA file last."""
     from mpnn_core.compatible import ligand_designs as files
     from mpnn_core.structures.files import output_name, write_atomically
@@ -486,6 +495,9 @@ def _write(options: argparse.Namespace, call: _Call, designs: Any, first: int) -
             out / "backbones" / f"{name}_{i}{options.file_ending}.pdb",
             lambda file, text=backbone: file.write(text.encode("ascii")),  # type: ignore[misc]
         )
+    if packer is not None:
+        call.say("Packing side chains...")
+        _pack(options, designs, first, packer)
     text = files.fasta_text(
         designs,
         call.checkpoint,
@@ -498,3 +510,36 @@ def _write(options: argparse.Namespace, call: _Call, designs: Any, first: int) -
         out / "seqs" / f"{name}{options.file_ending}.fa",
         lambda file: file.write(os.fsencode(text)),
     )
+
+
+def _pack(options: argparse.Namespace, designs: Any, first: int, packer: SideChainPacker) -> None:
+    """The full-atom models of one structure's designs."""
+    from mpnn_core.compatible.ligand_designs import packed_text
+    from mpnn_core.structures.files import output_name, write_atomically
+
+    if not options.number_of_packs_per_design:
+        return
+    structure = designs.complex.structure
+    unwritten = (~structure.mask | (designs.tokens == len(mpnn.ALPHABET) - 1)).any(0)
+    if unwritten.any():
+        labels = [label for label, of in zip(designs.complex.labels, unwritten, strict=True) if of]
+        complain(
+            f"note: {structure.name}: residues without a letter or a complete backbone are not in "
+            f"packed models: {' '.join(labels)}"
+        )
+    folder = Path(options.out_folder) / "packed"
+    name = output_name(designs.complex.name)
+    for i, sequence in enumerate(designs.sequences):
+        packed = packer.pack(
+            structure, sequence, options.sc_num_samples, options.sc_num_denoising_steps,
+            options.number_of_packs_per_design, designs.run.seed,
+            None if options.repack_everything else ~designs.asked,
+            bool(options.pack_with_ligand_context),
+        )  # fmt: skip
+        for pack in range(len(packed)):
+            text = packed_text(designs.complex, packed, pack, bool(options.force_hetatm))
+            label = f"{name}{options.packed_suffix}_{first + i}_{pack + 1}{options.file_ending}"
+            write_atomically(
+                folder / f"{label}.pdb",
+                lambda file, text=text: file.write(text.encode("ascii")),  # type: ignore[misc]
+            )

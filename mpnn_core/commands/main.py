@@ -24,6 +24,7 @@ from mpnn_core.commands import (
     export,
     ligand_mpnn,
     merge,
+    packing,
     protein_mpnn,
     scan,
     score,
@@ -41,8 +42,8 @@ from mpnn_core.commands.options import (
 from mpnn_core.gate.commands import add_commands
 
 COMMANDS = (
-    design, score, scan, select, protein_mpnn, ligand_mpnn, example, weights, evaluate, distill,
-    export, merge, bench,
+    design, score, scan, packing, select, protein_mpnn, ligand_mpnn, example, weights, evaluate,
+    distill, export, merge, bench,
 )  # fmt: skip
 WRONG_CALL, INTERRUPTED, BROKEN_PIPE, TERMINATED = 2, 130, 141, 143
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import mpnn_core as mpnn
 from mpnn_core.commands.options import CallError, check_outputs, complain, number
+from mpnn_core.commands.packing import DESIGNED, PACKED, Packing, add_packing_options
 
 STRUCTURES = "structures"
 
@@ -33,6 +35,13 @@ def add_outcome_options(command: argparse.ArgumentParser) -> None:
         help="write DIR/structures/NAME_1.pdb (or .cif) for each design as well: the backbone with "
         "the designed residues, its B-factors the confidence of each, and the ligands",
     )  # fmt: skip
+    command.add_argument(
+        "--pack", action="store_true",
+        help="write DIR/packed/NAME_1_1.pdb for each design as well, a full-atom model: side "
+        "chains by LigandMPNN's packer, B-factors the log-densities of their angles (mmCIF with "
+        "--structures cif)",
+    )  # fmt: skip
+    add_packing_options(command, DESIGNED)
     command.add_argument(
         "--table", type=Path, metavar="FILE",
         help="write a table of all designs, a row each, as FILE.csv or FILE.parquet",
@@ -64,6 +73,14 @@ class Outcome:
         names = [name.strip() for text in options.programs for name in text.split(",")]
         self.programs = list(dict.fromkeys(names))
 
+    @cached_property
+    def packing(self) -> Packing | None:
+        """What packs side chains; None where the options do not ask for it."""
+        if not self.options.pack:
+            return None
+        options = self.options
+        return Packing(options, options.out / PACKED, options.structures or "pdb")
+
     def check(self, prints: bool) -> None:
         """See that all can be written; `prints` is whether the FASTA goes to standard output."""
         from mpnn_core.design.programs import PROGRAMS
@@ -74,10 +91,19 @@ class Outcome:
             if name not in PROGRAMS:
                 raise CallError(f"--for {name}: expected some of {', '.join(PROGRAMS)}")
         if prints:
-            for name, option in (("structures", "--structures"), ("programs", "--for")):
+            for name, option in (
+                ("structures", "--structures"), ("pack", "--pack"), ("programs", "--for"),
+            ):  # fmt: skip
                 if getattr(options, name):
                     raise CallError(f"{option} writes files; give --out a folder instead of -")
+        if not options.pack:
+            for given, option in (
+                ("packs", "--packs"), ("repack", "--repack"), ("no_pack_ligand", "--no-pack-ligand")
+            ):  # fmt: skip
+                if given in getattr(options, "given", ()) or getattr(options, given) is True:
+                    raise CallError(f"{option} is of packed models; give --pack as well")
         folders = [STRUCTURES] if options.structures else []
+        folders += [PACKED] if options.pack else []
         check_outputs([options.out / name for name in [*folders, *self.programs]], [])
         self.page = Page(options.page)
         if options.table is not None:
@@ -121,6 +147,8 @@ class Outcome:
             complain(f"warning: {name}: {odd}")
         if self.options.structures:
             self._write_structures(listed)
+        if self.packing is not None:
+            self._pack(self.packing, listed)
         if self.programs:
             for note in write_inputs(self.options.out, listed, self.programs):
                 complain(f"note: {name}: {note}")
@@ -145,6 +173,22 @@ class Outcome:
                 names, of.sequences, of.residue_confidence, strict=True
             ):
                 write_structure(folder / f"{name}.{ending}", structure, sequence, b_factor)
+
+    def _pack(self, packing: Packing, designs: Sequence[mpnn.Designs]) -> None:
+        from mpnn_core.design.table import design_names
+
+        for of, names in zip(designs, design_names(designs), strict=True):
+            overlaps = [
+                count
+                for _, count, _ in packing.write(
+                    of.structure, names, of.sequences, of.seed, of.designed
+                )
+            ]
+            if sum(overlaps):
+                complain(
+                    f"note: {of.structure.name}: {sum(overlaps)} pairs of atoms overlap in "
+                    f"{len(overlaps)} packed models"
+                )
 
     def finish(self, rows: Iterable[dict[str, Any]]) -> None:
         """Write the table, of these rows, and the page, of the structures that were designed."""

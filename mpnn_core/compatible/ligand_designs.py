@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import IO, Any
 
@@ -16,13 +17,22 @@ from mpnn_core.constants import ALPHABET
 from mpnn_core.design.arguments import digests_of
 from mpnn_core.design.model import Model
 from mpnn_core.design.near import NEAR, near_ligands
+from mpnn_core.design.packing import Packed
 from mpnn_core.sampling.constraints import Constraints
 from mpnn_core.sampling.noise import order_noise
 from mpnn_core.sampling.orders import draw_order
+from mpnn_core.structures.side_chains import ATOM_NAMES
 from mpnn_core.structures.structure import Structure
 
 LETTERS_DRAWN = 20
 """All but X, which is never drawn and has no probability in the files."""
+_NUMBER = re.compile(r"\s*(-?\d+)([A-Za-z]?)\s*")
+NUCLEIC = (
+    "A", "C", "G", "T", "U", "DA", "DC", "DG", "DT", "DU", "ADE", "CYT", "GUN", "THY", "URA", "AMP",
+    "ADP", "ATP", "CMP", "CDP", "CTP", "GMP", "GDP", "GTP", "TMP", "TPP", "TTP", "UMP", "UDP",
+    "UTP", "5GP", "A2P", "A3P", "ADN", "AGS", "C2P", "C3P", "C5P", "CTN", "THM", "URI",
+)  # fmt: skip
+"""What ProDy takes as nucleic acids, by residue name."""
 CERTAIN = 0.01
 """Nats. The original's B-factor of a residue that costs no more is 0 instead of about 1."""
 
@@ -251,13 +261,53 @@ def backbone_text(complex: Complex, sequence: str, b_factors: NDArray[np.float32
     sequence : L letters
     b_factors : (L,), of the residues; atoms around have 0
     """
+    names = three_letter_names(sequence)
+    of_atoms = b_factors[complex.backbone.residue]
+    return _pdb_text((complex.backbone, names, of_atoms.tolist()), (complex.others, None, None))
+
+
+def packed_text(complex: Complex, packed: Packed, row: int, hetatm: bool) -> str:
+    """A PDB file of a full-atom model, and of what is around it.
+
+    Parameters
+    ----------
+    row : which of the models
+    hetatm : whether ATOM and HETATM around the protein are as in the file; otherwise they are as
+        the original has them without `--force_hetatm`: ATOM for nucleic acids, HETATM for others
+    """
+    structure, sequence = complex.structure, packed.sequences[row]
+    residue, slot = np.nonzero(np.isfinite(packed.coordinates[row, ..., 0]))
+    names = [ATOM_NAMES[ALPHABET.index(letter)] for letter in sequence]
+    atoms = np.array([names[i][a] for i, a in zip(residue, slot, strict=True)], np.str_)
+    elements = {"C": 6, "N": 7, "O": 8, "S": 16}
+    at = [_NUMBER.fullmatch(text) for text in structure.residue_numbers.tolist()]
+    numbers = np.array([int(found[1]) if found else 0 for found in at])
+    codes = np.array([found[2] if found else "" for found in at])
+    nothing = np.full(len(residue), "")
+    protein = AtomRecords(
+        residue, structure.chain_ids[residue], numbers[residue], codes[residue],
+        np.array(three_letter_names(sequence))[residue], atoms, nothing,
+        np.array([elements[name[0]] for name in atoms.tolist()], np.int64),
+        packed.coordinates[row, residue, slot].astype(np.float64),
+        np.ones(len(residue)), np.zeros(len(residue), bool),
+    )  # fmt: skip
+    others = complex.others
+    if not hetatm:
+        others = replace(others, hetero=~np.isin(others.residue_name, NUCLEIC))
+    b_factors = packed.b_factors[row, residue, slot].tolist()
+    return _pdb_text((protein, None, b_factors), (others, None, None))
+
+
+def _pdb_text(
+    *parts: tuple[AtomRecords, Sequence[str] | None, Sequence[float] | None],
+) -> str:
+    """A PDB file of atoms, with names of residues and B-factors of atoms if they are given."""
     import gemmi
 
     structure = gemmi.Structure()
     model = gemmi.Model(1)
-    names = three_letter_names(sequence)
-    _add_atoms(model, complex.backbone, names, b_factors.tolist())
-    _add_atoms(model, complex.others, None, None)
+    for atoms, names, b_factors in parts:
+        _add_atoms(model, atoms, names, b_factors)
     structure.add_model(model)
     written = gemmi.PdbWriteOptions()
     written.minimal_file, written.cryst1_record = True, False  # no cell is known
@@ -268,7 +318,7 @@ def backbone_text(complex: Complex, sequence: str, b_factors: NDArray[np.float32
 def _add_atoms(
     model: Any, atoms: AtomRecords, names: Sequence[str] | None, b_factors: Sequence[float] | None
 ) -> None:
-    """Add atoms to a gemmi.Model, in their order; residues take `names` and `b_factors` if given.
+    """Add atoms to a gemmi.Model, in their order, under `names` of residues, with `b_factors`.
 
     A chain or residue that comes back after another is one more, so that the order stays.
     """
@@ -281,7 +331,7 @@ def _add_atoms(
 
     for chain_id, in_chain in groupby(range(len(atoms)), lambda i: str(atoms.chain[i])):
         chain = gemmi.Chain(chain_id)
-        for (number, icode, name, row), in_residue in groupby(in_chain, residue_of):
+        for (number, icode, name, _), in_residue in groupby(in_chain, residue_of):
             residue = gemmi.Residue()
             residue.name, residue.seqid = name, gemmi.SeqId(number, icode or " ")
             for i in in_residue:
@@ -292,7 +342,7 @@ def _add_atoms(
                 atom.element = gemmi.Element(int(atoms.element[i]))
                 atom.pos = gemmi.Position(*atoms.xyz[i].tolist())
                 atom.occ = float(atoms.occupancy[i])
-                atom.b_iso = 0.0 if b_factors is None else b_factors[row]
+                atom.b_iso = 0.0 if b_factors is None else b_factors[i]
                 residue.add_atom(atom)
             chain.add_residue(residue)
         model.add_chain(chain)

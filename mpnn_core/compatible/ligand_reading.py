@@ -188,6 +188,7 @@ def _complex(file: Path, chains: list[str], zero_occupancy: bool) -> Complex:
         numbers,
         context,
         side_chains,
+        cb=_placed(atoms, rows, own, inside, ("CB",), len(ca))[:, 0],
     )
     is_backbone = inside & (own >= 0) & np.isin(atoms.atom[rows], np.array(BACKBONE, "S"))
     return Complex(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
 from weakref import WeakSet
@@ -29,9 +30,11 @@ from mpnn_core.design.arguments import (
     temperatures_of,
 )
 from mpnn_core.design.batches import Batch
+from mpnn_core.design.devices import find_device
 from mpnn_core.design.execution import Executor
 from mpnn_core.design.jobs import Conditioning, Decoding, Job, Sampled, Sampling, Scoring
 from mpnn_core.design.near import near_ligands
+from mpnn_core.design.packing import Packed, SideChainPacker, load_packer
 from mpnn_core.design.results import (
     Designs,
     Scores,
@@ -50,6 +53,7 @@ from mpnn_core.network.variants import Variant, find_variant
 from mpnn_core.sampling.constraints import Constraints
 from mpnn_core.sampling.noise import check_noise, with_noise
 from mpnn_core.sampling.possible import require_possible
+from mpnn_core.selecting.selections import Selection
 from mpnn_core.structures.structure import Structure, StructureWarning, shown_items
 
 DEFAULT_LIGAND = ALIASES["ligand"]
@@ -581,6 +585,30 @@ class Model:
         batches = [(batch, sums) for _, batch, sums in self.executor.run(Scoring(arguments))]
         return score_results(arguments, batches)[0]
 
+    @cached_property
+    def packer(self) -> SideChainPacker:
+        """The side-chain packer beside this model, on its device; loaded when it is first used."""
+        return load_packer(
+            device=self.device, backend="torch" if self.backend.name == "torch" else "auto"
+        )
+
+    def pack(
+        self,
+        structure: Structure,
+        sequences: Any = None,
+        samples: int = 16,
+        steps: int = 3,
+        packs: int = 1,
+        seed: int | None = None,
+        keep: Selection | NDArray[np.bool_] | None = None,
+        ligands: bool = True,
+    ) -> Packed:
+        """Side chains for sequences on a backbone, by LigandMPNN's packer, whatever model this is.
+
+        Arguments, results and errors are those of `SideChainPacker.pack`.
+        """
+        return self.packer.pack(structure, sequences, samples, steps, packs, seed, keep, ligands)
+
 
 def _noisy(arguments: DesignArguments, noise: float, sequence: int) -> list[Structure]:
     """Structures with the noise of a sequence on their coordinates."""
@@ -639,14 +667,3 @@ def load_model(
             )
         network.side_chain_context = True
     return Model(network, name, shape, place, backend, choice.loss)
-
-
-def find_device(device: str | torch.device) -> torch.device:
-    """The device of that name; ValueError where nothing can be computed on it here."""
-    try:
-        place = torch.device(device)
-        torch.zeros(1, device=place).item()  # "meta" has tensors, and no values
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device {str(device)!r} cannot be used here: {reason}") from error
-    return place

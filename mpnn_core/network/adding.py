@@ -122,8 +122,7 @@ def _of_member(path: Path, content: bytes) -> Checkpoint | Adding:
     if published_as(hashlib.sha256(content).hexdigest()) is not None:
         return _read(path, content)
     try:
-        checkpoint = read_checkpoint(path, content)
-        checkpoint.require_supported(path)
+        read_checkpoint(path, content)
     except CheckpointError as error:
         return Adding(path.name, f"left out: {str(error).removeprefix(f'{path} is ')}")
     return Adding(
@@ -137,7 +136,6 @@ def _read(path: Path, content: bytes) -> Checkpoint:
     checkpoint = read_checkpoint(path, content, name or path.stem)
     if name is not None:
         return checkpoint
-    checkpoint.require_supported(path)
     # Some file systems do not tell capitals from small letters.
     if path.stem.lower() in (*published_names(), *ALIASES, RANDOM):
         raise CheckpointError(

@@ -1,13 +1,14 @@
 """Architectures by name: the network's class, and what it reads of a structure.
 
-A further architecture is a subclass of `MPNN` and one more row of `ARCHITECTURES`; no backend has
-to know of it (`MPNN.requires`).
+A further architecture that designs is a subclass of `MPNN` and one more row of `ARCHITECTURES`; no
+backend has to know of it (`MPNN.requires`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ from mpnn_core.network.families import (
 )
 from mpnn_core.network.membrane import MembraneMPNN
 from mpnn_core.network.mpnn import MPNN
+from mpnn_core.network.packer import Packer
 from mpnn_core.network.variants import Variant
 
 
@@ -34,18 +36,20 @@ class Architecture:
     Attributes
     ----------
     network : its class, made of hidden width, encoder layers, decoder layers and k, and then of
-        `takes`; None where it is known and not supported yet
+        `takes`
     needs : what it reads of a structure: "backbone" is the four backbone atoms of every residue,
         "CA" one of them, "context" the atoms around them, "membrane" the labels of residues
     marks : tensors that tell its checkpoints from those of the other architectures: name -> shape,
         or None where any shape does
     takes : attributes of a `Checkpoint` that the class is made of besides
+    designs : whether it gives sequences for backbones; `load_model` makes a `Model` of those alone
     """
 
-    network: type[MPNN] | None
+    network: type[Any]
     needs: frozenset[str]
     marks: Mapping[str, tuple[int, ...] | None] = field(default_factory=dict)
     takes: tuple[str, ...] = ()
+    designs: bool = True
 
     def fits(self, state: Mapping[str, Tensor]) -> bool:
         """Whether a checkpoint's tensors have its marks."""
@@ -76,9 +80,11 @@ ARCHITECTURES: dict[str, Architecture] = {
         ("context_atoms",),
     ),
     SIDE_CHAIN_PACKER: Architecture(
-        None,
+        Packer,
         frozenset({"backbone", "context"}),
         {"W_c.weight": None, "W_torsions.weight": None, "W_v_sc.weight": None},
+        ("context_atoms",),
+        designs=False,
     ),
 }
 
@@ -93,11 +99,11 @@ def recognise(state: Mapping[str, Tensor]) -> str:
 
 
 def models_that_read(need: str) -> tuple[str, ...]:
-    """Names of the published models that read `need`, one of `Architecture.needs`."""
+    """Names of the published models that design, and read `need`, one of `Architecture.needs`."""
     return tuple(
         name
         for architecture, kind in ARCHITECTURES.items()
-        if need in kind.needs and kind.network is not None
+        if need in kind.needs and kind.designs
         for name in published_names(architecture)
     )
 

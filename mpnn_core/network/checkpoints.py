@@ -20,7 +20,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -37,8 +37,10 @@ from mpnn_core.network.architectures import (
 from mpnn_core.network.families import (
     ALIASES,
     PACKAGED,
+    PACKER,
     PROTEIN_MPNN,
     RANDOM,
+    SIDE_CHAIN_PACKER,
     CheckpointError,
     checkpoint_of,
     find_family,
@@ -47,13 +49,13 @@ from mpnn_core.network.families import (
     published_names,
 )
 from mpnn_core.network.mpnn import MPNN
+from mpnn_core.network.packer import Packer
 from mpnn_core.network.variants import VARIANTS, Variant
 from mpnn_core.structures.files import read_bounded, unpacked_size, write_atomically
 
 # The published files have 7 to 14 MB. No more than this is read of one, packed or unpacked.
 LARGEST_BYTES = 256 * 2**20
 MOST_NEIGHBOURS = 10_000
-UNSUPPORTED = "which is not supported yet"
 UNMEASURED = "an amount that was not measured for these weights"
 BASELINE = VARIANTS["baseline"]
 
@@ -106,10 +108,13 @@ class Checkpoint:
         text += b" " * (-len(text) % 8)  # values start at a multiple of 8 bytes
         return len(text).to_bytes(8, "little") + text + content
 
-    def require_supported(self, path: Path) -> None:
-        """Raise CheckpointError where no network of this package can use it."""
-        if ARCHITECTURES[self.architecture].network is None:
-            raise CheckpointError(f"{path} is a {self.architecture} model, {UNSUPPORTED}")
+    def require_design(self, path: Path) -> None:
+        """Raise CheckpointError where the network designs no sequences."""
+        if not ARCHITECTURES[self.architecture].designs:
+            raise CheckpointError(
+                f"{path} is a {self.architecture} model, which designs no sequences; Model.pack "
+                "and load_packer use it"
+            )
 
 
 @dataclass(frozen=True)
@@ -133,20 +138,20 @@ class Choice:
     remedy: str = "install mpnn-core again"
 
     def load(self) -> Checkpoint:
-        """The checkpoint of the file.
+        """The checkpoint of the file, of a network that designs sequences.
 
         Raises
         ------
         CheckpointError
-            The file is missing, damaged, or no checkpoint of a supported architecture.
+            The file is missing, damaged, or no checkpoint of such an architecture.
         """
         checkpoint = self.read()
         assert self.path is not None
-        checkpoint.require_supported(self.path)
+        checkpoint.require_design(self.path)
         return checkpoint
 
     def read(self) -> Checkpoint:
-        """The same, of an architecture that is known, supported or not."""
+        """The same, of any architecture that is known."""
         path = self.path
         if path is None:
             raise CheckpointError("random weights are in no file")
@@ -297,6 +302,23 @@ def load_network(choice: Choice, variant: Variant) -> tuple[MPNN, str]:
     return build_network(checkpoint, variant), checkpoint.name
 
 
+def load_packer_network(weights: str | Path) -> tuple[Packer, str]:
+    """The side-chain packer's network of weights by name or path, and what they are called.
+
+    Raises
+    ------
+    CheckpointError
+        There are no such weights, or they are those of another network.
+    """
+    checkpoint = resolve(weights).read()
+    if checkpoint.architecture != SIDE_CHAIN_PACKER:
+        raise CheckpointError(
+            f"{weights} is a {checkpoint.architecture} model, which places no side chains; "
+            f"{PACKER} does"
+        )
+    return cast(Packer, build_network(checkpoint, BASELINE)), checkpoint.name
+
+
 def build_network(checkpoint: Checkpoint, variant: Variant) -> MPNN:
     """The network of `variant` with the weights of `checkpoint`, on the CPU, in float32.
 
@@ -307,7 +329,6 @@ def build_network(checkpoint: Checkpoint, variant: Variant) -> MPNN:
     """
     architecture = ARCHITECTURES[checkpoint.architecture]
     made = architecture.network
-    assert made is not None, "refused when the file was read"
     _require_variant(checkpoint.name, checkpoint.architecture, variant)
     # Published networks differ in k; a smaller variant is what it is by its own.
     neighbours = checkpoint.neighbours if variant == BASELINE else variant.neighbours
@@ -362,9 +383,8 @@ def _architecture(path: Path, state: dict[str, Tensor], metadata: Mapping[str, A
     """The architecture that the file names, or else that its tensors have."""
     name = metadata.get("architecture") or recognise(state)
     if name not in ARCHITECTURES:
-        supported = [key for key, value in ARCHITECTURES.items() if value.network is not None]
         raise CheckpointError(
-            f"{path} is of the architecture {name!r}; expected one of {', '.join(supported)}"
+            f"{path} is of the architecture {name!r}; expected one of {', '.join(ARCHITECTURES)}"
         )
     return str(name)
 

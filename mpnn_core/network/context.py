@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mpnn_core.constants import CA, GAUSSIANS, C, N
+from mpnn_core.constants import CA, FIRST_CENTRE, GAUSSIANS, C, N
 from mpnn_core.network.encoding import CHANGED_STATES, MOST_RECORDED_NODES
 from mpnn_core.network.features import EdgeFeatures, gaussians, with_virtual_cb
 from mpnn_core.network.graph import (
@@ -275,11 +275,18 @@ def distinct_pairs(atoms: Tensor, shared: bool = True) -> tuple[Tensor, Tensor]:
     return torch.stack([keys // A, keys % A], 1), pair_of
 
 
-class AtomFeatures(EdgeFeatures):
-    """Edge features, and what is known of context atoms."""
+class SeenFeatures(nn.Module):
+    """The modules of what is known of the atoms around residues."""
 
-    def __init__(self, hidden: int) -> None:
-        super().__init__(hidden)
+    node_project_down: nn.Linear
+    norm_nodes: nn.LayerNorm
+    type_linear: nn.Linear
+    y_nodes: nn.Linear
+    y_edges: nn.Linear
+    norm_y_edges: nn.LayerNorm
+    norm_y_nodes: nn.LayerNorm
+
+    def add_modules(self, hidden: int) -> None:
         kinds = ELEMENTS + GROUPS + PERIODS
         width = BACKBONE_ATOMS * GAUSSIANS + TYPE_WIDTH + ANGLES
         self.node_project_down = Linear(width, hidden)
@@ -289,6 +296,14 @@ class AtomFeatures(EdgeFeatures):
         self.y_edges = Linear(GAUSSIANS, hidden, bias=False)
         self.norm_y_edges = LayerNorm(hidden)
         self.norm_y_nodes = LayerNorm(hidden)
+
+
+class AtomFeatures(SeenFeatures, EdgeFeatures):
+    """Edge features, and what is known of context atoms."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__(hidden)
+        self.add_modules(hidden)
 
 
 class ContextLayer(MessageLayer):
@@ -334,31 +349,34 @@ class Folded:
     bias: Tensor
 
 
-class LigandMPNN(MPNN):
-    """MPNN that sees up to `context_atoms` atoms around each residue.
+class SeesAtoms(nn.Module):
+    """The layers on the atoms around residues, which LigandMPNN and the side-chain packer share.
+
+    A class that derives from it has the modules that these methods name, under the names that the
+    checkpoints give them.
 
     Attributes
     ----------
-    side_chain_context : whether it sees the side chains of fixed residues too, as the original
-        with `--ligand_mpnn_use_side_chain_context 1`
+    first_centre : Å, of the 16 Gaussians of distances to atoms and between them
     """
 
-    requires: ClassVar[frozenset[str]] = frozenset({CHANGED_STATES})
-    edges: ClassVar[type[EdgeFeatures]] = AtomFeatures
-    features: AtomFeatures
+    first_centre: ClassVar[float] = FIRST_CENTRE
+    features: SeenFeatures
+    W_c: nn.Linear
+    W_nodes_y: nn.Linear
+    W_edges_y: nn.Linear
+    V_C: nn.Linear
+    V_C_norm: nn.LayerNorm
+    context_encoder_layers: nn.ModuleList
+    y_context_encoder_layers: nn.ModuleList
 
-    def __init__(
-        self,
-        hidden: int = 128,
-        encoder_layers: int = 3,
-        decoder_layers: int = 3,
-        neighbours: int = 32,
-        context_atoms: int = 25,
-    ) -> None:
-        super().__init__(hidden, encoder_layers, decoder_layers, neighbours)
-        self.context_atoms = context_atoms
-        self.side_chain_context = False
-        self.W_v = Linear(hidden, hidden)
+    @property
+    def of_features(self) -> nn.Linear:
+        """What the features of an atom go through, the checkpoint's W_v or W_e_context."""
+        raise NotImplementedError
+
+    def add_layers(self, hidden: int) -> None:
+        """Make the modules that the methods need, besides `features` and `of_features`."""
         self.W_c = Linear(hidden, hidden)
         self.W_nodes_y = Linear(hidden, hidden)
         self.W_edges_y = Linear(hidden, hidden)
@@ -375,37 +393,12 @@ class LigandMPNN(MPNN):
     def on_atoms(self) -> list[ContextLayer]:
         return cast("list[ContextLayer]", list(self.y_context_encoder_layers))
 
-    def context(
-        self,
-        structures: Sequence[Structure],
-        fixed: Sequence[NDArray[np.bool_]],
-        device: torch.device,
-    ) -> Surroundings:
-        """The atoms around the structures, and the side chains of what is `fixed` if asked for."""
-        shown = fixed if self.side_chain_context else None
-        return Surroundings.of(structures, shown, device, self.W_c.weight.dtype)
-
-    def context_tensors(self, context: Surroundings) -> tuple[Tensor, ...]:
-        return context.tensors()
-
-    def context_of(self, *tensors: Tensor) -> Surroundings:
-        return Surroundings.of_tensors(*tensors)
-
-    @property
-    def recordable(self) -> bool:
-        return True
-
-    def changed_states(
-        self, h_V: Tensor, graph: Graph, backbones: Backbones, context: Surroundings
-    ) -> Tensor:
-        """The encoder's states, with what each node sees around it: (N, H) -> (N, H)."""
-        # A GPU computes few of them sooner than it finds those that are alike, and need not wait.
-        shared = h_V.device.type != "cuda" or len(h_V) > MOST_RECORDED_NODES
-        sets = context_sets(context, graph, backbones, self.context_atoms, shared)
+    def seen_states(self, h_V: Tensor, coords: Tensor, sets: Sets, shared: bool = True) -> Tensor:
+        """The states of nodes with backbones (N, 4, 3), and what they see: (N, H) -> (N, H)."""
         w = self.folded()
         if not shared:
             states = self.atom_states(w, sets, slice(None), shared)
-            return self.node_states(w, h_V, backbones.coords, sets, states, sets.set_of_node, 0)
+            return self.node_states(w, h_V, coords, sets, states, sets.set_of_node, 0)
         nodes_of_sets = sets.set_of_node.argsort(stable=True)
         changed = torch.empty_like(h_V)
         bounds = torch.searchsorted(
@@ -418,7 +411,7 @@ class LigandMPNN(MPNN):
             for nodes in nodes_of_sets[start:stop].split(NODES_TOGETHER):
                 own = sets.set_of_node[nodes]
                 changed[nodes] = self.node_states(
-                    w, h_V[nodes], backbones.coords[nodes], sets, states, own, first
+                    w, h_V[nodes], coords[nodes], sets, states, own, first
                 )
         return changed
 
@@ -456,10 +449,9 @@ class LigandMPNN(MPNN):
         after.append(second.update(states, torch.cat(totals), count))
         return after
 
-    @staticmethod
-    def normalised_edge(w: Folded, a: Tensor, b: Tensor) -> Tensor:
+    def normalised_edge(self, w: Folded, a: Tensor, b: Tensor) -> Tensor:
         """The Gaussians of distances over the deviations of the edges' states: (p, 16)."""
-        g = gaussians((squared_distances(a, b) + 1e-6).sqrt()[:, None])  # (p, 16)
+        g = gaussians((squared_distances(a, b) + 1e-6).sqrt()[:, None], self.first_centre)
         variance = F.linear(g, w.length).square().sum(1, keepdim=True)
         return g / (variance + LAYER_NORM_EPS).sqrt()
 
@@ -507,7 +499,8 @@ class LigandMPNN(MPNN):
         backbone = with_virtual_cb(coords)  # (n, 5, 3)
         squared = squared_distances(backbone[:, None], xyz[:, :, None])  # (n, M, 5)
         distances = (squared + 1e-6).sqrt()
-        inputs = torch.cat([gaussians(distances), angles(coords, xyz)], -1)  # (n, M, 84)
+        inputs = torch.cat([gaussians(distances, self.first_centre), angles(coords, xyz)], -1)
+        # (n, M, 84)
         V = F.linear(inputs, w.node_inputs) + w.node_table[sets.element[at]]
         return self.features.norm_nodes(V)
 
@@ -517,6 +510,67 @@ class LigandMPNN(MPNN):
         if getattr(self, "_folded_for", None) != key:
             self._folded, self._folded_for = _fold(self), key
         return self._folded
+
+
+class LigandMPNN(SeesAtoms, MPNN):
+    """MPNN that sees up to `context_atoms` atoms around each residue.
+
+    Attributes
+    ----------
+    side_chain_context : whether it sees the side chains of fixed residues too, as the original
+        with `--ligand_mpnn_use_side_chain_context 1`
+    """
+
+    requires: ClassVar[frozenset[str]] = frozenset({CHANGED_STATES})
+    edges: ClassVar[type[EdgeFeatures]] = AtomFeatures
+    features: AtomFeatures
+
+    def __init__(
+        self,
+        hidden: int = 128,
+        encoder_layers: int = 3,
+        decoder_layers: int = 3,
+        neighbours: int = 32,
+        context_atoms: int = 25,
+    ) -> None:
+        super().__init__(hidden, encoder_layers, decoder_layers, neighbours)
+        self.context_atoms = context_atoms
+        self.side_chain_context = False
+        self.W_v = Linear(hidden, hidden)
+        self.add_layers(hidden)
+
+    @property
+    def of_features(self) -> nn.Linear:
+        return self.W_v
+
+    def context(
+        self,
+        structures: Sequence[Structure],
+        fixed: Sequence[NDArray[np.bool_]],
+        device: torch.device,
+    ) -> Surroundings:
+        """The atoms around the structures, and the side chains of what is `fixed` if asked for."""
+        shown = fixed if self.side_chain_context else None
+        return Surroundings.of(structures, shown, device, self.W_c.weight.dtype)
+
+    def context_tensors(self, context: Surroundings) -> tuple[Tensor, ...]:
+        return context.tensors()
+
+    def context_of(self, *tensors: Tensor) -> Surroundings:
+        return Surroundings.of_tensors(*tensors)
+
+    @property
+    def recordable(self) -> bool:
+        return True
+
+    def changed_states(
+        self, h_V: Tensor, graph: Graph, backbones: Backbones, context: Surroundings
+    ) -> Tensor:
+        """The encoder's states, with what each node sees around it: (N, H) -> (N, H)."""
+        # A GPU computes few of them sooner than it finds those that are alike, and need not wait.
+        shared = h_V.device.type != "cuda" or len(h_V) > MOST_RECORDED_NODES
+        sets = context_sets(context, graph, backbones, self.context_atoms, shared)
+        return self.seen_states(h_V, backbones.coords, sets, shared)
 
 
 LAYER_NORM_EPS = 1e-5
@@ -577,7 +631,7 @@ def element_one_hots() -> Tensor:
 
 
 @torch.no_grad()
-def _fold(network: LigandMPNN) -> Folded:
+def _fold(network: SeesAtoms) -> Folded:
     dtype, device = network.W_c.weight.dtype, network.W_c.weight.device
 
     def wide(tensor: Tensor) -> Tensor:
@@ -607,7 +661,7 @@ def _fold(network: LigandMPNN) -> Folded:
     (A1, B1), (A2, B2) = (map(wide, layer.blocks()) for layer in network.on_atoms)
     b1, b2 = (wide(layer.W1.bias) for layer in network.on_atoms)
 
-    W_v, b_v = wide(network.W_v.weight), wide(network.W_v.bias)
+    W_v, b_v = wide(network.of_features.weight), wide(network.of_features.bias)
     of_nodes = [[wide(block) for block in layer.blocks()] for layer in network.on_nodes]
     values = Folded(
         node_table=node_table,

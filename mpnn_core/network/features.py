@@ -95,11 +95,11 @@ def pair_distances(backbones: Backbones, graph: Graph, nodes: slice) -> Tensor:
     return squared.sqrt()
 
 
-def gaussians(distances: Tensor) -> Tensor:
-    """(n, K, P) Å -> (n, K, 16 P): each distance in 16 Gaussians of width 1.25 Å, 2 to 22 Å."""
-    centres = torch.linspace(
-        FIRST_CENTRE, LAST_CENTRE, GAUSSIANS, dtype=distances.dtype, device=distances.device
-    )
+def gaussians(distances: Tensor, first: float = FIRST_CENTRE) -> Tensor:
+    """(n, K, P) Å -> (n, K, 16 P): each distance in 16 Gaussians of width 1.25 Å, whose centres
+    are from `first` to 20 Å above it."""
+    last = first + LAST_CENTRE - FIRST_CENTRE
+    centres = torch.linspace(first, last, GAUSSIANS, dtype=distances.dtype, device=distances.device)
     scaled = (distances[..., None] - centres) / SIGMA  # (n, K, P, 16)
     return torch.exp(-scaled.square()).flatten(-2)
 

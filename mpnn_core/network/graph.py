@@ -26,6 +26,10 @@ DISTANCE_BLOCK_BYTES = 64 << 20
 # From so many residues on, not every distance is computed, and runs of so many are searched for.
 SEARCHED, RUN = 2048, 64
 
+# MKL, which takes torch's roots on x86, finds out at its first use how exactly it is to. Where two
+# threads begin at once, one of them may get roots of 12 bits, and so wrong neighbours: begin alone.
+torch.ones(1).sqrt_()
+
 
 def upload(values: NDArray[Any], device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
     """An array on the device, in its own type unless given one; a GPU is not waited for."""

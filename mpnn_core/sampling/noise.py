@@ -20,7 +20,7 @@ from mpnn_core.structures.context import ContextAtoms
 from mpnn_core.structures.structure import Structure
 
 # What the random numbers are for: each use has its own stream of them.
-ORDER, RESIDUE, COLOUR, COORDINATES = 0, 1, 2, 3
+ORDER, RESIDUE, COLOUR, COORDINATES, SIDE_CHAIN = 0, 1, 2, 3, 4
 
 # The digest of every structure where all have the same random numbers.
 COMMON = 0
@@ -145,10 +145,23 @@ def uniform_numbers(
     return np.concatenate([drawn[name][:L] for name, L in zip(names, lengths, strict=True)])
 
 
-def _philox(seed: int, digest: int, sequence: int, stream: int, length: int) -> np.ndarray:
+def side_chain_noise(
+    seed: int, sequence: int, draw: int, length: int, width: int, digest: int = COMMON
+) -> np.ndarray:
+    """`width` uniform numbers in [0, 1) for each position's side chain: (length, width) float64.
+
+    Each `draw`, a number of any use of them, has its own.
+    """
+    numbers = _philox(seed, digest, sequence, SIDE_CHAIN, length * width, draw)
+    return numbers.reshape(length, width)
+
+
+def _philox(
+    seed: int, digest: int, sequence: int, stream: int, length: int, draw: int = 0
+) -> np.ndarray:
     """The uniform numbers in [0, 1) of one sequence and use: (length,) float64."""
     # Philox is a counter-based generator: a bijection of key and counter, and all words of both
     # name what a number is for. The first word of the counter is the position.
-    counter = np.array([0, digest, 0, stream], dtype=np.uint64)
+    counter = np.array([0, digest, draw, stream], dtype=np.uint64)
     key = np.array([seed, sequence], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(counter=counter, key=key)).random(length)

@@ -172,6 +172,7 @@ def _structure(
         context = context.rows(np.isin(context.chain_ids, sorted(kept)))
         if present - kept:
             say_what_is_of_other_chains(atoms.of_chains(present - kept), say)
+    sides = side_chains(runs, [residue for _, residue in rows], best, zero_occupancy, say)
     structure = Structure(
         name,
         xyz,
@@ -180,8 +181,9 @@ def _structure(
         _residue_index([residues_of[chain] for chain in selected]),
         numbers,
         context,
-        side_chains(runs, [residue for _, residue in rows], best, zero_occupancy, say),
+        sides[:, 1:],
         ca_only=ca_only,
+        cb=sides[:, 0],
     )
     _say_what_is_apart(structure, impossible, say)
     _say_which_numbers_repeat(structure, say)

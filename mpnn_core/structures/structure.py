@@ -71,6 +71,8 @@ class Structure:
     cyclic : chains that are rings: along them residue offsets are counted the shorter way
     states : the structures that it joins, whose residues follow each other in it and do not see
         those of another (design/states.py); empty for one that is by itself
+    cb : (L, 3) float32, Å: the atom CB of the side chains, from which chi angles are measured; NaN
+        where there is none; None where none is known. Networks take a virtual one
     mask : (L,) bool, True where all of N, CA, C, O are known, or where CA is if `ca_only`; follows
         from `coords`
 
@@ -94,6 +96,7 @@ class Structure:
     ca_only: bool = False
     cyclic: tuple[str, ...] = ()
     states: tuple[Structure, ...] = ()
+    cb: NDArray[np.float32] | None = None
     mask: NDArray[np.bool_] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -143,6 +146,13 @@ class Structure:
                     f"{self.name} has no chain {name!r} to be cyclic; it has "
                     f"{', '.join(map(shown_chain, self.chains))}"
                 )
+        if self.cb is not None:
+            with np.errstate(over="ignore"):
+                cb = np.array(self.cb, dtype=np.float32)
+            if cb.shape != (L, 3) or np.isinf(cb).any():
+                raise StructureError(f"cb must be ({L}, 3), Å, none infinite; got {cb.shape}")
+            cb.flags.writeable = False
+            object.__setattr__(self, "cb", cb)
 
         infinite = np.isinf(coords).any((1, 2))
         if infinite.any():

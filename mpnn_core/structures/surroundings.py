@@ -20,7 +20,8 @@ from mpnn_core.structures.context import NO_CONTEXT, SIDE_CHAIN_ATOMS, ContextAt
 from mpnn_core.structures.residues import SAME_FRAME, Conformer, Residue, Runs
 from mpnn_core.structures.structure import shown_chain, shown_items
 
-_READ = SIDE_CHAIN_ATOMS[:-1]
+READ_OF_SIDE_CHAINS = ("CB", *SIDE_CHAIN_ATOMS)
+_READ = READ_OF_SIDE_CHAINS[:-1]
 """All but OXT, which the original's `parse_PDB` does not read either."""
 _KEYS = np.array(_READ, "S4").view(np.uint32)  # four bytes compare faster as a number
 _BY_KEY = np.argsort(_KEYS)
@@ -39,7 +40,8 @@ def side_chains(
     zero_occupancy: bool,
     say: Say,
 ) -> NDArray[np.float32]:
-    """(L, 32, 3) Å: the side chains of L residues, of each of which one conformer is read.
+    """(L, 33, 3) Å: the side chains of L residues, of each of which one conformer is read: the
+    atoms `READ_OF_SIDE_CHAINS`.
 
     NaN where an atom is missing, unreadable or, unless `zero_occupancy`, of occupancy 0.
     """
@@ -74,7 +76,7 @@ def side_chains(
             keep[group] |= atoms.altloc[rows[group]] == label
         # Where an atom comes twice, the first is read, and one with the label before one without.
         rows = np.concatenate([rows[keep & labelled], rows[keep & ~labelled]])
-    xyz = np.full((len(residues), len(SIDE_CHAIN_ATOMS), 3), np.nan, np.float32)
+    xyz = np.full((len(residues), len(READ_OF_SIDE_CHAINS), 3), np.nan, np.float32)
     rows = rows[::-1]  # the last to be written stays
     xyz[owners[rows], slots[rows]] = atoms.xyz[rows]
     return xyz

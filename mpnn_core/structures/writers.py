@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mpnn_core.constants import AMINO_ACIDS, BACKBONE, THREE_LETTER_NAMES
+from mpnn_core.constants import ALPHABET, AMINO_ACIDS, BACKBONE, THREE_LETTER_NAMES
 from mpnn_core.structures.errors import StructureError, shown_chain
 from mpnn_core.structures.files import write_atomically
 from mpnn_core.structures.structure import Structure
 
 ENDINGS = (".pdb", ".cif")
 NAMES = dict(zip(AMINO_ACIDS, THREE_LETTER_NAMES, strict=True)) | {"X": "UNK"}
-ELEMENTS = {"N": "N", "CA": "C", "C": "C", "O": "O"}
 
 # What the columns of a PDB file hold.
 MOST_ATOMS, MOST_NUMBER, LEAST_NUMBER = 99_999, 9999, -999
@@ -35,20 +34,25 @@ def write_structure(
     structure: Structure,
     sequence: str | None = None,
     b_factor: ArrayLike | None = None,
+    atoms: ArrayLike | None = None,
 ) -> None:
     """Write a structure as PDB or mmCIF, by the ending of the name.
 
     The known atoms of N, CA, C and O of each residue are written, with the name of the residue that
     `sequence` has there (UNK for X), the file's chains, author numbers and insertion codes; then
-    the atoms of `structure.context`, as HETATM in mmCIF and PDB alike. Side chains, water and
-    hydrogens are not.
+    the atoms of `structure.context`, as HETATM in mmCIF and PDB alike. Side chains are if `atoms`
+    has them; water and hydrogens are not.
 
     Parameters
     ----------
     path : ends in .pdb or .cif; replaced if it exists
     sequence : L letters; None is the structure's own
     b_factor : (L,) numbers for the column of B-factors, such as `Designs.residue_confidence[i]`;
-        None is 0. Context atoms get 0
+        None is 0. With `atoms`, (L, 14) may give one to each. Context atoms get 0
+    atoms : (L, 14, 3) Å, all atoms of the sequence's residues in the order of
+        `side_chains.ATOM_NAMES`, NaN where there is none, such as `Packed.coordinates[i]`; a
+        residue without any is written with the atoms that the structure has of it, and B-factors
+        of 0. None is the structure's own backbone
 
     Raises
     ------
@@ -60,16 +64,20 @@ def write_structure(
     if path.suffix not in ENDINGS:
         raise StructureError(f"{path}: expected a name that ends in {' or '.join(ENDINGS)}")
     letters = structure.sequence if sequence is None else sequence
-    values = _checked(structure, letters, b_factor)
+    values, places = _checked(structure, letters, b_factor, atoms)
     if path.suffix == ".pdb":
-        why = pdb_cannot_hold(structure, values)
+        why = pdb_cannot_hold(structure, values, places)
         if why:
             raise StructureError(f"{structure.name} does not fit in a PDB file: {why}; write .cif")
-    text = structure_text(structure, letters, values, path.suffix)
+    text = structure_text(structure, letters, values, path.suffix, places)
     write_atomically(path, lambda file: file.write(text.encode("utf-8", "surrogateescape")))
 
 
-def pdb_cannot_hold(structure: Structure, b_factor: NDArray[np.float64] | None = None) -> str:
+def pdb_cannot_hold(
+    structure: Structure,
+    b_factor: NDArray[np.float64] | None = None,
+    atoms: NDArray[np.float32] | None = None,
+) -> str:
     """What of a structure the columns of a PDB file have no room for; "" if they hold it all."""
     around = structure.context
     for ids in (structure.chain_ids, around.chain_ids):
@@ -81,15 +89,16 @@ def pdb_cannot_hold(structure: Structure, b_factor: NDArray[np.float64] | None =
     for number in (max(numbers), min(numbers)):
         if not LEAST_NUMBER <= number <= MOST_NUMBER:
             return f"residue number {number} is not between {LEAST_NUMBER} and {MOST_NUMBER}"
-    atoms = int(np.isfinite(structure.coords).all(2).sum()) + len(around)
+    own = structure.coords if atoms is None else atoms
+    count = int(np.isfinite(own).all(2).sum()) + len(around)
     ends = len(structure.chains)  # each has a line TER, which takes a number too
-    if atoms + ends > MOST_ATOMS:
-        return f"{atoms:,} atoms are more than {MOST_ATOMS - ends:,}"
+    if count + ends > MOST_ATOMS:
+        return f"{count:,} atoms are more than {MOST_ATOMS - ends:,}"
     long = [name for name in around.residue_names.tolist() if len(name) > 3]
     long += [name for name in around.names.tolist() if len(name) > 4]
     if long:
         return f"the name {long[0]} is too long"
-    for coords in (structure.coords, around.coords):
+    for coords in (structure.coords, own, around.coords):
         known = coords[np.isfinite(coords)]
         if known.size and (known.max() >= LARGEST or known.min() <= SMALLEST):
             return "a coordinate is not between -999.999 and 9999.999 Å"
@@ -99,7 +108,11 @@ def pdb_cannot_hold(structure: Structure, b_factor: NDArray[np.float64] | None =
 
 
 def structure_text(
-    structure: Structure, sequence: str, b_factor: NDArray[np.float64], ending: str
+    structure: Structure,
+    sequence: str,
+    b_factor: NDArray[np.float64],
+    ending: str,
+    atoms: NDArray[np.float32] | None = None,
 ) -> str:
     """The text of a PDB or mmCIF file, from arguments that are checked."""
     import gemmi
@@ -113,9 +126,8 @@ def structure_text(
         chains[name] = gemmi.Chain(name if ending == ".pdb" or name.strip() else _free(ids))
     for i, letter in enumerate(sequence):
         residue = _residue(NAMES[letter], structure, structure.residue_numbers[i], "A")
-        for a in np.isfinite(structure.coords[i]).all(1).nonzero()[0].tolist():
-            name = BACKBONE[a]
-            residue.add_atom(_atom(name, ELEMENTS[name], structure.coords[i, a], b_factor[i]))
+        for name, xyz, b in _atoms_of(structure, letter, i, b_factor, atoms):
+            residue.add_atom(_atom(name, name[0], xyz, b))
         if len(residue):
             chains[str(structure.chain_ids[i])].add_residue(residue)
     _add_context(structure, chains)
@@ -138,6 +150,30 @@ def structure_text(
     # gemmi quotes no ids in these two; readers need neither.
     groups.entity_poly = groups.struct_asym = all(n.isalnum() for n in ids if n.strip())
     return str(written.make_mmcif_document(groups).as_string())
+
+
+def _atoms_of(
+    structure: Structure,
+    letter: str,
+    i: int,
+    b_factor: NDArray[np.float64],
+    atoms: NDArray[np.float32] | None,
+) -> Iterator[tuple[str, NDArray[np.float32], float]]:
+    """The atoms of a residue that are known: names, whose first letter is the element, places and
+    B-factors."""
+    names: Sequence[str] = BACKBONE
+    places, values = structure.coords[i], b_factor[i]
+    if atoms is not None:
+        from mpnn_core.structures.side_chains import ATOM_NAMES
+
+        if np.isfinite(atoms[i]).any():
+            names, places = ATOM_NAMES[ALPHABET.index(letter)], atoms[i]
+        else:
+            values = np.zeros(())
+    values = np.broadcast_to(values, len(places))
+    for a, name in enumerate(names):
+        if np.isfinite(places[a]).all():
+            yield name, places[a], float(values[a])
 
 
 def _add_context(structure: Structure, chains: dict[str, Any]) -> None:
@@ -206,9 +242,9 @@ def _number(structure: Structure, text: str) -> tuple[int, str]:
 
 
 def _checked(
-    structure: Structure, sequence: str, b_factor: ArrayLike | None
-) -> NDArray[np.float64]:
-    """The B-factors (L,), once they and the sequence are found to fit."""
+    structure: Structure, sequence: str, b_factor: ArrayLike | None, atoms: ArrayLike | None
+) -> tuple[NDArray[np.float64], NDArray[np.float32] | None]:
+    """The B-factors (L,) or (L, 14) and atoms, once they and the sequence are found to fit."""
     L = len(structure)
     if len(sequence) != L:
         raise StructureError(
@@ -222,9 +258,16 @@ def _checked(
             chain=shown_chain(str(structure.chain_ids[i])),
             residue=str(structure.residue_numbers[i]),
         )
+    places = None if atoms is None else np.asarray(atoms, np.float32)
+    if places is not None and places.shape != (L, 14, 3):
+        raise StructureError(f"atoms must be ({L}, 14, 3) coordinates in Å; got {places.shape}")
     values = np.zeros(L) if b_factor is None else np.asarray(b_factor, np.float64)
+    if places is not None and values.shape == (L, 14):
+        if np.isnan(values[np.isfinite(places).all(2)]).any():
+            raise StructureError("a B-factor of an atom that is there is not a number")
+        return np.nan_to_num(values), places
     if values.shape != (L,) or not np.isfinite(values).all():
         raise StructureError(
             f"b_factor must be ({L},) finite numbers, one per residue; got {values.shape}"
         )
-    return values
+    return values, places

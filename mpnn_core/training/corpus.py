@@ -282,7 +282,7 @@ def _is_text(values: NDArray[Any]) -> bool:
 
 def _backbones(file: Path) -> Structure:
     """The structure of a file, without ligands and side chains."""
-    return replace(read_structure(file).with_ligands(()), side_chains=None)
+    return replace(read_structure(file).with_ligands(()), side_chains=None, cb=None)
 
 
 def _chain(path: Path, fields: dict[str, NDArray[Any]], s: int) -> Structure:

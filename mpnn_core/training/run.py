@@ -33,7 +33,7 @@ from torch import Tensor
 
 from mpnn_core.backends.float32 import choose_kernels
 from mpnn_core.constants import UNKNOWN
-from mpnn_core.design.model import find_device
+from mpnn_core.design.devices import find_device
 from mpnn_core.network.checkpoints import (
     Checkpoint,
     build_network,

@@ -77,6 +77,23 @@ struct Samples {
   float* probabilities;  // (M, 21)
 };
 
+// Where all atoms of residues are, for the side-chain packer (network/packer.py).
+struct Placed {
+  const float* atoms;      // (N, 14, 3), the first `counts` of each
+  const int64_t* counts;   // (N,)
+  int64_t most;            // M
+  const float* around;     // (N, M, 3)
+  const uint8_t* filled;   // (N, M)
+};
+
+// What the steps of the packer need to know; the names are those of `PackerEncoding`.
+struct Packing {
+  const float* h_V;        // (N, H)
+  const float* edges;      // (3, N, K, H)
+  const float* edge_base;  // (N, K, H)
+  const float* node_base;  // (N, H)
+};
+
 constexpr int kLetters = 21;
 
 class Engine {
@@ -95,6 +112,10 @@ class Engine {
   // Draws tokens level by level; the number of levels.
   virtual int64_t sample(const Graph&, const Encoding&, const Rows&, const Drawing&,
                          const Samples&) = 0;
+  // Of the packer: adds what no angle moves to edge_base (N, K, H) and node_base (N, H).
+  virtual void place(const Graph&, const Placed&, float* edge_base, float* node_base) = 0;
+  // Of the packer: the last layer's output (N, 36).
+  virtual void step(const Graph&, const Placed&, const Packing&, float* torsions) = 0;
 };
 
 // Lives as long as one computation, which has the threads to itself: others wait, and so does a fork.

@@ -490,6 +490,12 @@ class FirstMessages {
   std::atomic<int64_t> tiles_{0};
 };
 
+// Gaussians farther than this from a distance are under 2^-28 of their height, a sixteenth of what
+// float32 rounds off: they are left out.
+constexpr float kReach = 5.507f, kWidth = 1.25f, kFirst = 2.0f, kStep = 20.0f / 15.0f;
+static_assert(kReach * kReach > 28 * 0.693147f * kWidth * kWidth,
+              "a Gaussian is left out where it is under 2^-28 of its height, no earlier");
+
 class Network : public Engine {
  public:
   explicit Network(const Parameters& parameters) {
@@ -513,6 +519,7 @@ class Network : public Engine {
     if (encoders_.empty() || decoders_.empty())
       throw std::invalid_argument("the network has no encoder or no decoder layers");
     if (read.has("context.length")) context_ = std::make_unique<ContextLayers>(read);
+    if (read.has("first_centre")) shift_ = kFirst - read("first_centre").data[0];
   }
 
   void encode(const Backbones& backbones, const Graph& graph, const float* initial,
@@ -524,10 +531,14 @@ class Network : public Engine {
               const int64_t* tokens, float* logits) override;
   int64_t sample(const Graph& graph, const Encoding& encoding, const Rows& rows,
                  const Drawing& drawing, const Samples& samples) override;
+  void place(const Graph&, const Placed&, float*, float*) override { throw not_a_packer(); }
+  void step(const Graph&, const Placed&, const Packing&, float*) override { throw not_a_packer(); }
 
- private:
+ protected:
   friend class Decoding;
   friend class Conditioning;
+
+  static std::invalid_argument not_a_packer() { return std::invalid_argument("the network packs no side chains"); }
 
   static std::string layer_name(const char* kind, int l) {
     return std::string(kind) + "_layers." + std::to_string(l);
@@ -558,6 +569,7 @@ class Network : public Engine {
 
   int H_;
   bool trace_;  // reads a `Trace`, not a `FullBackbone`
+  float shift_ = 0;  // of distances, where the first Gaussian is not at kFirst
   Linear rbf_, W_e_, W_out_;
   Buffer offsets_;
   Norm norm_edges_;
@@ -627,12 +639,6 @@ MPNN_ROUNDED void orientations(const Backbones& backbones, const int64_t* neighb
   }
 }
 
-// Gaussians farther than this from a distance are under 2^-28 of their height, a sixteenth of what
-// float32 rounds off: they are left out.
-constexpr float kReach = 5.507f, kWidth = 1.25f, kFirst = 2.0f, kStep = 20.0f / 15.0f;
-static_assert(kReach * kReach > 28 * 0.693147f * kWidth * kWidth,
-              "a Gaussian is left out where it is under 2^-28 of its height, no earlier");
-
 // Class of the offset of one residue from another; their difference may be beyond 64 bits.
 inline int64_t offset_class(int64_t index, int64_t other) {
   const bool ahead = index >= other;
@@ -662,7 +668,7 @@ void Network::edge_features(const Backbones& backbones, const float* atoms, cons
     const float* v = there + Features::kPairAtoms[p][1] * 3 * K;
     for (int k = 0; k < K; k++) {
       const float dx = u[0] - v[k], dy = u[1] - v[K + k], dz = u[2] - v[2 * K + k];
-      distances[p * K + k] = std::sqrt(1e-6f + dx * dx + dy * dy + dz * dz);
+      distances[p * K + k] = std::sqrt(1e-6f + dx * dx + dy * dy + dz * dz) + shift_;
     }
   }
   float* further = distances + kPairs * K;  // (K, kFurther)
@@ -1005,7 +1011,8 @@ void Network::see(const Backbones& backbones, int64_t nodes, const Surroundings&
         const int rows = std::min<int64_t>(kRows, tile.start[r + 1] - first);
         for (int p = 0; p < rows; p++) {
           float* g = &s.x[p * kGaussians];
-          gaussians_of(distance_of(around.xyz + receiver * 3, around.xyz + tile.senders[first + p] * 3), g);
+          const float* sender = around.xyz + tile.senders[first + p] * 3;
+          gaussians_of(distance_of(around.xyz + receiver * 3, sender) + shift_, g);
           float variance = 0;
           for (int i = 0; i < kGaussians; i++) {
             float along = 0;
@@ -1098,7 +1105,7 @@ void Network::see(const Backbones& backbones, int64_t nodes, const Surroundings&
             const float* atom = around.xyz + seen[m] * 3;
             float* inputs = &s.x[m * ContextLayers::kInputs];
             for (int a = 0; a < kAtoms; a++) {
-              const float distance = distance_of(own + a * 3, atom);
+              const float distance = distance_of(own + a * 3, atom) + shift_;
               shortest[a] = std::min(shortest[a], distance);
               longest[a] = std::max(longest[a], distance);
               gaussians_of(distance, inputs + a * kGaussians);
@@ -1759,9 +1766,12 @@ int64_t Network::sample(const Graph& graph, const Encoding& encoding, const Rows
   return depth;
 }
 
+#include "packer.h"
+
 }  // namespace
 
 std::unique_ptr<Engine> make_engine(const Parameters& parameters) {
+  if (parameters.count("packer.features")) return std::make_unique<PackerNetwork>(parameters);
   return std::make_unique<Network>(parameters);
 }
 

@@ -104,7 +104,29 @@ class Module {
         {tokens.data(), logits.data(), probabilities.data()});
   }
 
+  void place(Array<const int64_t> neighbours, Optional<const uint8_t> valid, Array<const float> atoms,
+             Array<const int64_t> counts, Array<const float> around, Array<const uint8_t> filled,
+             Array<float> edge_base, Array<float> node_base, int threads) {
+    const Computing computing(threads);
+    engine_->place(graph_of(neighbours, valid), placed_of(atoms, counts, around, filled), edge_base.data(),
+                   node_base.data());
+  }
+
+  void step(Array<const int64_t> neighbours, Optional<const uint8_t> valid, Array<const float> atoms,
+            Array<const int64_t> counts, Array<const float> around, Array<const uint8_t> filled,
+            Array<const float> h_V, Array<const float> edges, Array<const float> edge_base,
+            Array<const float> node_base, Array<float> torsions, int threads) {
+    const Computing computing(threads);
+    engine_->step(graph_of(neighbours, valid), placed_of(atoms, counts, around, filled),
+                  {h_V.data(), edges.data(), edge_base.data(), node_base.data()}, torsions.data());
+  }
+
  private:
+  static Placed placed_of(const Array<const float>& atoms, const Array<const int64_t>& counts,
+                          const Array<const float>& around, const Array<const uint8_t>& filled) {
+    return {atoms.data(), counts.data(), int64_t(filled.shape(1)), around.data(), filled.data()};
+  }
+
   std::unique_ptr<Engine> engine_;
 };
 
@@ -146,5 +168,10 @@ NB_MODULE(MPNN_MODULE, m) {
            array("designed"), array("uniform"), array("temperature"), array("bias"), array("omit"),
            optional("group"), optional("weight"), optional("pssm"), optional("pssm_weight"),
            optional("pssm_factor"), array("tokens"), array("logits"), array("probabilities"),
-           nb::arg("threads"));
+           nb::arg("threads"))
+      .def("place", &Module::place, array("neighbours"), optional("valid"), array("atoms"), array("counts"),
+           array("around"), array("filled"), array("edge_base"), array("node_base"), nb::arg("threads"))
+      .def("step", &Module::step, array("neighbours"), optional("valid"), array("atoms"), array("counts"),
+           array("around"), array("filled"), array("h_V"), array("edges"), array("edge_base"),
+           array("node_base"), array("torsions"), nb::arg("threads"));
 }
