@@ -1,4 +1,4 @@
-"""Faults of a run in a folder, with real processes: what was done stays, and a rerun does the rest."""
+"""Faults of a run, with real processes: what was done stays, and a rerun does the rest."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,8 +39,6 @@ def backbones(folder: Path, count: int, length: int = 40) -> Path:
 
 
 def _jittered(structure, noise):
-    from dataclasses import replace
-
     coords = structure.coords + noise.normal(0, 0.02, structure.coords.shape)
     return replace(structure, coords=coords.astype(structure.coords.dtype))
 
