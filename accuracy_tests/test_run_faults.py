@@ -191,7 +191,7 @@ def test_a_structure_that_kills_its_worker_is_set_aside(inputs, undisturbed, tmp
     out, poison = tmp_path / "out", tmp_path / "poison"
     poison.mkdir()
     before = os.environ.get("PYTHONPATH", "")
-    (poison / "usercustomize.py").write_text(
+    (poison / "sitecustomize.py").write_text(
         "import os, sys\n"
         "def killing(event, arguments):\n"
         "    if (event == 'open' and 'spawn_main' in ' '.join(sys.orig_argv)\n"
@@ -200,10 +200,7 @@ def test_a_structure_that_kills_its_worker_is_set_aside(inputs, undisturbed, tmp
         "sys.addaudithook(killing)\n"
     )
     paths = os.pathsep.join(filter(None, [str(poison), before]))
-    environment = os.environ | {"PYTHONPATH": paths, "PYTHONUSERBASE": str(tmp_path)}
-    starts = [sys.executable, "-c", "import sys; print('usercustomize' in sys.modules)"]
-    if "True" not in subprocess.run(starts, capture_output=True, text=True, env=environment).stdout:
-        (poison / "usercustomize.py").rename(poison / "sitecustomize.py")
+    environment = os.environ | {"PYTHONPATH": paths}
     found = subprocess.run(
         call(inputs, out, "-n", 2, "--workers", 2), capture_output=True, text=True, timeout=300,
         env=environment,
