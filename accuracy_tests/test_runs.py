@@ -94,7 +94,7 @@ def test_a_structure_that_has_changed_is_designed_again(folder, tmp_path) -> Non
     ("options", "said"),
     [
         (["-T", "0.3"], "temperature was not given, is 0.3"),
-        (["--weights", "soluble"], "weights was v_48_020, is soluble"),
+        (["--weights", "soluble"], ", is soluble (sha256 "),
         (["--seed", "8"], "seed was 7, is 8"),
         (["--shard", "1/2"], "shard was , is 1/2"),
     ],

@@ -290,7 +290,7 @@ def design_constraints(options: argparse.Namespace) -> mpnn.Constraints:
 
 def settings_of(options: argparse.Namespace) -> dict[str, str]:
     """What the results depend on: the options, with the sha256 of each file that one names."""
-    found = {}
+    found = {"mpnn_core": mpnn.__version__}
     for name, value in vars(options).items():
         if name in FREE or value in (None, [], False):
             continue
@@ -300,7 +300,16 @@ def settings_of(options: argparse.Namespace) -> dict[str, str]:
             if len(text) < 4096 and path.is_file():
                 texts[i] = f"{text} (sha256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]})"
         found[name] = " ".join(texts)
+    found["weights"] += f" (sha256 {_weights_sha256(options)[:16]})"
     return found
+
+
+def _weights_sha256(options: argparse.Namespace) -> str:
+    from mpnn_core.network.checkpoints import file_sha256, resolve
+    from mpnn_core.network.variants import find_variant
+
+    path = resolve(options.weights, find_variant(options.variant)).path
+    return "" if path is None else file_sha256(path)
 
 
 class Running:
@@ -344,6 +353,9 @@ class Running:
         """Design what is left of a run; what fails."""
         from mpnn_core.runs.folder import Failed, Parts
 
+        parts = None
+        if run is not None and self.parquet:
+            parts = Parts(run, _write_rows, _read_part, STRUCTURES_A_PART)
         digests, left = self._left(run)
         if run is not None:
             _say_what_is_there(self.options, run, digests, left, self.parquet)
@@ -352,9 +364,6 @@ class Running:
             seed=secrets.randbits(32) if seed is None else seed, digests=digests
         )
         printed: list[dict[str, Any]] = []
-        parts = None
-        if run is not None and self.parquet:
-            parts = Parts(run, _write_rows, STRUCTURES_A_PART)
         try:
             with progress(len(left), work.prints) as advance:
                 for result in self._results(work, left):
@@ -390,6 +399,11 @@ class Running:
             digests[item.name] = digest
             results = _results(self.options, item, self.parquet)
             is_done = run is not None and run.is_done(item.name, digest, results)
+            if run is not None and self.parquet and item.name in run.done and not is_done:
+                complain(
+                    f"note: {item.source} has changed; its rows come anew, and the earlier ones "
+                    "stay in an earlier part"
+                )
             if is_done and self.options.table is not None and not self.parquet:
                 is_done = bool(run and run.done[item.name].rows)  # made without a table
             if not is_done:
@@ -491,6 +505,14 @@ def _lost(item: Item, place: str, why: str) -> Failed:
 
     said = f"its process ended twice, the second time with this structure alone: {why}"
     return Failed(item.name, item.source, "", "", said)
+
+
+def _read_part(path: Path) -> Iterator[tuple[str, str]]:
+    """The names and digests of the structures of a part."""
+    from pyarrow import parquet
+
+    table = parquet.read_table(path, columns=["structure", "input_sha256"])
+    yield from zip(table["structure"].to_pylist(), table["input_sha256"].to_pylist(), strict=True)
 
 
 def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:

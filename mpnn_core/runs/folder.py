@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, NamedTuple
@@ -139,6 +139,8 @@ class RunFolder:
 
     def add(self, done: Done) -> None:
         """Say that the results of a structure are written."""
+        if not (self.run / DONE).exists():  # what is written to it now goes nowhere
+            raise RunError(f"{self.folder} is gone, or was replaced, while the run wrote to it")
         line = json.dumps(done._asdict(), ensure_ascii=True, separators=(",", ":"))
         self._log.write(line.encode("ascii") + b"\n")
         self._log.flush()
@@ -243,14 +245,31 @@ def _locked(path: Path, folder: Path) -> IO[bytes]:
 
 
 class Parts:
-    """Rows of many structures in a few files, DIR/designs/part-00000.parquet and on, each whole."""
+    """Rows of many structures in a few files, DIR/designs/part-00000.parquet and on, each whole.
+
+    Parameters
+    ----------
+    write : (path, rows)
+    read : path -> the names and digests of the structures in a part. What the parts hold is done,
+        whether or not the process came to saying so
+    structures : of a part
+    """
 
     def __init__(
-        self, run: RunFolder, write: Callable[[Path, list[dict[str, Any]]], None], structures: int
+        self,
+        run: RunFolder,
+        write: Callable[[Path, list[dict[str, Any]]], None],
+        read: Callable[[Path], Iterable[tuple[str, str]]],
+        structures: int,
     ) -> None:
         self.run, self._write, self.structures = run, write, structures
         self.folder = run.folder / "designs"
         self.pending: list[Done] = []
+        written = {pair for path in self.folder.glob("part-*.parquet") for pair in read(path)}
+        for name, digest in sorted(written):
+            known = run.done.get(name)
+            if known is None:
+                run.add(Done(name, digest, []))
         numbers = [int(p.stem[5:10]) for p in self.folder.glob("part-*.parquet")]
         self.next = max(numbers, default=-1) + 1
 
