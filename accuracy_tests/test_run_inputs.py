@@ -9,14 +9,12 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 from proteins import path_of
 
 from mpnn_core.runs import inputs
 from mpnn_core.runs.inputs import InputError, Item, Shard, list_items
 from mpnn_core.structures.structure import StructureError
-from mpnn_core.training.corpus import read_corpus
 
 FILES = [path_of("5L33"), path_of("6MRR")]
 FORMS = ["tar", "tar.gz", "tar.bz2", "tar.xz", "zip"]
@@ -130,18 +128,6 @@ def test_two_members_of_one_path_are_refused(tmp_path, structures) -> None:
             archive.addfile(about, io.BytesIO(content))
     with pytest.raises(InputError, match=r"two members are called a\.pdb"):
         list_items([tmp_path / "a.tar"], print)
-
-
-def test_an_npz_of_chains_is_what_a_corpus_is() -> None:
-    path = Path(inputs.__file__).parents[1] / "data" / "TS50.npz"
-    items, corpus = list_items([path], pytest.fail), read_corpus(path)
-    assert len(items) == len(corpus)
-    for item, expected in zip(items[:5], corpus.structures, strict=False):
-        structure = item.structure()
-        assert structure.sequence == expected.sequence
-        assert np.array_equal(structure.coords, expected.coords, equal_nan=True)
-        assert np.array_equal(structure.residue_index, expected.residue_index)
-    assert len({item.digest() for item in items}) == len(items)
 
 
 def test_a_shard_is_parsed_or_refused() -> None:

@@ -247,7 +247,7 @@ def test_an_npz_of_backbones_is_an_input(tmp_path) -> None:
         (lambda p: (p / "a.zip").write_bytes(b"PK no"), "an archive that cannot be read"),
         (lambda p: (p / "a.tar.gz").write_bytes(gzip.compress(b"no")), "an archive that cannot be"),
         (lambda p: (p / "a.txt").write_text("# nothing\n"), "a list with no path"),
-        (lambda p: (p / "a.npz").write_bytes(b"no"), "is not an npz of chains"),
+        (lambda p: (p / "a.npz").write_bytes(b"no"), "backbones that cannot be read"),
         (lambda p: (p / "a.parquet").write_bytes(b"no"), "backbones that cannot be read"),
         (lambda p: (p / "a.d").mkdir(), "holds no structure"),
     ],

@@ -17,7 +17,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from glob import glob, has_magic
 from pathlib import Path, PurePosixPath
@@ -343,16 +343,24 @@ def _table(path: Path, changed: int) -> tuple[Sequence[str], Any]:
 
 
 def _npz(path: Path) -> tuple[Sequence[str], Any]:
-    """Chains end to end, as a corpus of `mpnn-core eval`: checked and read as there."""
-    from mpnn_core.training.corpus import CorpusError, chain_of, read_fields
-
-    try:
-        fields = read_fields(path)
-    except CorpusError as error:
-        raise InputError(str(error)) from None
+    """Chains end to end: coords (N, 4, 3), aa (N,) in `alphabet`, resnum (N,), offsets (S + 1,),
+    ids (S,), as a corpus of `mpnn-core eval`."""
+    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as npz:
+        missing = {"coords", "aa", "resnum", "offsets", "ids", "alphabet"} - set(npz.files)
+        if missing:
+            raise InputError(
+                f"{path}: no {', '.join(sorted(missing))}; expected backbones end to end"
+            )
+        fields = {name: npz[name] for name in ("coords", "aa", "resnum", "offsets", "ids")}
+        alphabet = np.array(list(str(npz["alphabet"])))
+    offsets = fields["offsets"]
 
     def structure(row: int, name: str) -> Structure:
-        return replace(chain_of(path, fields, row), name=name)
+        rows = slice(offsets[row], offsets[row + 1])
+        letters = "".join(alphabet[fields["aa"][rows]])
+        return Structure.from_backbone(
+            fields["coords"][rows], letters, None, fields["resnum"][rows], name=name
+        )
 
     return fields["ids"].tolist(), structure
 

@@ -175,8 +175,8 @@ def read_corpus(path: Path | str, complain: Callable[[str], None] | None = None)
         files = [partial(_backbones, file) for file in structure_files(path)]
         structures, _ = _usable(path, files, complain)
         return corpus_of(path.name, structures)
-    fields = read_fields(path)
-    chains = [partial(chain_of, path, fields, s) for s in range(len(fields["ids"]))]
+    fields = _read_fields(path)
+    chains = [partial(_chain, path, fields, s) for s in range(len(fields["ids"]))]
     structures, rows = _usable(path, chains, complain)
     return _corpus(path.stem, structures, {key: fields[key][rows] for key in _DEFAULTS})
 
@@ -212,7 +212,7 @@ def _usable(
     return structures, rows
 
 
-def read_fields(path: Path) -> dict[str, NDArray[Any]]:
+def _read_fields(path: Path) -> dict[str, NDArray[Any]]:
     """The fields of an npz, checked. Each is read once, for every access decompresses it."""
     try:
         with open_bounded(path, LARGEST_BYTES) as file:
@@ -285,7 +285,7 @@ def _backbones(file: Path) -> Structure:
     return replace(read_structure(file).with_ligands(()), side_chains=None)
 
 
-def chain_of(path: Path, fields: dict[str, NDArray[Any]], s: int) -> Structure:
+def _chain(path: Path, fields: dict[str, NDArray[Any]], s: int) -> Structure:
     """Chain s of an npz."""
     rows = slice(*fields["offsets"][s : s + 2].tolist())
     name, numbers = str(fields["ids"][s]), fields["resnum"][rows].astype(np.int64)
