@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import io
+import lzma
 import os
 import tarfile
 import tempfile
+import weakref
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +26,9 @@ from typing import IO, Any
 import numpy as np
 
 from mpnn_core.structures.containers import (
+    ALWAYS_UNPACKED,
     LARGEST,
+    MOST_UNPACKED,
     SUFFIXES,
     is_structure_name,
     structure_files,
@@ -36,6 +41,7 @@ ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
 BACKBONES = (".npz", ".parquet")
 LIST = ".txt"
 MOST_MEMBERS = 10_000_000
+LARGEST_ARCHIVE = 1 << 44
 
 
 class InputError(ValueError):
@@ -90,7 +96,7 @@ class Item:
         with tempfile.TemporaryDirectory(prefix="mpnn_core-") as folder:
             copy = Path(folder) / PurePosixPath(self.member).name
             with self._opened() as file:
-                copy.write_bytes(file.read(LARGEST + 1))
+                copy.write_bytes(file.read())
             yield copy
 
     def structure(self) -> Structure:
@@ -99,30 +105,112 @@ class Item:
 
     @contextmanager
     def _opened(self) -> Iterator[IO[bytes]]:
-        try:
-            if not self.member:
-                with open_bounded(self.path, LARGEST) as file:
-                    yield file
-                return
-            archive = _archive(self.path)
-            found = (
-                archive.open(self.member)
-                if isinstance(archive, zipfile.ZipFile)
-                else archive.extractfile(self.member)
-            )
-            assert found is not None, "only regular files are listed"
-            with found as file:
+        if not self.member:
+            with open_bounded(self.path, LARGEST) as file:
                 yield file
-        except (zipfile.BadZipFile, tarfile.TarError, KeyError, EOFError) as error:
-            raise StructureError(f"cannot be read from {self.path}: {error}") from None
+            return
+        try:
+            with _archive(self.path).open(self.member) as file:
+                # All at once: what is wrong with the archive is raised here, and not by a reader.
+                content = file.read(LARGEST + 1)
+        except FileNotFoundError:
+            raise StructureError("no such file", file=self.source) from None
+        except _DAMAGED as error:
+            raise StructureError(f"cannot be read: {_words(error)}", file=self.source) from None
+        if len(content) > LARGEST:
+            raise StructureError(
+                f"unpacks to more than {LARGEST >> 20} MB, which is no structure", file=self.source
+            )
+        yield io.BytesIO(content)
 
 
-@lru_cache(maxsize=4)
-def _archive(path: Path) -> zipfile.ZipFile | tarfile.TarFile:
-    """An archive that stays open: finding a member anew takes reading all those before it."""
-    if path.suffix.lower() == ".zip":
-        return zipfile.ZipFile(path)
-    return tarfile.open(path)
+# What damaged archives lead zipfile, tarfile and the decompressors to raise.
+_DAMAGED = (
+    OSError, EOFError, KeyError, ValueError, RuntimeError, zlib.error, lzma.LZMAError,
+    zipfile.BadZipFile, tarfile.TarError,
+)  # fmt: skip
+
+
+def _words(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+class _Archive:
+    """A tar or zip file that stays open: finding a member anew takes reading all before it.
+
+    Attributes
+    ----------
+    sizes : member -> bytes once unpacked, of all regular files
+    unusable : member -> why it cannot be read
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.sizes: dict[str, int] = {}
+        self.unusable: dict[str, str] = {}
+        self._zip: zipfile.ZipFile | None = None
+        self._file = open_bounded(path, LARGEST_ARCHIVE)
+        weakref.finalize(self, self._file.close)
+        try:
+            if path.suffix.lower() == ".zip":
+                self._read_zip()
+            else:
+                self._read_tar(path)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _read_zip(self) -> None:
+        self._zip = zipfile.ZipFile(self._file)
+        for info in self._zip.infolist():
+            if info.is_dir():
+                continue
+            self._add(info.filename, info.file_size)
+            if info.flag_bits & 1:
+                self.unusable[info.filename] = "it is encrypted; unpack it, and name its folder"
+            elif info.file_size > max(ALWAYS_UNPACKED, MOST_UNPACKED * info.compress_size):
+                self.unusable[info.filename] = _too_large(info.file_size)
+
+    def _read_tar(self, path: Path) -> None:
+        """List the members; a header is refused before the bytes that it promises are unpacked."""
+        most = max(ALWAYS_UNPACKED, MOST_UNPACKED * path.stat().st_size)
+        self._tar = tarfile.open(fileobj=self._file)  # noqa: SIM115  # it stays open
+        self._members: dict[str, tarfile.TarInfo] = {}
+        for info in self._tar:
+            if info.offset_data + info.size > most:
+                raise ValueError(
+                    f"it unpacks to more than {most >> 20} MB, {MOST_UNPACKED} times its own size, "
+                    "which structures do not"
+                )
+            if info.isdir():
+                continue
+            self._add(info.name, info.size)
+            self._members[info.name] = info
+            if not info.isreg() or info.issparse():
+                self.unusable[info.name] = "it is a link or no regular file"
+
+    def _add(self, member: str, size: int) -> None:
+        if len(self.sizes) >= MOST_MEMBERS:
+            raise ValueError(f"it has more than {MOST_MEMBERS:,} members; divide it")
+        if member in self.sizes:
+            raise ValueError(f"two members are called {member}; expected one")
+        self.sizes[member] = size
+        if size > LARGEST:
+            self.unusable[member] = _too_large(size)
+
+    def open(self, member: str) -> IO[bytes]:
+        """A member, to read."""
+        if self._zip is not None:
+            return self._zip.open(member)
+        found = self._tar.extractfile(self._members[member])
+        assert found is not None, "links and folders are unusable"
+        return found
+
+
+def _too_large(size: int) -> str:
+    return f"it unpacks to {size:,} bytes, which is no structure"
+
+
+_archive = lru_cache(maxsize=4)(_Archive)
 
 
 def list_items(paths: Iterable[Path | str], say: Any) -> list[Item]:
@@ -204,16 +292,14 @@ def _of_archive(path: Path, say: Any) -> list[Item]:
     """The structures of a tar or zip file; what else is in it is said."""
     try:
         archive = _archive(path)
-        members = (
-            [info.filename for info in archive.infolist() if not info.is_dir()]
-            if isinstance(archive, zipfile.ZipFile)
-            else [member.name for member in archive if member.isfile()]
-        )
-    except (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"{path}: an archive that cannot be read: {reason}") from None
-    plain = [m for m in members if not PurePosixPath(m).name.startswith(".")]
+    except _DAMAGED as error:
+        raise InputError(f"{path}: an archive that cannot be read: {_words(error)}") from None
+    plain = [m for m in archive.sizes if not PurePosixPath(m).name.startswith(".")]
     structures = [m for m in plain if is_structure_name(Path(PurePosixPath(m).name))]
+    for member in structures:
+        if member in archive.unusable:
+            # Known before anything is computed: refused, for the rest is not what was asked for.
+            raise InputError(f"{path}!{member}: {archive.unusable[member]}")
     if not structures:
         raise InputError(f"{path}: an archive without a structure; expected *.pdb or *.cif in it")
     left_out = len(plain) - len(structures)
