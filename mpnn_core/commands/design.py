@@ -94,6 +94,12 @@ def add_parser(commands: Any) -> None:
         "with --device cuda one for each GPU)",
     )  # fmt: skip
     design.add_argument(
+        "--cluster", metavar="local|auto|ADDRESS",
+        help="design with the actors of a Ray cluster, --workers of them: one on this machine, the "
+        "one that this machine is of, or another; all nodes must see the inputs and --out "
+        "(default: none)",
+    )  # fmt: skip
+    design.add_argument(
         "--shard", metavar="I/N",
         help="design the I-th of N parts of the structures, which is chosen by their content; the "
         "other parts are for other machines, and mpnn-core merge joins them",

@@ -55,6 +55,7 @@ BATCH = 32
 # Options that do not change the results.
 FREE = frozenset((
     "files", "out", "run", "given", "seed", "workers", "device", "shard", "restart", "page",
+    "cluster",
     "table",
 ))  # fmt: skip
 
@@ -216,6 +217,7 @@ def run_design(options: argparse.Namespace) -> int:
     for given, option in (
         (options.save_probs, "--save-probs"), (options.format is not None, "--format"),
         (options.shard is not None, "--shard"), (options.workers not in (None, 1), "--workers"),
+        (options.cluster is not None, "--cluster"),
     ):  # fmt: skip
         if given and prints:
             raise CallError(f"{option} writes files; give --out a folder instead of -")
@@ -332,14 +334,14 @@ class Running:
                 "--format parquet has rows alone; expected no --save-probs, --structures, --pack "
                 "or --for"
             )
-        if options.page is not None and (options.workers or 1) > 1:
-            raise CallError("--page is made by one process; leave out --workers")
+        if options.page is not None and ((options.workers or 1) > 1 or options.cluster):
+            raise CallError("--page is made by one process; leave out --workers and --cluster")
         files = [item.path for item in items if not item.member]
         prints = options.out == STANDARD_OUTPUT
         self.work = Work(options, 0, {}, files, prints, self.parquet)
         self.places = _places(options, len(items))
         self.designing: Designing | None = None
-        if len(self.places) == 1:
+        if len(self.places) == 1 and options.cluster is None:
             placed = _on(options, self.places[0])
             self.designing = Designing(self.work, model_of(placed), placed)
             _ = self.designing.outcome.packing
@@ -418,6 +420,16 @@ class Running:
             self.designing.work = work
             self.designing.outcome.page = self.outcome.page
             yield from self.designing.each(iter(items))
+            return
+        if self.options.cluster is not None:
+            from mpnn_core.runs.ray import RayWorkers
+
+            cluster: RayWorkers[Item, Any] = RayWorkers(
+                self.options.cluster, self.options.workers, self.options.device,
+                partial(_prepare, work), _lost,
+            )  # fmt: skip
+            together = max(1, min(BATCH, len(items) // (2 * cluster.count)))
+            yield from cluster.results(iter(items), together)
             return
         places = [f"{i}:{place}" for i, place in enumerate(self.places)]
         workers: Workers[Item, Any] = Workers(

@@ -1,0 +1,108 @@
+"""A run by the actors of a Ray cluster is the run without it; a node that dies costs nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from proteins import protein
+
+import mpnn_core as mpnn
+from mpnn_core.commands.main import main
+from mpnn_core.runs.folder import RunError
+from mpnn_core.runs.ray import RayWorkers
+
+ray = pytest.importorskip("ray", reason="needs Ray: pip install 'mpnn-core[ray]'")
+pytestmark = [pytest.mark.proof, pytest.mark.filterwarnings("ignore")]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    made = tmp_path_factory.mktemp("inputs")
+    structure = protein("6MRR")
+    for i in range(24):
+        noise = np.random.default_rng(i).normal(0, 0.02, structure.coords.shape)
+        moved = mpnn.Structure.from_backbone(structure.coords + noise, structure.sequence)
+        mpnn.write_structure(made / f"s{i:02d}.pdb", moved)
+    return made
+
+
+def design(folder: Path, out: Path, *options: str) -> int:
+    return main(["design", str(folder), "-n", "2", "--seed", "7", *options, "--out", str(out)])
+
+
+def fasta(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((out / "seqs").glob("*.fa"))}
+
+
+def test_a_run_with_ray_is_the_run_without(folder, tmp_path) -> None:
+    assert design(folder, tmp_path / "whole") == 0
+    bad = folder / "x.pdb"
+    bad.write_text("no structure")
+    try:
+        out = tmp_path / "out"
+        assert design(folder, out, "--cluster", "local", "--workers", "2") == 1
+        assert str(bad) in (out / "failures.csv").read_text()
+    finally:
+        bad.unlink()
+    assert fasta(tmp_path / "out") == fasta(tmp_path / "whole")
+    assert design(folder, tmp_path / "out", "--cluster", "local") == 0, "nothing is left to do"
+
+
+def squares(place: str):
+    def compute(batch: list[int]) -> list[object]:
+        if 13 in batch:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return [n * n for n in batch]
+
+    return compute
+
+
+def lost(item: int, place: str, why: str) -> str:
+    return f"lost {item}"
+
+
+def test_what_an_actor_dies_of_twice_is_lost_alone() -> None:
+    workers: RayWorkers[int, object] = RayWorkers("local", 2, "cpu", squares, lost)
+    found = list(workers.results(iter(range(20)), 3))
+    expected = {n * n for n in range(20) if n != 13} | {"lost 13"}
+    assert len(found) == 20 and set(found) == expected
+
+
+def slow(place: str):
+    import time
+
+    def compute(batch: list[int]) -> list[int]:
+        time.sleep(0.2)
+        return [n * n for n in batch]
+
+    return compute
+
+
+def test_a_node_that_dies_costs_nothing() -> None:
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    node = cluster.add_node(num_cpus=1)
+    try:
+        workers: RayWorkers[int, object] = RayWorkers(cluster.address, 2, "cpu", slow, lost)
+        found = []
+        for i, value in enumerate(workers.results(iter(range(60)), 2)):
+            found.append(value)
+            if i == 20:
+                cluster.remove_node(node, allow_graceful=False)
+                cluster.add_node(num_cpus=1)
+        assert sorted(found) == [n * n for n in range(60)]
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def test_without_ray_it_says_what_to_install(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(RunError, match=r"pip install 'mpnn-core\[ray\]'"):
+        RayWorkers("local", 1, "cpu", squares, lost)

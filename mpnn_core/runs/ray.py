@@ -1,0 +1,148 @@
+"""Batches over the actors of a Ray cluster, with the semantics of `runs.workers`.
+
+An actor is a process anywhere in the cluster that has loaded the model; it reads, designs and
+writes its batch, so the folder of the run is one that all nodes see. Results come as they are
+ready.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any, Generic, TypeVar
+
+from mpnn_core.runs.folder import RunError
+from mpnn_core.runs.workers import TRIES
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+AHEAD = 2
+"""Batches that wait at each actor: enough to keep it busy, few enough that little is in flight."""
+
+
+class RayWorkers(Generic[Item, Result]):
+    """Actors that compute batches, one each at a time.
+
+    Parameters
+    ----------
+    address : "local" starts a cluster on this machine; "auto" is the one that this node is of; or
+        the address of another
+    count : actors; None takes as many as the cluster has GPUs, or cores where none is wanted
+    device : "cpu" or "cuda", which takes a GPU for each actor
+    prepare, lost : as in `runs.workers.Workers`
+
+    Raises
+    ------
+    RunError
+        Ray is not installed, or there is no such cluster.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        count: int | None,
+        device: str,
+        prepare: Callable[[str], Callable[[list[Item]], list[Result]]],
+        lost: Callable[[Item, str, str], Result],
+    ) -> None:
+        self.ray = _ray()
+        self.device, self.prepare, self.lost = device, prepare, lost
+        # Workers import this package as this process does.
+        runtime = {"env_vars": {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}}
+        try:
+            self.ray.init(
+                address=None if address == "local" else address, log_to_driver=True,
+                ignore_reinit_error=True, include_dashboard=False, runtime_env=runtime,
+                logging_level="WARNING",
+            )  # fmt: skip
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise RunError(f"--cluster {address}: no Ray cluster there: {error}") from None
+        has = self.ray.cluster_resources()
+        kind = "GPU" if device.startswith("cuda") else "CPU"
+        most = int(has.get(kind, 0))
+        if most < 1:
+            raise RunError(f"--cluster {address}: the cluster has no {kind}")
+        self.count = min(count or most, most)
+
+    def results(self, items: Iterator[Item], batch_size: int) -> Iterator[Result]:
+        """The result of every item, as they are ready; see `Workers.results`."""
+        ray = self.ray
+        again: deque[tuple[list[Item], int]] = deque()  # batches whose actor died, and their try
+        actors = [self._actor(i) for i in range(self.count)]
+        busy: dict[Any, tuple[int, list[Item], int]] = {}
+        load = [0] * self.count
+
+        def give() -> None:
+            """Keep every actor busy; nobody gets more than it will soon compute."""
+            while min(load) < AHEAD:
+                batch, tries = again.popleft() if again else (list(islice(items, batch_size)), 1)
+                if not batch:
+                    return
+                a = load.index(min(load))
+                busy[actors[a].compute.remote(batch)] = a, batch, tries
+                load[a] += 1
+
+        try:
+            give()
+            while busy:
+                (ready,), _ = ray.wait(list(busy), num_returns=1)
+                a, *_ = busy[ready]
+                died = ""
+                # An actor computes in order. What it died of is the first that has no result; what
+                # came after that waits anew.
+                for ref in [ref for ref in list(busy) if ref == ready or busy[ref][0] == a]:
+                    if ref != ready and not died and not ray.wait([ref], timeout=0)[0]:
+                        break
+                    _, batch, tries = busy[ref]
+                    if died:
+                        del busy[ref]
+                        again.append((batch, tries))
+                        continue
+                    try:
+                        results = ray.get(ref)
+                    except ray.exceptions.RayActorError as error:
+                        died = str(error).splitlines()[0]
+                        results = []
+                        if tries >= TRIES:
+                            results = [self.lost(item, f"actor {a}", died) for item in batch]
+                        else:
+                            again.extend(([item], tries + 1) for item in batch)
+                    del busy[ref]
+                    load[a] -= 1
+                    yield from results
+                if died:
+                    load[a], actors[a] = 0, self._actor(a)
+                give()
+        finally:
+            for actor in actors:
+                ray.kill(actor)
+            ray.shutdown()
+
+    def _actor(self, number: int) -> Any:
+        """An actor; it has a GPU, or a core, for itself."""
+        gpus = 1 if self.device.startswith("cuda") else 0
+        remote = self.ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0)(_Actor)
+        return remote.remote(f"{number}:{self.device}", self.prepare)
+
+
+class _Actor:
+    """What an actor is made of."""
+
+    def __init__(self, place: str, prepare: Callable[[str], Callable[[list[Any]], list[Any]]]):
+        self._compute = prepare(place)
+
+    def compute(self, batch: list[Any]) -> list[Any]:
+        return self._compute(batch)
+
+
+def _ray() -> Any:
+    try:
+        import ray
+    except ImportError:
+        raise RunError(
+            "--cluster needs Ray, which is not installed: pip install 'mpnn-core[ray]'"
+        ) from None
+    return ray
