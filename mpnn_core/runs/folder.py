@@ -115,6 +115,7 @@ class RunFolder:
         self._log = (self.run / DONE).open("ab")
         if self._log.tell() and not _ends_a_line(self.run / DONE):
             self._log.write(b"\n")  # after a line that was cut
+        (self.folder / FAILURES).unlink(missing_ok=True)  # of an earlier call
         self._failures: IO[str] | None = None
         self.failed = 0
 
@@ -128,8 +129,6 @@ class RunFolder:
         self._log.close()
         if self._failures is not None:
             self._failures.close()
-        elif kind is None:
-            (self.folder / FAILURES).unlink(missing_ok=True)  # of an earlier call
         self._lock.close()
 
     def is_done(self, name: str, digest: str, results: Sequence[Path]) -> bool:
