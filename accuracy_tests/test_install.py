@@ -38,6 +38,7 @@ LICENCES = {
     "THIRD_PARTY.md": "robin_map",
     "mpnn_core/weights/LICENSE-ProteinMPNN": "Copyright (c) 2022 Justas Dauparas",
     "mpnn_core/weights/LICENSE-LigandMPNN": "Copyright (c) 2024 Justas Dauparas",
+    "mpnn_core/pages/LICENSE-3Dmol": "Copyright (c) 2014, University of Pittsburgh",
     "mpnn_core/backends/native/LICENSE-nanobind": "Copyright (c) 2022 Wenzel Jakob",
     "mpnn_core/backends/native/LICENSE-robin_map": "Copyright (c) 2017 Thibaut Goetghebuer",
 }  # fmt: skip

@@ -93,49 +93,6 @@ def undisturbed(inputs, tmp_path_factory):
     return designs(out)
 
 
-def test_a_second_run_into_one_folder_is_told(inputs, tmp_path):
-    first = started(inputs, tmp_path / "out", "-n", 500)
-    try:
-        until((tmp_path / "out" / "run" / "run.json").exists, first)
-        second = run(inputs, tmp_path / "out", "-n", 500)
-        assert second.returncode == 2
-        assert str(first.pid) in second.stderr
-    finally:
-        first.kill()
-        first.communicate()
-
-
-def test_after_sigterm_a_run_ends_within_seconds_and_goes_on(inputs, undisturbed, tmp_path):
-    out = tmp_path / "out"
-    process = started(inputs, out, "-n", 2)
-    until((out / "run" / "run.json").exists, process)
-    process.terminate()
-    before = time.monotonic()
-    said = process.communicate(timeout=60)[1]
-    took = time.monotonic() - before
-    assert process.returncode == 143, said
-    assert "SIGTERM" in said
-    assert took < 10, f"it ended {took:.1f} s after SIGTERM"
-    assert designs(out).items() <= undisturbed.items()
-    assert run(inputs, out, "-n", 2).returncode == 0
-    assert designs(out) == undisturbed
-
-
-def test_a_full_disk_loses_nothing_that_was_written(inputs, undisturbed, tmp_path):
-    """No file may grow beyond a size here, which a process meets as it meets a full disk."""
-    out = tmp_path / "out"
-    limited = ["prlimit", "--fsize=600", *call(inputs, out, "-n", 2)]
-    if shutil.which("prlimit") is None:
-        pytest.skip("prlimit is not installed")
-    full = subprocess.run(limited, capture_output=True, text=True, timeout=300)
-    assert full.returncode in (1, 2), full.stderr
-    assert "File too large" in full.stderr and "Traceback" not in full.stderr
-    assert designs(out).items() <= undisturbed.items()
-    assert not list((out / "seqs").glob(".*.part"))
-    assert run(inputs, out, "-n", 2).returncode == 0
-    assert designs(out) == undisturbed
-
-
 @pytest.mark.proof
 def test_a_full_file_system_loses_nothing_that_was_written(inputs, undisturbed, tmp_path):
     with _mounted(tmp_path / "small", "300k") as small:

@@ -152,7 +152,8 @@ def test_every_option_of_every_command_adds_up_or_is_refused_the_second_time(cap
             if not action.option_strings or action.nargs == 0 or adds_up:
                 continue
             value = str(next(iter(action.choices))) if action.choices else "7"
-            value = {"--budget": "7s", "--pssm-weight": "1"}.get(action.option_strings[-1], value)
+            others = {"--budget": "7s", "--pssm-weight": "1", "--repack": "near:6"}
+            value = others.get(action.option_strings[-1], value)
             given = [action.option_strings[-1], value] * 2
             with pytest.raises(SystemExit) as stopped:
                 main([name, *given])

@@ -265,6 +265,7 @@ class Structure:
             "residue_index",
             "residue_numbers",
             "side_chains",
+            "cb",
             "membrane",
         )
         values = {name: getattr(self, name) for name in per_residue}
