@@ -14,9 +14,12 @@ from proteins import protein, without_backbone
 from strategies import NOISE, Layout, layouts
 
 import mpnn_core as mpnn
+from mpnn_core.backends.native import NativeBackend, instruction_sets
 from mpnn_core.design.model import Model
 from mpnn_core.design.states import States
 from mpnn_core.network.architectures import random_network
+from mpnn_core.network.encoding import Copies
+from mpnn_core.network.graph import Backbones
 from mpnn_core.sampling.noise import digest, with_noise
 from mpnn_core.structures.context import ContextAtoms
 
@@ -44,14 +47,13 @@ def test_a_residue_is_decoded_after_all_others(backend) -> None:
 
 @pytest.mark.parametrize("name", ["3HTN", "4GYT", pytest.param("6EHB", marks=pytest.mark.proof)])
 def test_complexes_are_as_by_a_pass_for_each_residue(name, model) -> None:
-    """Three chains, incomplete residues: residues here and there, and the two around each chain's
-    end."""
-    structure = protein(name)
+    """Residues here and there, the two around each chain's end, and five without a backbone."""
+    structure = without_backbone(protein(name), [7, 8, 50, 101, 160])
     L = len(structure)
     order = np.random.default_rng(5).permutation(L)
     found = model.conditional_log_probs(structure, decoding_order=order)[0]
     ends = np.flatnonzero(structure.chain_ids[1:] != structure.chain_ids[:-1])
-    some = np.unique([*range(0, L, 29), *ends, *(ends + 1), order[0], order[-1]])
+    some = np.unique([*range(0, L, 29), *ends, *(ends + 1), order[0], order[-1], 8])
     orders = np.stack([last(order, i) for i in some])
     expected = model.log_probs(structure, structure.sequence, orders)[range(len(some)), some]
     np.testing.assert_allclose(found[some], expected, atol=1e-5, rtol=0)
@@ -70,6 +72,37 @@ def test_any_number_of_layers(backend, decoder_layers) -> None:
     for structure, order, log_probs in zip(structures, orders, found, strict=True):
         expected = by_passes(model, structure, order)
         np.testing.assert_allclose(log_probs[0], expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("decoder_layers", [1, 2, 3, 4, 5])
+def test_nothing_that_changes_is_left_out(decoder_layers) -> None:
+    """In float64, where what is left out in a deep layer is no rounding."""
+    variant = mpnn.Variant("deep", hidden=32, decoder_layers=decoder_layers, neighbours=6)
+    network = random_network(variant, seed=3).double()
+    structures = [Layout(4, 40).build(), Layout(40, 300, (20,)).build()]
+    backbones = Backbones.from_structures(structures, torch.device("cpu"))
+    backbones = replace(backbones, coords=backbones.coords.double())
+    rng = np.random.default_rng(2)
+    rank = torch.from_numpy(np.concatenate([rng.permutation(len(s)) for s in structures]))
+    tokens = torch.from_numpy(rng.integers(0, 20, len(rank)))
+    with torch.inference_mode():
+        encoding = network.encode(backbones)
+        copies = Copies.of(encoding.graph, backbones.offsets, [0, 1])
+        found = network.condition(encoding, copies, tokens, rank)
+        for i in range(len(rank)):
+            last = rank.clone()
+            last[i] = 1000
+            expected = network.decode(encoding, copies, tokens, last)[i]
+            torch.testing.assert_close(found[i], expected, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("name", instruction_sets())
+def test_every_instruction_set_conditions_as_torch_does(name) -> None:
+    structure = without_backbone(protein("6MRR"), [3, 30])
+    plain, native = mpnn.load_model(backend="torch"), mpnn.load_model(backend="native")
+    native.backend = NativeBackend(native.network, name)
+    ours, theirs = (m.conditional_log_probs(structure, seed=4) for m in (native, plain))
+    np.testing.assert_allclose(ours, theirs, atol=5e-5, rtol=0)
 
 
 @settings(max_examples=20, deadline=None)

@@ -5,6 +5,7 @@ The original runs as in test_family.py, in an environment of its own.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import packer_goldens
 import pytest
 from oracles import NEEDS, LigandOracle, python_of_oracle
 from packer_goldens import given
-from proteins import path_of
+from proteins import FIXTURES, path_of
 
 import mpnn_core as mpnn
 
@@ -127,7 +128,10 @@ print(int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text(
 
 def of_long_proteins() -> tuple[float, float]:
     """The time of 10,000 residues over that of 1,000, and the process' largest memory, GiB."""
-    done = subprocess.run([sys.executable, "-c", LONG], capture_output=True, text=True, timeout=600)
+    environment = os.environ | {"PYTHONPATH": str(FIXTURES)}
+    done = subprocess.run(
+        [sys.executable, "-c", LONG], capture_output=True, text=True, timeout=600, env=environment
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     ratio, peak = map(float, done.stdout.split())
     return ratio, peak
