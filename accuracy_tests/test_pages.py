@@ -106,6 +106,24 @@ def test_the_commands_write_it(tmp_path, capsys) -> None:
     assert "--page" in capsys.readouterr().err
 
 
+def test_a_packed_model_is_drawn_where_there_is_one(tmp_path) -> None:
+    out = [
+        "--pack",
+        "--seed",
+        "1",
+        "--out",
+        str(tmp_path / "out"),
+        "--page",
+        str(tmp_path / "p.html"),
+    ]
+    assert main(["design", str(path_of(SMALL)), "-n", "2", *out]) == 0
+    (item,) = data_of((tmp_path / "p.html").read_text())
+    best = min(item["rows"], key=lambda row: row["score"])["name"]
+    model = tmp_path / "out" / "packed" / f"{best}_1.pdb"
+    assert item["model3d"] == model.read_text() and item["hasSideChains"]
+    assert model.stem in item["lead"] and " CG " in item["model3d"]
+
+
 PROBE = """
 <script>setTimeout(() => {
   const r = {};

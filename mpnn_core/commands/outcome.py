@@ -141,14 +141,15 @@ class Outcome:
         if not _count(listed):
             return []
         name = listed[0].structure.name
-        self.page.add(listed)
         odd = odd_composition(listed)
         if odd:
             complain(f"warning: {name}: {odd}")
         if self.options.structures:
             self._write_structures(listed)
         if self.packing is not None:
-            self._pack(self.packing, listed)
+            self.page.add(listed, self._pack(self.packing, listed))
+        else:
+            self.page.add(listed)
         if self.programs:
             for note in write_inputs(self.options.out, listed, self.programs):
                 complain(f"note: {name}: {note}")
@@ -174,21 +175,26 @@ class Outcome:
             ):
                 write_structure(folder / f"{name}.{ending}", structure, sequence, b_factor)
 
-    def _pack(self, packing: Packing, designs: Sequence[mpnn.Designs]) -> None:
+    def _pack(self, packing: Packing, designs: Sequence[mpnn.Designs]) -> Path | None:
+        """Write the packed models; that of the design of the best score."""
+        import numpy as np
+
         from mpnn_core.design.table import design_names
 
+        best: tuple[float, Path] | None = None
         for of, names in zip(designs, design_names(designs), strict=True):
-            overlaps = [
-                count
-                for _, count, _ in packing.write(
-                    of.structure, names, of.sequences, of.seed, of.designed
-                )
-            ]
+            written = list(packing.write(of.structure, names, of.sequences, of.seed, of.designed))
+            overlaps = [count for _, count, _ in written]
+            if len(of):
+                i = int(np.argmin(of.scores))
+                model = float(of.scores[i]), written[i * len(written) // len(of)][0]
+                best = model if best is None else min(best, model)
             if sum(overlaps):
                 complain(
                     f"note: {of.structure.name}: {sum(overlaps)} pairs of atoms overlap in "
                     f"{len(overlaps)} packed models"
                 )
+        return None if best is None else best[1]
 
     def finish(self, rows: Iterable[dict[str, Any]]) -> None:
         """Write the table, of these rows, and the page, of the structures that were designed."""
@@ -211,20 +217,22 @@ class Page:
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self.items: list[Any] = []
+        self.models: list[Path | None] = []
         self.left_out = 0
         if path is not None:
             if path.suffix != ".html":
                 raise CallError(f"--page {path}: expected a name that ends in .html")
             check_outputs([path.absolute().parent], [path], "--page")
 
-    def add(self, item: Any) -> None:
-        """Show the designs of a structure, or a scan, if there is still room."""
+    def add(self, item: Any, model: Path | None = None) -> None:
+        """Show the designs of a structure, or a scan, if there is still room; `model` is drawn."""
         if self.path is None:
             return
         from mpnn_core.pages.page import MOST_STRUCTURES
 
         if len(self.items) < MOST_STRUCTURES:
             self.items.append(item)
+            self.models.append(model)
         else:
             self.left_out += 1
 
@@ -234,7 +242,7 @@ class Page:
             return
         from mpnn_core.pages.page import write_page
 
-        write_page(self.path, self.items)
+        write_page(self.path, self.items, models=self.models)
         if self.left_out:
             complain(
                 f"note: {self.path} shows the first {len(self.items)} structures; "

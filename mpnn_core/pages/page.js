@@ -173,6 +173,7 @@ function drawStructure() {
     const i = residue(atom);
     return i === undefined ? "#9ca3af" : colourOf(item, i);
   } } });
+  if (item.hasSideChains) viewer.addStyle({ hetflag: false }, { stick: { radius: .09 } });
   viewer.setStyle({ hetflag: true }, { stick: { radius: .18 }, sphere: { scale: .25 } });
   if (state.residue !== null) {
     const [resi, icode] = parts(item.numbers[state.residue]);

@@ -37,7 +37,12 @@ LETTERS = np.array(list(ALPHABET[:20]))
 Item = Sequence[Designs] | Designs | Scan
 
 
-def write_page(path: str | os.PathLike[str], items: Sequence[Item] | Item, title: str = "") -> int:
+def write_page(
+    path: str | os.PathLike[str],
+    items: Sequence[Item] | Item,
+    title: str = "",
+    models: Sequence[str | os.PathLike[str] | None] = (),
+) -> int:
     """Write a page; it replaces what is at `path`.
 
     Parameters
@@ -45,6 +50,8 @@ def write_page(path: str | os.PathLike[str], items: Sequence[Item] | Item, title
     items : Designs, lists of Designs of one structure (at several temperatures), and Scans, each a
         structure of the page. Those after the first `MOST_STRUCTURES` are left out
     title : of the page; "" names the first structure
+    models : for each item a PDB or mmCIF file to draw instead of its backbone, such as a packed
+        model of a design; None draws the backbone
 
     Returns
     -------
@@ -53,20 +60,34 @@ def write_page(path: str | os.PathLike[str], items: Sequence[Item] | Item, title
     Raises
     ------
     ValueError
-        There is no item, or one without a design.
+        There is no item, or one without a design; or there are models, and not one for each.
     """
     given = [items] if isinstance(items, Designs | Scan) else list(items)
     listed = [item if isinstance(item, Scan) else _designs_of(item) for item in given]
     if not listed:
         raise ValueError("nothing to show; expected designs or a scan")
-    text = page(listed[:MOST_STRUCTURES], title)
+    if models and len(models) != len(listed):
+        raise ValueError(f"{len(models)} models for {len(listed)} items; expected one for each")
+    drawn = [None if model is None else Path(model) for model in models]
+    text = page(listed[:MOST_STRUCTURES], title, drawn[:MOST_STRUCTURES])
     write_atomically(Path(path), lambda file: file.write(text.encode("utf-8")))
     return max(0, len(listed) - MOST_STRUCTURES)
 
 
-def page(items: Sequence[Sequence[Designs] | Scan], title: str = "") -> str:
+def page(
+    items: Sequence[Sequence[Designs] | Scan],
+    title: str = "",
+    models: Sequence[Path | None] = (),
+) -> str:
     """The text of the page."""
     shown = [_of_scan(item) if isinstance(item, Scan) else _of_designs(item) for item in items]
+    for item, model in zip(shown, models, strict=False):
+        if model is not None:
+            item |= {
+                "model3d": model.read_text("utf-8"), "format": model.suffix[1:],
+                "hasSideChains": True,
+                "lead": f"{item['lead']}; drawn with the side chains of {model.stem}",
+            }  # fmt: skip
     if not title:
         more = f" and {len(shown) - 1} more" if len(shown) > 1 else ""
         kind = "Scan" if shown[0]["kind"] == "scan" else "Designs"
