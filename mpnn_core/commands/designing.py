@@ -227,7 +227,7 @@ def run_design(options: argparse.Namespace) -> int:
         running = Running(options, items, shard)
         with ExitStack() as stack:
             stack.enter_context(ending_on_sigterm())
-            run = None if prints else _folder(options, shard)
+            run = None if prints else _folder(options, shard, running.parquet)
             if run is not None:
                 stack.enter_context(run)
             failures = 0
@@ -245,13 +245,14 @@ class _SaidError(ValueError):
     """A reason that is a sentence already."""
 
 
-def _folder(options: argparse.Namespace, shard: Shard | None) -> RunFolder:
+def _folder(options: argparse.Namespace, shard: Shard | None, parquet: bool) -> RunFolder:
     from mpnn_core.runs.folder import RunFolder
 
     check_outputs([options.out], [])
     drawn = secrets.randbits(32)
+    settings = settings_of(options) | {"format": PARQUET if parquet else "fasta"}
     return RunFolder(
-        options.out, settings_of(options), mpnn.__version__, options.seed, drawn,
+        options.out, settings, mpnn.__version__, options.seed, drawn,
         "" if shard is None else str(shard), options.restart,
     )  # fmt: skip
 
@@ -334,6 +335,8 @@ class Running:
                 "--format parquet has rows alone; expected no --save-probs, --structures, --pack "
                 "or --for"
             )
+        if self.parquet and options.table is not None:
+            raise CallError("--table: --format parquet writes the same rows; leave one out")
         if options.page is not None and ((options.workers or 1) > 1 or options.cluster):
             raise CallError("--page is made by one process; leave out --workers and --cluster")
         files = [item.path for item in items if not item.member]
@@ -452,6 +455,8 @@ def _say_what_is_there(
     there = len(digests) - len(left)
     if there:
         complain(f"note: {options.out}: continued, {there} of {len(digests)} structures are done")
+        if options.page is not None:
+            complain(f"note: {options.page} shows what this call designs alone")
     if parquet:
         check_outputs([options.out / "designs"], [])
         return
