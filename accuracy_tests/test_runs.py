@@ -394,11 +394,12 @@ def test_twenty_kills_at_random_moments(tmp_path) -> None:
     out, rng, moments = tmp_path / "out", np.random.default_rng(0), []
     for kill in range(20):
         process = started(inputs, out, *(["--workers", "2"] if kill % 2 else []))
-        time.sleep(float(rng.uniform(0.5, 6.0)))
-        before = process.poll()
+        wait_for(out, 1 + len(moments and fasta(out)), process)
+        time.sleep(float(rng.uniform(0, 0.6)))
         process.kill()
         process.communicate()
-        moments.append((before, len(fasta(out)) if (out / "seqs").exists() else 0))
+        moments.append((len(fasta(out)), len(read_done(out / "run" / "done.jsonl"))))
+    assert moments[-1][0] > moments[0][0] > 0, "kills came while it wrote"
     assert design(inputs, out) == 0
     assert fasta(out) == fasta(tmp_path / "whole")
     assert not list((out / "seqs").glob(".*.part"))

@@ -116,6 +116,8 @@ class RunFolder:
         if self._log.tell() and not _ends_a_line(self.run / DONE):
             self._log.write(b"\n")  # after a line that was cut
         (self.folder / FAILURES).unlink(missing_ok=True)  # of an earlier call
+        for part in self.folder.glob("*/.*.part"):  # what a killed process had not completed
+            part.unlink(missing_ok=True)
         self._failures: IO[str] | None = None
         self.failed = 0
 
