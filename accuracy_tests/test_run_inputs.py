@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from proteins import path_of
 
+from mpnn_core.commands.main import main
 from mpnn_core.runs import inputs
 from mpnn_core.runs.inputs import InputError, Item, Shard, list_items
 from mpnn_core.structures.structure import StructureError
@@ -135,3 +136,15 @@ def test_a_shard_is_parsed_or_refused() -> None:
     for text in ("0/16", "17/16", "3", "/4", "3/", "-1/4", "a/b", "1/0", ""):
         with pytest.raises(InputError, match="expected NUMBER/OF"):
             Shard.parse(text)
+
+
+@pytest.mark.parametrize("command", ["score", "scan"])
+def test_other_commands_take_lists_and_refuse_archives(command, tmp_path, capsys):
+    (tmp_path / "in.txt").write_text(f"{path_of('6MRR')}\n")
+    assert main([command, str(tmp_path / "in.txt")]) == 0
+    assert "6MRR" in capsys.readouterr().out
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.write(path_of("6MRR"), "6MRR.pdb")
+    assert main([command, str(tmp_path / "a.zip")]) == 2
+    said = capsys.readouterr().err
+    assert f"{tmp_path}/a.zip: archives" in said and "give the structures as files" in said

@@ -190,26 +190,20 @@ def settings(texts: Iterable[str], option: str) -> dict[str, str]:
 
 
 def structure_paths(paths: Iterable[Path]) -> list[Path]:
-    """The structure files, folders opened; refused if two have one name in the output."""
-    from mpnn_core.structures.containers import structure_name
-    from mpnn_core.structures.files import output_name
-    from mpnn_core.training.corpus import structure_files
+    """The structure files of folders, patterns and lists; refused if two have one output name."""
+    from mpnn_core.runs.inputs import InputError, list_items
 
-    files: list[Path] = []
-    for path in paths:
-        files += structure_files(path) if path.is_dir() else [path]
-    by_name: dict[str, Path] = {}
-    for file in files:
-        name = output_name(structure_name(file))
-        other = by_name.setdefault(name, file)
-        if other is not file:
+    try:
+        items = list_items(paths, complain)
+    except InputError as error:
+        raise CallError(str(error)) from None
+    for item in items:
+        if item.member:
             raise CallError(
-                f"{other} and {file} are both called {name}, and would be written to the same "
-                "output; rename one, or run them apart"
+                f"{item.path}: archives and tables of backbones are inputs of mpnn-core design "
+                "alone; give the structures as files"
             )
-        if name != structure_name(file):
-            complain(f"warning: {file}: called {name} in the output, for its own name cannot be")
-    return files
+    return [item.path for item in items]
 
 
 def check_outputs(folders: Iterable[Path], files: Iterable[Path], option: str = "--out") -> None:

@@ -14,30 +14,17 @@ target * M + row.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from mpnn_core.network.encoding import Copies
+from mpnn_core.network.encoding import Copies, Encoding
 from mpnn_core.network.graph import Graph
 
 # Targets whose tasks are computed together: on a CPU some 50 MB of places of neighbours.
 TARGETS = 1024
 GPU_TARGETS = 8192
-
-
-class Terms(Protocol):
-    """An encoding, as far as this reads it; `Encoding` has these for plain torch."""
-
-    @property
-    def graph(self) -> Graph: ...
-
-    @property
-    def h_V(self) -> Tensor: ...  # (N, H), the states before the first layer
-
-    @property
-    def undecoded(self) -> Tensor: ...  # (layers, N, H), what an undecoded neighbour contributes
 
 
 class Layers(NamedTuple):
@@ -125,7 +112,7 @@ class Order(NamedTuple):
 
 
 def last_states(
-    encoding: Terms, copies: Copies, tokens: Tensor, rank: Tensor, layers: Layers
+    encoding: Encoding, copies: Copies, tokens: Tensor, rank: Tensor, layers: Layers
 ) -> Tensor:
     """The last layer's state of every row, decoded after all others of its sequence.
 
@@ -195,7 +182,7 @@ def tasks_of(l: int, layers: int, targets: Tensor, before: Tasks | None, order: 
 
 
 def tied_last_states(
-    encoding: Terms, copies: Copies, tokens: Tensor, rank: Tensor, layers: Layers
+    encoding: Encoding, copies: Copies, tokens: Tensor, rank: Tensor, layers: Layers
 ) -> Tensor:
     """As `last_states`, each row after all others in an order of its own; rows share parts of it.
 

@@ -62,6 +62,23 @@ def instruction_sets() -> list[str]:
     return supported
 
 
+def engine_module(hidden: int, wanted: str | None = None) -> tuple[str, Any]:
+    """The instruction set to compute with, the best one unless it is named, and its module.
+
+    Raises
+    ------
+    UnavailableError
+        There is no native code that runs here, or none for networks of this width.
+    """
+    present = instruction_sets()
+    if not present:
+        raise UnavailableError(why_missing())
+    if hidden % WIDTH:
+        raise UnavailableError(f"its hidden width is {hidden}, no multiple of {WIDTH}")
+    name = wanted or present[0]
+    return name, importlib.import_module(f"mpnn_core.backends.native._{name}")
+
+
 class NativeBackend(Backend):
     """The contract of `backends.contract.Backend`, float32 on the CPU.
 
@@ -82,17 +99,11 @@ class NativeBackend(Backend):
     )
 
     def __init__(self, network: MPNN, instruction_set: str | None = None) -> None:
-        present = instruction_sets()
-        if not present:
-            raise UnavailableError(why_missing())
         self.network = network
         self.hidden = network.W_out.in_features
-        if self.hidden % WIDTH:
-            raise UnavailableError(f"its hidden width is {self.hidden}, no multiple of {WIDTH}")
-        self.instruction_set = instruction_set or present[0]
+        self.instruction_set, module = engine_module(self.hidden, instruction_set)
         self.neighbours = network.neighbours
         self.layers = len(network.decoders)
-        module = importlib.import_module(f"mpnn_core.backends.native._{self.instruction_set}")
         weights = {name: _array(p, np.float32) for name, p in network.state_dict().items()}
         if isinstance(network, LigandMPNN):
             folded = network.folded()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from typing import Any
@@ -14,14 +13,12 @@ from torch import Tensor
 
 from mpnn_core.backends.contract import UnavailableError
 from mpnn_core.backends.native import (
-    WIDTH,
     _array,
     _graph,
     _torch_on,
     _undisturbed_threads,
-    instruction_sets,
+    engine_module,
 )
-from mpnn_core.backends.native.missing import why_missing
 from mpnn_core.constants import LETTERS
 from mpnn_core.network.context import Sets
 from mpnn_core.network.graph import Backbones, Graph
@@ -61,15 +58,9 @@ class NativePacker:
     """
 
     def __init__(self, network: Packer, instruction_set: str | None = None) -> None:
-        present = instruction_sets()
-        if not present:
-            raise UnavailableError(why_missing())
         self.network = network
         self.hidden = network.W_torsions.in_features
-        if self.hidden % WIDTH:
-            raise UnavailableError(f"its hidden width is {self.hidden}, no multiple of {WIDTH}")
-        self.instruction_set = instruction_set or present[0]
-        module = importlib.import_module(f"mpnn_core.backends.native._{self.instruction_set}")
+        self.instruction_set, module = engine_module(self.hidden, instruction_set)
         self._engine: Any = module.Engine(_weights(network))
 
     def computing(self) -> AbstractContextManager[None]:
