@@ -188,6 +188,70 @@ def test_parquet_parts_have_all_rows_and_are_continued(folder, whole, tmp_path) 
     assert not (out / "seqs").exists()
 
 
+def rows_of_parts(out: Path) -> list[dict[str, object]]:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parts = sorted((out / "designs").glob("part-*.parquet"))
+    return [row for part in parts for row in parquet.read_table(part).to_pylist()]
+
+
+def test_a_structure_that_has_changed_has_its_new_rows_alone(folder, tmp_path) -> None:
+    """A row of the old content beside one of the new would count a structure twice."""
+    copies = [tmp_path / f"c{i}.pdb" for i in range(3)]
+    for i, copy in enumerate(copies):
+        copy.write_bytes((folder / f"s{i}.pdb").read_bytes())
+    out = tmp_path / "out"
+    assert design(copies, out, "--format", "parquet") == 0
+    first = {str(row["name"]): row["sequence"] for row in rows_of_parts(out)}
+    copies[1].write_bytes((folder / "s5.pdb").read_bytes())
+    assert design(copies, out, "--format", "parquet") == 0
+    rows = rows_of_parts(out)
+    assert sorted(str(row["name"]) for row in rows) == sorted(first)
+    changed = {str(row["name"]) for row in rows if row["sequence"] != first[str(row["name"])]}
+    assert changed == {"c1_1", "c1_2"}
+
+
+def test_a_change_that_was_cut_short_is_made_up_for(folder, tmp_path) -> None:
+    """Killed after the log took back a structure, and before its rows went."""
+    out = tmp_path / "out"
+    assert design(folder, out, "--format", "parquet") == 0
+    whole = rows_of_parts(out)
+    with RunFolder(
+        out, json.loads((out / "run/run.json").read_text())["settings"], "", 7, 7
+    ) as run:
+        run.forget(["s2"])
+        assert "s2" not in run.lines
+    assert "s2" not in read_done(out / "run" / "done.jsonl")
+    assert design(folder, out, "--format", "parquet") == 0
+    assert rows_of_parts(out) == whole
+
+
+def test_a_run_that_is_begun_again_has_no_rows_of_before(folder, tmp_path, capsys) -> None:
+    out = tmp_path / "out"
+    parquet = ("--format", "parquet")
+    assert design(folder, out, *parquet) == 0
+    first = rows_of_parts(out)
+    assert design(folder, out, *parquet, "--restart", "-T", "0.9") == 0
+    assert "1 parts of an earlier run are removed" in capsys.readouterr().err
+    again = rows_of_parts(out)
+    assert len(again) == len(first) and again != first
+    assert {row["temperature"] for row in again} == {0.9}
+    (out / "run" / "run.json").unlink()
+    assert design(folder, out, *parquet) == 2, "rows of which nobody knows how they were made"
+    assert "part-00000.parquet is of a run of which nothing else is" in capsys.readouterr().err
+    assert rows_of_parts(out) == again
+
+
+def test_a_run_of_many_ends_with_what_it_did(folder, tmp_path, capsys) -> None:
+    for i in range(6):
+        (tmp_path / f"t{i}.pdb").write_bytes((folder / f"s{i}.pdb").read_bytes())
+    (tmp_path / "bad.pdb").write_text("no structure")
+    out = tmp_path / "out"
+    assert design([folder, tmp_path], out) == 1
+    *_, done, failed = capsys.readouterr().err.splitlines()
+    assert f"{out}: 12 structures designed in " in done and done.endswith(" a second")
+    assert failed == "mpnn-core: 1 of 13 files failed"
+
+
 # -------------------------------------------------------------------------------------- inputs
 
 

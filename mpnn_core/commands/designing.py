@@ -7,8 +7,9 @@ import hashlib
 import os
 import secrets
 import sys
+import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr
 from dataclasses import replace
 from functools import partial
@@ -49,8 +50,12 @@ PARQUET = "parquet"
 MOST_FILES = 10_000
 """Structures that get a FASTA file each unless it is asked for; more go into Parquet files."""
 STRUCTURES_A_PART = 1_000
-BATCH = 32
+MANY = 10
+"""Structures from which on a run ends with a line on how many it designed in what time."""
+BATCH, BATCH_ON_GPU = 32, 256
 """Structures that a process is given at a time."""
+ROWS_ON_GPU = 1 << 19
+"""Residues in all sequences from which on a GPU is given no more at a time."""
 
 # Options that do not change the results.
 FREE = frozenset((
@@ -65,10 +70,18 @@ class Work(NamedTuple):
 
     options: argparse.Namespace
     seed: int
-    digests: dict[str, str]
     files: list[Path]
     prints: bool
     parquet: bool
+    threads: int
+
+
+class _Opened(NamedTuple):
+    """A structure that is read: where from, the sha256 of its content, what may change in it."""
+
+    item: Item
+    digest: str
+    constraints: mpnn.Constraints
 
 
 class Designing:
@@ -87,54 +100,59 @@ class Designing:
     def each(self, items: Iterable[Item]) -> Iterator[Done | Failed]:
         """The outcome of every item, as many computed in one call as the model computes well."""
         from mpnn_core.design.isolation import isolated
-        from mpnn_core.training.corpus import batched
+        from mpnn_core.training.corpus import ROWS_PER_CALL, batched
 
         failed: list[Failed] = []
-        item_of: dict[mpnn.Structure, Item] = {}
-        constraints_of: dict[mpnn.Structure, mpnn.Constraints] = {}
+        opened: dict[mpnn.Structure, _Opened] = {}
 
         def usable() -> Iterator[mpnn.Structure]:
             for item in items:
                 try:
-                    structure, own = self._opened(item)
+                    structure, about = self._opened(item)
                 # Whatever is wrong with a file, the others are designed.
                 except Exception as error:
                     failed.append(_failed(item, error))
                 else:
-                    item_of[structure], constraints_of[structure] = item, own
+                    opened[structure] = about
                     yield structure
 
         def designs(structures: Sequence[mpnn.Structure]) -> Iterator[Any]:
             options = self.options
             return self.model.design_and_score(
                 structures, options.num_sequences, options.temperature or [0.1], self.work.seed,
-                [constraints_of[structure] for structure in structures],
+                [opened[structure].constraints for structure in structures],
                 None if options.orders == "random" else options.orders,
                 options.common_random_numbers, options.backbone_noise,
             )  # fmt: skip
 
-        for structures in batched(usable(), self.options.num_sequences):
+        on_gpu = self.model.device.type == "cuda"
+        rows = ROWS_ON_GPU if on_gpu else ROWS_PER_CALL
+        for structures in batched(usable(), self.options.num_sequences, rows):
             yield from _taken(failed)
             for structure, result in isolated(designs, structures):
-                item = item_of.pop(structure)
-                del constraints_of[structure]
+                item, digest, _ = opened.pop(structure)
                 try:
                     if isinstance(result, Exception):
                         raise result
-                    yield self._written(item, structure, *result)
+                    yield self._written(item, digest, structure, *result)
                 except BrokenPipeError:  # nobody reads any further
                     raise
                 except Exception as error:
                     yield _failed(item, error)
         yield from _taken(failed)
 
-    def _opened(self, item: Item) -> tuple[mpnn.Structure, mpnn.Constraints]:
-        """The structure of an item as the model sees it, and what may change in it."""
+    def _opened(self, item: Item) -> tuple[mpnn.Structure, _Opened]:
+        """The structure of an item as the model sees it."""
+        from mpnn_core.runs.inputs import file_digest, row_digest
+
         if item.is_row:
-            structure, file = self.read.of(item.structure(), item.path), item.path
+            row, file = item.structure(), item.path
+            digest, structure = row_digest(row), self.read.of(row, file)
             own = self.constraining(structure, file)
         else:
             with item.file() as file, _named(file, item.source):
+                # Of the content before it is read: what changes meanwhile is designed again.
+                digest = _digest(partial(file_digest, file))
                 try:
                     structure = self.read(file)
                     if structure.name != item.name and item.member:
@@ -151,13 +169,14 @@ class Designing:
         if self.profiles is not None:
             own = replace(own, pssm=self.profiles.of(structure))
         own.check(structure)
-        return structure, own
+        return structure, _Opened(item, digest, own)
 
-    def _written(self, item: Item, structure: mpnn.Structure, made: Any, native: Any) -> Done:
+    def _written(
+        self, item: Item, digest: str, structure: mpnn.Structure, made: Any, native: Any
+    ) -> Done:
         from mpnn_core.runs.folder import Done
 
         kept = self.outcome.chosen(made)
-        digest = self.work.digests.get(item.name, "")
         try:
             if not self.work.parquet:
                 write_designs(self.options, kept, native)
@@ -167,6 +186,14 @@ class Designing:
         except Exception as error:
             raise _WriteError(f"cannot write the designs of {structure.name}", error) from None
         return Done(item.name, digest, rows)
+
+
+def _digest(of_content: Callable[[], str]) -> str:
+    """A sha256; "0" where the content cannot be read, which reading it will say."""
+    try:
+        return of_content()
+    except (OSError, mpnn.StructureError):
+        return "0"
 
 
 @contextmanager
@@ -339,10 +366,14 @@ class Running:
             raise CallError("--table: --format parquet writes the same rows; leave one out")
         if options.page is not None and ((options.workers or 1) > 1 or options.cluster):
             raise CallError("--page is made by one process; leave out --workers and --cluster")
-        files = [item.path for item in items if not item.member]
+        # Only what these options say is checked against the files; they may be a million.
+        checked = options.ligands or options.fixed_from
+        files = [item.path for item in items if not item.member] if checked else []
         prints = options.out == STANDARD_OUTPUT
-        self.work = Work(options, 0, {}, files, prints, self.parquet)
         self.places = _places(options, len(items))
+        # An actor of a cluster has one core.
+        threads = 1 if options.cluster else max(1, _cores() // len(self.places))
+        self.work = Work(options, 0, files, prints, self.parquet, threads)
         self.designing: Designing | None = None
         if len(self.places) == 1 and options.cluster is None:
             placed = _on(options, self.places[0])
@@ -358,22 +389,25 @@ class Running:
         """Design what is left of a run; what fails."""
         from mpnn_core.runs.folder import Failed, Parts
 
+        began = time.monotonic()
         parts = None
         if run is not None and self.parquet:
-            parts = Parts(run, _write_rows, _read_part, STRUCTURES_A_PART)
-        digests, left = self._left(run)
+            parts = Parts(run, _write_rows, _read_part, _drop_rows, STRUCTURES_A_PART)
+        names, left = self._left(run)
         if run is not None:
-            _say_what_is_there(self.options, run, digests, left, self.parquet)
+            _say_what_is_there(self.options, run, len(names), left, self.parquet)
+        if run is not None and parts is not None:
+            parts.drop(item.name for item in left)
         seed = self.options.seed if run is None else run.seed
-        work = self.work._replace(
-            seed=secrets.randbits(32) if seed is None else seed, digests=digests
-        )
+        work = self.work._replace(seed=secrets.randbits(32) if seed is None else seed)
+        failed = 0
         printed: list[dict[str, Any]] = []
         try:
             with progress(len(left), work.prints) as advance:
                 for result in self._results(work, left):
                     advance(1)
                     if isinstance(result, Failed):
+                        failed += 1
                         yield result
                     elif run is None:
                         printed += result.rows
@@ -384,36 +418,38 @@ class Running:
         finally:
             if parts is not None:
                 parts.write()
-        rows: Iterable[dict[str, Any]] = printed
-        if run is not None:
-            done = run.done
-            rows = (row for name in digests if name in done for row in done[name].rows)
-        self.outcome.finish(rows)
+        self.outcome.finish(printed if run is None else run.rows(names))
+        designed = len(left) - failed
+        if run is not None and designed >= MANY:
+            seconds = time.monotonic() - began
+            complain(
+                f"{self.options.out}: {designed:,} structures designed in {seconds:.1f} s, "
+                f"{designed / seconds:.3g} a second"
+            )
 
-    def _left(self, run: RunFolder | None) -> tuple[dict[str, str], list[Item]]:
-        """The digests of the items of this shard, by name, and the items that are not done."""
-        digests: dict[str, str] = {}
+    def _left(self, run: RunFolder | None) -> tuple[list[str], list[Item]]:
+        """The names of the items of this shard, and the items that are not done.
+
+        Content is hashed where it says something: which shard it is of, or whether it has changed.
+        What is new is hashed where it is read.
+        """
+        names: list[str] = []
         left: list[Item] = []
         for item in self.items:
-            try:
-                digest = item.digest()
-            except (OSError, mpnn.StructureError):
-                digest = "0"  # reading it says what is wrong
+            known = None if run is None else run.lines.get(item.name)
+            digest = ""
+            if self.shard is not None or known is not None:
+                digest = _digest(item.digest)
             if self.shard is not None and not self.shard.holds(digest):
                 continue
-            digests[item.name] = digest
+            names.append(item.name)
             results = _results(self.options, item, self.parquet)
             is_done = run is not None and run.is_done(item.name, digest, results)
-            if run is not None and self.parquet and item.name in run.done and not is_done:
-                complain(
-                    f"note: {item.source} has changed; its rows come anew, and the earlier ones "
-                    "stay in an earlier part"
-                )
-            if is_done and self.options.table is not None and not self.parquet:
-                is_done = bool(run and run.done[item.name].rows)  # made without a table
+            if is_done and self.options.table is not None:
+                is_done = bool(known and known.has_rows)  # made without a table
             if not is_done:
                 left.append(item)
-        return digests, left
+        return names, left
 
     def _results(self, work: Work, items: list[Item]) -> Iterator[Done | Failed]:
         """Every item's outcome, from this process or from several."""
@@ -431,15 +467,18 @@ class Running:
                 self.options.cluster, self.options.workers, self.options.device,
                 partial(_prepare, work), _lost,
             )  # fmt: skip
-            together = max(1, min(BATCH, len(items) // (2 * cluster.count)))
-            yield from cluster.results(iter(items), together)
+            yield from cluster.results(iter(items), self._together(items, cluster.count))
             return
         places = [f"{i}:{place}" for i, place in enumerate(self.places)]
         workers: Workers[Item, Any] = Workers(
             places, partial(_prepare, work), _lost, "mpnn-core design"
         )
-        together = max(1, min(BATCH, len(items) // (2 * len(places))))
-        yield from workers.results(iter(items), together)
+        yield from workers.results(iter(items), self._together(items, len(places)))
+
+    def _together(self, items: list[Item], processes: int) -> int:
+        """Structures that a process is given at a time: few enough that none waits at the end."""
+        most = BATCH_ON_GPU if self.options.device.startswith("cuda") else BATCH
+        return max(1, min(most, len(items) // (2 * processes)))
 
 
 def _results(options: argparse.Namespace, item: Item, parquet: bool) -> list[Path]:
@@ -448,13 +487,14 @@ def _results(options: argparse.Namespace, item: Item, parquet: bool) -> list[Pat
 
 
 def _say_what_is_there(
-    options: argparse.Namespace, run: RunFolder, digests: dict[str, str], left: list[Item],
-    parquet: bool,
-) -> None:  # fmt: skip
+    options: argparse.Namespace, run: RunFolder, count: int, left: list[Item], parquet: bool
+) -> None:
     """Say what is continued, and which files of others are replaced."""
-    there = len(digests) - len(left)
+    there = count - len(left)
+    if run.removed:
+        complain(f"note: {options.out}: {run.removed} parts of an earlier run are removed")
     if there:
-        complain(f"note: {options.out}: continued, {there} of {len(digests)} structures are done")
+        complain(f"note: {options.out}: continued, {there} of {count} structures are done")
         if options.page is not None:
             complain(f"note: {options.page} shows what this call designs alone")
     if parquet:
@@ -495,8 +535,7 @@ def _prepare(work: Work, place: str) -> Callable[[list[Item]], list[Done | Faile
 
     number, _, device = place.partition(":")
     warnings_in_a_line().__enter__()  # for as long as the process lives
-    if device == "cpu":
-        torch.set_num_threads(max(1, _cores() // (work.options.workers or 1)))
+    torch.set_num_threads(work.threads)
     options = _on(work.options, device)
     if number != "0":  # what is said of the model is said once
         with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
@@ -530,6 +569,23 @@ def _read_part(path: Path) -> Iterator[tuple[str, str]]:
 
     table = parquet.read_table(path, columns=["structure", "input_sha256"])
     yield from zip(table["structure"].to_pylist(), table["input_sha256"].to_pylist(), strict=True)
+
+
+def _drop_rows(path: Path, names: Collection[str]) -> None:
+    """Write a part anew without some structures; remove it where nothing is left."""
+    import pyarrow
+    from pyarrow import compute, parquet
+
+    from mpnn_core.structures.files import opened_atomically
+
+    table = parquet.read_table(path)
+    dropped = compute.is_in(table["structure"], value_set=pyarrow.array(sorted(names)))
+    kept = table.filter(compute.invert(dropped))
+    if not len(kept):
+        path.unlink()
+        return
+    with opened_atomically(path) as file:
+        parquet.write_table(kept, file)
 
 
 def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 LONG_RUN = 6
 """Equal letters in a row from which on a run is told of."""
+_EQUAL = re.compile(rf"(.)\1{{{LONG_RUN - 1},}}")
 
 LARGE_SHARE, FEWEST_LETTERS = 0.35, 20
 """The share of one letter above which it is told of, among at least so many designed residues."""
@@ -36,12 +38,13 @@ def mutations(structure: Structure, sequence: str) -> tuple[str, ...]:
 def runs_of_one_residue(designs: Designs, sequence: str) -> list[tuple[int, int]]:
     """(first, last) position of each run of `LONG_RUN` or more equal letters of a chain, of which
     at least one was designed."""
-    chains = designs.structure.chain_ids.tolist()
+    chains = designs.structure.chain_ids
     found = []
-    for _, of_run in groupby(range(len(sequence)), lambda i: (chains[i], sequence[i])):
-        run = list(of_run)
-        if len(run) >= LONG_RUN and designs.designed[run].any():
-            found.append((run[0], run[-1]))
+    for equal in _EQUAL.finditer(sequence):
+        for _, of_chain in groupby(range(*equal.span()), lambda i: chains[i]):
+            run = list(of_chain)
+            if len(run) >= LONG_RUN and designs.designed[run].any():
+                found.append((run[0], run[-1]))
     return found
 
 

@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,8 @@ no ligand, `temperature` where it differs from residue to residue, `input_sha256
 structure came from no file."""
 
 ENDINGS = (".csv", ".parquet")
+ROWS_A_BLOCK = 1 << 14
+"""Rows that are in memory while a table is written."""
 
 
 class TableError(ValueError):
@@ -114,9 +117,9 @@ def write_table(
         As `check_table`.
     """
     check_table(path)
-    listed = list(table)
-    writer = TableWriter(path, columns)
-    writer.write({name: [row[name] for row in listed] for name in columns})
+    writer, rows = TableWriter(path, columns), iter(table)
+    while block := list(islice(rows, ROWS_A_BLOCK)):
+        writer.write({name: [row[name] for row in block] for name in columns})
     writer.close()
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, NamedTuple
@@ -19,6 +19,7 @@ from typing import IO, Any, NamedTuple
 from mpnn_core.structures.files import write_atomically
 
 RUN, MANIFEST, DONE, LOCK, FAILURES = "run", "run.json", "done.jsonl", "lock", "failures.csv"
+PARTS = "designs/part-*.parquet"
 FAILURE_COLUMNS = ("file", "chain", "residue", "reason")
 
 
@@ -27,12 +28,21 @@ class RunError(ValueError):
 
 
 class Done(NamedTuple):
-    """A structure whose results are written: its name, the sha256 of its content, and its rows of
-    the table, if there is one."""
+    """A structure whose results are written: its name, the sha256 of its content ("" takes back
+    what an earlier line said), and its rows of the table, if there is one."""
 
     name: str
     digest: str
     rows: list[dict[str, Any]]
+
+
+class Line(NamedTuple):
+    """Where the log says that a structure is done: the sha256 of its content, whether there are
+    rows, and the first byte of the line. The rows stay in the file, for they may be many."""
+
+    digest: str
+    has_rows: bool
+    start: int
 
 
 class Failed(NamedTuple):
@@ -58,8 +68,9 @@ class RunFolder:
     Attributes
     ----------
     seed : of the run
-    done : name -> what is done
+    lines : name -> where the log says that it is done
     continued : whether there was a run
+    removed : how many parts of an earlier run were removed
 
     Raises
     ------
@@ -100,18 +111,20 @@ class RunFolder:
         path = self.run / MANIFEST
         manifest = _manifest(path) if path.exists() and not restart else None
         self.continued = manifest is not None
+        self.removed = 0
         if manifest is not None:
             _require_same(self.folder, manifest, settings, seed, shard)
             self.seed: int = manifest["seed"]
         else:
             self.seed = drawn if seed is None else seed
+            self._remove_parts(restart)
             (self.run / DONE).unlink(missing_ok=True)
             content = {
                 "mpnn_core": version, "seed": self.seed, "shard": shard, "settings": dict(settings),
             }  # fmt: skip
             text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
             write_atomically(path, lambda file: file.write(text.encode("utf-8", "surrogateescape")))
-        self.done = read_done(self.run / DONE)
+        self.lines = read_done(self.run / DONE)
         self._log = (self.run / DONE).open("ab")
         if self._log.tell() and not _ends_a_line(self.run / DONE):
             self._log.write(b"\n")  # after a line that was cut
@@ -120,6 +133,18 @@ class RunFolder:
             part.unlink(missing_ok=True)
         self._failures: IO[str] | None = None
         self.failed = 0
+
+    def _remove_parts(self, restart: bool) -> None:
+        """Remove parts of what is begun again: their rows would count as done."""
+        parts = sorted(self.folder.glob(PARTS))
+        if parts and not restart:
+            raise RunError(
+                f"{parts[0]} is of a run of which nothing else is there; choose another folder, or "
+                "begin again with --restart, which removes it"
+            )
+        for part in parts:
+            part.unlink()
+        self.removed = len(parts)
 
     def __enter__(self) -> RunFolder:
         return self
@@ -135,17 +160,29 @@ class RunFolder:
 
     def is_done(self, name: str, digest: str, results: Sequence[Path]) -> bool:
         """Whether a structure of this content has its results; they may have been removed since."""
-        found = self.done.get(name)
+        found = self.lines.get(name)
         return found is not None and found.digest == digest and all(p.exists() for p in results)
+
+    def rows(self, names: Iterable[str]) -> Iterator[dict[str, Any]]:
+        """The rows of those of some structures that are done."""
+        known = (self.lines[name] for name in names if name in self.lines)
+        for done in read_lines(self.run / DONE, known):
+            yield from done.rows
 
     def add(self, done: Done) -> None:
         """Say that the results of a structure are written."""
         if not (self.run / DONE).exists():  # what is written to it now goes nowhere
             raise RunError(f"{self.folder} is gone, or was replaced, while the run wrote to it")
         line = json.dumps(done._asdict(), ensure_ascii=True, separators=(",", ":"))
+        start = self._log.tell()
         self._log.write(line.encode("ascii") + b"\n")
         self._log.flush()
-        self.done[done.name] = done
+        _note(self.lines, done, start)
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Say that structures have no results any more."""
+        for name in names:
+            self.add(Done(name, "", []))
 
     def add_failure(self, failed: Failed) -> None:
         """Say that a structure has none."""
@@ -159,20 +196,39 @@ class RunFolder:
         self.failed += 1
 
 
-def read_done(path: Path) -> dict[str, Done]:
+def read_done(path: Path) -> dict[str, Line]:
     """What a log says is done; the last line of a name counts, and a line that was cut does not."""
-    done: dict[str, Done] = {}
+    lines: dict[str, Line] = {}
     try:
-        content = path.read_bytes()
+        log = path.open("rb")
     except FileNotFoundError:
-        return done
-    for line in content.split(b"\n"):
-        try:
-            found = Done(**json.loads(line))
-        except (ValueError, TypeError):
-            continue
-        done[found.name] = found
-    return done
+        return lines
+    with log:
+        start = 0
+        for line in log:
+            try:
+                found = Done(**json.loads(line))
+            except (ValueError, TypeError):
+                pass
+            else:
+                _note(lines, found, start)
+            start += len(line)
+    return lines
+
+
+def _note(lines: dict[str, Line], done: Done, start: int) -> None:
+    if done.digest:
+        lines[done.name] = Line(done.digest, bool(done.rows), start)
+    else:  # it is forgotten
+        lines.pop(done.name, None)
+
+
+def read_lines(path: Path, lines: Iterable[Line]) -> Iterator[Done]:
+    """What lines of a log say in full."""
+    with path.open("rb") as log:
+        for line in lines:
+            log.seek(line.start)
+            yield Done(**json.loads(log.readline()))
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -253,6 +309,7 @@ class Parts:
     write : (path, rows)
     read : path -> the names and digests of the structures in a part. What the parts hold is done,
         whether or not the process came to saying so
+    drop : (path, names): write a part anew without some structures, or remove it
     structures : of a part
     """
 
@@ -261,18 +318,30 @@ class Parts:
         run: RunFolder,
         write: Callable[[Path, list[dict[str, Any]]], None],
         read: Callable[[Path], Iterable[tuple[str, str]]],
+        drop: Callable[[Path, Collection[str]], None],
         structures: int,
     ) -> None:
-        self.run, self._write, self.structures = run, write, structures
-        self.folder = run.folder / "designs"
+        self.run, self._write, self._drop, self.structures = run, write, drop, structures
         self.pending: list[Done] = []
-        written = {pair for path in self.folder.glob("part-*.parquet") for pair in read(path)}
-        for name, digest in sorted(written):
-            known = run.done.get(name)
-            if known is None:
-                run.add(Done(name, digest, []))
-        numbers = [int(p.stem[5:10]) for p in self.folder.glob("part-*.parquet")]
+        self.of: dict[str, list[Path]] = {}
+        """Name -> the parts that have it."""
+        for path in sorted(run.folder.glob(PARTS)):
+            for name, digest in sorted(set(read(path))):
+                self.of.setdefault(name, []).append(path)
+                if name not in run.lines:
+                    run.add(Done(name, digest, []))
+        numbers = [int(p.stem[5:10]) for p in run.folder.glob(PARTS)]
         self.next = max(numbers, default=-1) + 1
+
+    def drop(self, names: Iterable[str]) -> None:
+        """Take structures that are designed anew out of the parts."""
+        of_part: dict[Path, set[str]] = {}
+        for name in names:
+            for path in self.of.get(name, ()):
+                of_part.setdefault(path, set()).add(name)
+        for path, dropped in of_part.items():
+            self.run.forget(sorted(dropped))  # first: what has no rows is not done
+            self._drop(path, dropped)
 
     def add(self, done: Done) -> None:
         """Keep the rows of a structure until there are enough for a file."""
@@ -284,7 +353,7 @@ class Parts:
         """Write what is kept; then it is done."""
         if not self.pending:
             return
-        path = self.folder / f"part-{self.next:05d}.parquet"
+        path = self.run.folder / PARTS.replace("*", f"{self.next:05d}")
         self._write(path, [row for done in self.pending for row in done.rows])
         self.next += 1
         for done in self.pending:

@@ -48,7 +48,7 @@ class InputError(ValueError):
     """Inputs that cannot be listed; the message names the file and what was expected."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """A structure of a run.
 
@@ -75,17 +75,10 @@ class Item:
 
     def digest(self) -> str:
         """sha256 of the content, hex: of the file, the member, or the row's arrays."""
-        digest = hashlib.sha256()
         if self.is_row:
-            structure = self.structure()
-            digest.update(structure.sequence.encode())
-            for array in (structure.coords, structure.residue_index, structure.chain_ids):
-                digest.update(np.ascontiguousarray(array).tobytes())
-            return digest.hexdigest()
+            return row_digest(self.structure())
         with self._opened() as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        return digest.hexdigest()
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     @contextmanager
     def file(self) -> Iterator[Path]:
@@ -104,7 +97,7 @@ class Item:
         return _backbone(self.path, self.member, self.name)
 
     @contextmanager
-    def _opened(self) -> Iterator[IO[bytes]]:
+    def _opened(self) -> Iterator[io.BufferedReader | io.BytesIO]:
         if not self.member:
             with open_bounded(self.path, LARGEST) as file:
                 yield file
@@ -122,6 +115,20 @@ class Item:
                 f"unpacks to more than {LARGEST >> 20} MB, which is no structure", file=self.source
             )
         yield io.BytesIO(content)
+
+
+def row_digest(structure: Structure) -> str:
+    """sha256 of the arrays of a table's row, hex."""
+    digest = hashlib.sha256(structure.sequence.encode())
+    for array in (structure.coords, structure.residue_index, structure.chain_ids):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file, hex."""
+    with open_bounded(path, LARGEST) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # What damaged archives lead zipfile, tarfile and the decompressors to raise.

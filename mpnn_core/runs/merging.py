@@ -17,6 +17,7 @@ from mpnn_core.runs.folder import (
     RunError,
     RunFolder,
     read_done,
+    read_lines,
     read_manifest,
 )
 from mpnn_core.runs.inputs import Shard
@@ -72,15 +73,16 @@ def merge(folders: Sequence[Path], out: Path) -> Merged:
     with RunFolder(out, settings, version, first["seed"], first["seed"]) as run:
         for folder in folders:
             _join(folder, out)
-            for done in read_done(folder / RUN / DONE).values():
-                other = run.done.get(done.name)
+            log = folder / RUN / DONE
+            for done in read_lines(log, read_done(log).values()) if log.exists() else ():
+                other = run.lines.get(done.name)
                 if other is not None and other.digest != done.digest:
                     raise RunError(f"{folder}: {done.name} is another structure in {out}")
                 run.add(done)
             for row in _failures(folder):
                 run.add_failure(Failed("", *row))
                 failed += 1
-        return Merged(len(run.done), failed, missing)
+        return Merged(len(run.lines), failed, missing)
 
 
 def _join(folder: Path, out: Path) -> None:

@@ -9,6 +9,7 @@ import secrets
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import IO
 from zipfile import ZipFile
@@ -20,7 +21,7 @@ _KINDS = {
 }  # fmt: skip
 
 
-def open_bounded(path: Path | str, limit: int) -> IO[bytes]:
+def open_bounded(path: Path | str, limit: int) -> BufferedReader:
     """A regular file of at most `limit` bytes, open for reading; links are followed.
 
     A FIFO or a device is refused without reading from it: neither has an end that one could wait

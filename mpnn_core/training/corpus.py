@@ -118,15 +118,17 @@ def corpus_of(name: str, structures: Sequence[Structure]) -> Corpus:
     return _corpus(name, structures, unknown)
 
 
-def batched(structures: Iterable[Structure], sequences: int) -> Iterator[list[Structure]]:
+def batched(
+    structures: Iterable[Structure], sequences: int, rows: int = ROWS_PER_CALL
+) -> Iterator[list[Structure]]:
     """Lists of structures to compute `sequences` of each in one call.
 
-    A list has at least `ROWS_PER_CALL` residues in all sequences, but for the last.
+    A list has at least `rows` residues in all sequences, but for the last.
     """
     batch: list[Structure] = []
     for structure in structures:
         batch.append(structure)
-        if sequences * sum(map(len, batch)) >= ROWS_PER_CALL:
+        if sequences * sum(map(len, batch)) >= rows:
             yield batch
             batch = []
     if batch:
