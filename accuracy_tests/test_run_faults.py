@@ -34,11 +34,11 @@ def backbones(folder: Path, count: int, length: int = 40) -> Path:
     for i in range(count):
         first = i % (len(whole) - length)
         piece = rows_of(whole, slice(first, first + length))
-        write_structure(folder / f"b{i:05d}.pdb", _jittered(piece, noise))
+        write_structure(folder / f"b{i:05d}.pdb", jittered(piece, noise))
     return folder
 
 
-def _jittered(structure, noise):
+def jittered(structure, noise):
     coords = structure.coords + noise.normal(0, 0.02, structure.coords.shape)
     return replace(structure, coords=coords.astype(structure.coords.dtype))
 

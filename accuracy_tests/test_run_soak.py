@@ -1,6 +1,6 @@
 """A long run: what a process holds does not grow with what it has done.
 
-`MPNN_CORE_SOAK=20000 pytest --proof accuracy_tests/test_run_soak.py -s` takes 20,000 backbones, at
+`MPNN_CORE_SOAK=40000 pytest --proof accuracy_tests/test_run_soak.py -s` takes 40,000 backbones, at
 least 20 minutes on two cores; without the variable there are a few hundred.
 """
 
@@ -11,8 +11,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
-from test_run_faults import backbones, designs, started
+from proteins import TS50, protein, rows_of
+from test_run_faults import designs, jittered, started
+
+from mpnn_core.structures.writers import write_structure
 
 COUNT = int(os.environ.get("MPNN_CORE_SOAK", "300"))
 EVERY = 0.25 if COUNT < 2000 else 5.0
@@ -22,6 +26,18 @@ pytestmark = [
     pytest.mark.proof,
     pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="this system has no /proc"),
 ]
+
+
+def backbones(folder: Path) -> Path:
+    """The chains of TS50 and a half of each, jittered anew each time."""
+    folder.mkdir()
+    noise = np.random.default_rng(0)
+    for i in range(COUNT):
+        structure = protein(TS50[i % len(TS50)])
+        if (i // len(TS50)) % 2:
+            structure = rows_of(structure, slice(len(structure) // 2))
+        write_structure(folder / f"b{i:05d}.pdb", jittered(structure, noise))
+    return folder
 
 
 def looked_at(process: int) -> tuple[float, int, int]:
@@ -37,7 +53,7 @@ def looked_at(process: int) -> tuple[float, int, int]:
 
 def test_memory_files_and_threads_are_flat(tmp_path):
     """After the first third, the median of the second half is at most 5 % and 20 MB above."""
-    inputs, out = backbones(tmp_path / "in", COUNT, length=60), tmp_path / "out"
+    inputs, out = backbones(tmp_path / "in"), tmp_path / "out"
     process = started(inputs, out, "-n", 2, "--format", "fasta")
     looks = []
     began = time.monotonic()

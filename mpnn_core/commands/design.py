@@ -90,8 +90,8 @@ def add_parser(commands: Any) -> None:
     )  # fmt: skip
     design.add_argument(
         "--workers", type=number(int, 1), metavar="N",
-        help="processes that read, design and write (default: one, which computes on all cores; "
-        "with --device cuda one for each GPU)",
+        help="processes that read, design and write (default: of many structures one for each 4 "
+        "cores, or up to 8 for each GPU with --device cuda; otherwise one)",
     )  # fmt: skip
     design.add_argument(
         "--cluster", metavar="local|auto|ADDRESS",

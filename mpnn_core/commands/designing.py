@@ -54,6 +54,10 @@ MANY = 10
 """Structures from which on a run ends with a line on how many it designed in what time."""
 BATCH, BATCH_ON_GPU = 32, 256
 """Structures that a process is given at a time."""
+CORES_A_PROCESS, FEWEST_A_PROCESS = 4, 100
+"""Of a CPU: cores that a process computes on, and structures that are worth starting one."""
+MOST_ON_A_GPU, GPU_BYTES_A_PROCESS = 8, 9 << 30
+"""Processes on one GPU: it computes faster than one of them reads and writes."""
 ROWS_ON_GPU = 1 << 19
 """Residues in all sequences from which on a GPU is given no more at a time."""
 
@@ -519,10 +523,31 @@ def _places(options: argparse.Namespace, items: int) -> list[str]:
 
         devices = [f"cuda:{i}" for i in range(torch.cuda.device_count())] or devices
     count = options.workers
+    if count is None and (options.page is not None or options.out == STANDARD_OUTPUT):
+        count = 1
     if count is None:
-        count = len(devices) if options.page is None and options.out != STANDARD_OUTPUT else 1
+        count = _best_count(devices, items)
     count = max(1, min(count, items))
     return [devices[i % len(devices)] for i in range(count)]
+
+
+def _best_count(devices: list[str], items: int) -> int:
+    """How many processes design a run fastest: docs/notes/engine.md and cuda.md have the figures.
+
+    Their start takes seconds, so that a few structures are best left to one on each device.
+    """
+    if devices == ["cpu"]:
+        return min(_cores() // CORES_A_PROCESS, items // FEWEST_A_PROCESS)
+    if not devices[0].startswith("cuda"):
+        return 1
+    import torch
+
+    if not torch.cuda.is_available():  # which loading the model will say
+        return 1
+    of_cores = _cores() // (2 * len(devices))
+    of_memory = torch.cuda.get_device_properties(devices[0]).total_memory // GPU_BYTES_A_PROCESS
+    of_items = items // (BATCH_ON_GPU * len(devices))
+    return len(devices) * max(1, min(MOST_ON_A_GPU, of_cores, of_memory, of_items))
 
 
 def _on(options: argparse.Namespace, device: str) -> argparse.Namespace:

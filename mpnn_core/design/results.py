@@ -501,13 +501,14 @@ def format_designs(designs: Sequence[Designs], native: Scores, version: str) -> 
         chain_sequences(s, s.sequence, first.design_chains),
     ]
     for at in designs:
+        temperature = _of_most(at.temperature)
         rows = zip(
             at.samples.tolist(), at.sequences, at.scores, at.global_scores, _confidences(at),
             at.recovery, strict=True,
         )  # fmt: skip
         for sample, sequence, score, global_score, more, recovery in rows:
             lines += [
-                f">T={_of_most(at.temperature):g}, sample={sample}, score={score:.4f}"
+                f">T={temperature:g}, sample={sample}, score={score:.4f}"
                 f", global_score={global_score:.4f}{more}, seq_recovery={recovery:.4f}",
                 chain_sequences(s, sequence, first.design_chains),
             ]
