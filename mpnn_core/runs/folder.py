@@ -171,7 +171,7 @@ class RunFolder:
 
     def add(self, done: Done) -> None:
         """Say that the results of a structure are written."""
-        if not (self.run / DONE).exists():  # what is written to it now goes nowhere
+        if not os.fstat(self._log.fileno()).st_nlink:  # what is written to it now goes nowhere
             raise RunError(f"{self.folder} is gone, or was replaced, while the run wrote to it")
         line = json.dumps(done._asdict(), ensure_ascii=True, separators=(",", ":"))
         start = self._log.tell()
