@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import gzip
 import json
@@ -19,6 +20,7 @@ import pytest
 from proteins import TS50, path_of, protein
 
 import mpnn_core as mpnn
+from mpnn_core.commands import designing
 from mpnn_core.commands.main import main
 from mpnn_core.runs.folder import RunFolder, read_done
 from mpnn_core.runs.inputs import InputError, Shard, list_items
@@ -128,6 +130,7 @@ def test_failures_are_a_table_and_the_others_are_designed(folder, whole, tmp_pat
     with (out / "failures.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
     assert row["file"] == str(bad) and row["chain"] == "A" and row["residue"] and row["reason"]
+    assert str(bad) not in row["reason"]
     assert fasta(out) == whole
     bad.write_bytes((folder / "s0.pdb").read_bytes())
     assert design([folder, bad], out) == 0
@@ -143,6 +146,22 @@ def test_several_processes_write_the_same(folder, whole, tmp_path, capfd) -> Non
     assert design(folder, out, "--workers", "2", "--table", table) == 0, "rows of earlier calls"
     assert len(table.read_text().splitlines()) == 1 + 12
     assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("cores", "structures", "processes"),
+    [(2, 10_000, 1), (16, 10_000, 4), (16, 250, 2), (16, 99, 1), (64, 10_000, 16)],
+)
+def test_many_cores_get_several_processes_if_there_is_enough_to_do(
+    cores, structures, processes, monkeypatch
+) -> None:
+    monkeypatch.setattr(designing, "_cores", lambda: cores)
+    options = argparse.Namespace(device="cpu", workers=None, page=None, out=Path("out"))
+    assert designing._places(options, structures) == ["cpu"] * processes
+    options.out = designing.STANDARD_OUTPUT
+    assert designing._places(options, structures) == ["cpu"], "what is printed has one writer"
+    options.workers = 3
+    assert designing._places(options, 2) == ["cpu"] * 2
 
 
 def test_shards_are_joined(folder, whole, tmp_path, capsys) -> None:

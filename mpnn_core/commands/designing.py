@@ -235,7 +235,7 @@ def _failed(item: Item, error: Exception) -> Failed:
     if isinstance(error, _WriteError):
         undone, error = f"{error.undone}: ", error.error
     chain, residue = (getattr(error, name, None) or "" for name in ("chain", "residue"))
-    said = reason(error)
+    said = reason(error).removeprefix(f"{item.source}: ")  # which has a column of its own
     return Failed(item.name, item.source, chain, residue, undone + said)
 
 
