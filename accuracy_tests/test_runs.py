@@ -13,6 +13,7 @@ import sys
 import tarfile
 import time
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -363,11 +364,11 @@ def test_members_that_fail_are_named_by_their_archive(tmp_path) -> None:
 # -------------------------------------------------------------------------------------- faults
 
 
-def started(inputs: Path, out: Path, *options: str) -> subprocess.Popen[str]:
-    call = [sys.executable, "-m", "mpnn_core.commands.main", "design", str(inputs), *OPTIONS,
-            *options, "--out", str(out)]  # fmt: skip
+def started(
+    inputs: Path, out: Path, *more: str, options: Sequence[str] = OPTIONS
+) -> subprocess.Popen[str]:
     code = "import sys; from mpnn_core.commands.main import main; sys.exit(main(sys.argv[1:]))"
-    call[1:3] = ["-c", code]
+    call = [sys.executable, "-c", code, "design", str(inputs), *options, *more, "--out", str(out)]
     return subprocess.Popen(call, stderr=subprocess.PIPE, text=True)
 
 
@@ -392,14 +393,43 @@ def wait_for(out: Path, structures: int, process: subprocess.Popen[str]) -> None
 
 
 def test_sigterm_ends_a_run_that_can_be_continued(tmp_path) -> None:
-    inputs, out = many(tmp_path / "in", 60), tmp_path / "out"
+    inputs, out = many(tmp_path / "in", 240), tmp_path / "out"
     process = started(inputs, out)
     wait_for(out, 1, process)
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=20)
     assert process.returncode == 143 and "ended by SIGTERM; all files written so far" in said
     assert design(inputs, out) == 0
-    assert len(fasta(out)) == 60
+    assert len(fasta(out)) == 240
+
+
+def test_sigterm_does_not_wait_for_what_processes_compute(tmp_path) -> None:
+    """A batch of theirs would take minutes, and a scheduler kills what has not ended by then."""
+    inputs, out = many(tmp_path / "in", 16), tmp_path / "out"
+    process = started(inputs, out, "--workers", "2", options=["-n", "20000"])
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    if not children.parent.exists():
+        process.kill()
+        pytest.skip("needs the list of a process's children, as Linux has it")
+    workers: list[int] = []
+    while len(workers) < 2:
+        assert process.poll() is None
+        found = [int(child) for child in children.read_text().split()]
+        workers = [c for c in found if "spawn_main" in Path(f"/proc/{c}/cmdline").read_text()]
+        time.sleep(0.1)
+    while not all(busy(worker) for worker in workers):
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 143 and "ended by SIGTERM" in said
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+
+
+def busy(process: int) -> bool:
+    """Whether a process has had more of a processor than its start takes."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) > 8 * os.sysconf("SC_CLK_TCK")
 
 
 def test_a_second_run_into_a_folder_is_told(folder, tmp_path, capsys) -> None:

@@ -1,12 +1,14 @@
 """E40 and E41: a run, from files on disk to files on disk.
 
 Against a loop over the original, which parses, samples and writes each file, and against one call
-of `Model.design` on structures that are read. All in one process, so that none pays for importing
-torch; the run loads the weights in its time.
+of `Model.design` on structures that are read. On a CPU all in one process, so that none pays for
+importing torch; the run loads the weights in its time. On a GPU the run starts several processes,
+in its time too.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -83,9 +85,13 @@ def test_a_run_beats_a_loop_over_the_original(model, network, timed, judge, tmp_
 
 
 def overhead(
-    model: mpnn.Model, copies: int, folder: Path, timed, judge, device: str = "cpu"
+    model: mpnn.Model, copies: int, links: int, folder: Path, timed, judge, device: str = "cpu"
 ) -> None:
-    """The time of a run over that of one call of the model, for TS50 and jittered copies of it."""
+    """The time of a run over that of one call of the model, a structure.
+
+    The call is of TS50 and jittered copies of it, and the run of all of these under `links` names
+    each.
+    """
     (folder / "in").mkdir()
     files = []
     for name in TS50:
@@ -93,18 +99,21 @@ def overhead(
         for i in range(copies):
             files.append(write(folder / "in" / f"{name}_{i}.pdb", move()))
     structures = [mpnn.read_structure(file) for file in files]
-    run = running(files, folder / "runs", device)
+    for file in files:
+        for i in range(1, links):
+            os.link(file, file.with_name(f"{file.stem}_{i}.pdb"))
 
     def designed() -> list[mpnn.Designs]:
         designs: list[mpnn.Designs] = model.design(structures, EACH, seed=37)
         return designs
 
-    out = run()
-    for designs in designed():  # the same designs, before anything is timed
+    out = running(files[: len(TS50)], folder / "checked", device)()
+    for designs in designed()[: len(TS50)]:  # the same designs, before anything is timed
         written = (out / "seqs" / f"{designs.structure.name}.fa").read_text().splitlines()
         if device == "cpu":  # elsewhere the last bits depend on the batch
             assert written[3::2] == designs.sequences
         assert [len(row) for row in written[3::2]] == [len(row) for row in designs.sequences]
+    run = running([folder / "in"], folder / "runs", device)
     times = timed(
         {"run": run, "model": designed, "control": designed},
         ours="run",
@@ -113,10 +122,10 @@ def overhead(
     )
     by = computed_by(model)
     judge(
-        times.ratio("run", "model"),
+        times.ratio("run", "model", 1 / links),
         control=times.ratio("model", "control"),
         times=times,
-        workload=f"{len(files)} files, {sum(map(len, structures))} residues, {EACH} designs each",
+        workload=f"{len(files) * links:,} files, {EACH} designs each",
         note=str(by["note"]),
         only_record=by["only_record"] and device == "cpu",
     )
@@ -125,7 +134,7 @@ def overhead(
 @pytest.mark.costly(60)
 @pytest.mark.claim("E41", "overhead")
 def test_a_run_costs_little_more_than_the_model(model, timed, judge, tmp_path) -> None:
-    overhead(model, 2, tmp_path, timed, judge)
+    overhead(model, 2, 1, tmp_path, timed, judge)
 
 
 @pytest.mark.claim("E41", "overhead-h100")
@@ -137,4 +146,4 @@ def test_a_run_costs_little_more_than_the_model_on_cuda(
     if not torch.cuda.is_available():
         not_exercised("an NVIDIA GPU")
     fast = mpnn.load_model(device="cuda")
-    overhead(fast, 20, tmp_path, timed, judge, "cuda:0")
+    overhead(fast, 20, 20, tmp_path, timed, judge, "cuda")

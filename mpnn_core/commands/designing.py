@@ -58,6 +58,8 @@ CORES_A_PROCESS, FEWEST_A_PROCESS = 4, 100
 """Of a CPU: cores that a process computes on, and structures that are worth starting one."""
 MOST_ON_A_GPU, GPU_BYTES_A_PROCESS = 8, 9 << 30
 """Processes on one GPU: it computes faster than one of them reads and writes."""
+GPU_SHARED = 0.9
+"""Of a GPU's memory, what several processes on it may take together besides their contexts."""
 ROWS_ON_GPU = 1 << 19
 """Residues in all sequences from which on a GPU is given no more at a time."""
 
@@ -70,7 +72,8 @@ FREE = frozenset((
 
 
 class Work(NamedTuple):
-    """What designing needs besides the options: made once, and told to every process."""
+    """What designing needs besides the options: made once, and told to every process, which has
+    so many `threads`, and whose device so many processes are `sharing`."""
 
     options: argparse.Namespace
     seed: int
@@ -78,6 +81,7 @@ class Work(NamedTuple):
     prints: bool
     parquet: bool
     threads: int
+    sharing: int
 
 
 class _Opened(NamedTuple):
@@ -377,7 +381,8 @@ class Running:
         self.places = _places(options, len(items))
         # An actor of a cluster has one core.
         threads = 1 if options.cluster else max(1, _cores() // len(self.places))
-        self.work = Work(options, 0, files, prints, self.parquet, threads)
+        sharing = 1 if options.cluster else self.places.count(self.places[0])
+        self.work = Work(options, 0, files, prints, self.parquet, threads, sharing)
         self.designing: Designing | None = None
         if len(self.places) == 1 and options.cluster is None:
             placed = _on(options, self.places[0])
@@ -561,6 +566,9 @@ def _prepare(work: Work, place: str) -> Callable[[list[Item]], list[Done | Faile
     number, _, device = place.partition(":")
     warnings_in_a_line().__enter__()  # for as long as the process lives
     torch.set_num_threads(work.threads)
+    if device.startswith("cuda") and work.sharing > 1:
+        # What torch keeps for later is not free for the others; each gets its part of the memory.
+        torch.cuda.set_per_process_memory_fraction(GPU_SHARED / work.sharing, device)
     options = _on(work.options, device)
     if number != "0":  # what is said of the model is said once
         with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):

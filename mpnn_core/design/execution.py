@@ -241,10 +241,14 @@ def memory_budget(device: torch.device) -> int:
     """Bytes that the large tensors may take: of a GPU, which is good at large ones, an eighth."""
     if device.type != "cuda":
         return MEMORY_BUDGET_BYTES
-    total: int = torch.cuda.get_device_properties(device).total_memory
-    return max(MEMORY_BUDGET_BYTES, total // 8)
+    return max(MEMORY_BUDGET_BYTES, _gpu_bytes(device) // 8)
 
 
 def is_half_free(device: torch.device) -> bool:
+    return torch.cuda.memory_allocated(device) < _gpu_bytes(device) // 2
+
+
+def _gpu_bytes(device: torch.device) -> int:
+    """Memory of a GPU that this process may take, which torch knows where several share it."""
     total: int = torch.cuda.get_device_properties(device).total_memory
-    return torch.cuda.memory_allocated(device) < total // 2
+    return int(total * torch.cuda.get_per_process_memory_fraction(device))

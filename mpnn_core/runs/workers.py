@@ -117,7 +117,7 @@ class Workers(Generic[Item, Result]):
                         place = first.worker.place
                         raise RuntimeError(NOT_STARTED.format(place, self.caller)) from None
                     if workers[first.place] is first.worker:
-                        first.worker.pool.shutdown(wait=False)
+                        first.worker.end()
                         workers[first.place] = self._worker(first.worker.place)
                     for i, other in enumerate(ahead):
                         if other.worker is first.worker and not other.succeeded:
@@ -133,7 +133,7 @@ class Workers(Generic[Item, Result]):
                 yield from results
         finally:
             for worker in workers:
-                worker.pool.shutdown(wait=False, cancel_futures=True)
+                worker.end()
 
     def _worker(self, place: str) -> _Worker:
         return _Worker(place, self.prepare)
@@ -158,6 +158,12 @@ class _Worker:
             return False
         process.join()
         return bool(process.exitcode and process.exitcode > 0)
+
+    def end(self) -> None:
+        """End the process, in the middle of a batch too: nobody waits for the rest any more."""
+        self.pool.shutdown(wait=False, cancel_futures=True)
+        if self.context.process is not None:
+            self.context.process.terminate()
 
 
 class _Spawning(SpawnContext):

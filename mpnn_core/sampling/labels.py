@@ -138,6 +138,8 @@ class _Numbering:
     def label(self, position: int) -> str:
         chain, number = self.chains[position], self.numbers[position]
         joined = f"{chain}{number}"
+        if chain and self.plain.get(joined) == position:
+            return joined
         clear = self._readings(joined) == [_Reading(chain, number, None)]
         return joined if chain and clear else f"{chain}:{number}"
 
@@ -248,9 +250,10 @@ _NUMBERINGS: WeakKeyDictionary[Structure, _Numbering] = WeakKeyDictionary()
 
 
 def _numbering(structure: Structure) -> _Numbering:
-    if structure not in _NUMBERINGS:
-        _NUMBERINGS[structure] = _Numbering(structure)
-    return _NUMBERINGS[structure]
+    numbering = _NUMBERINGS.get(structure)
+    if numbering is None:
+        numbering = _NUMBERINGS[structure] = _Numbering(structure)
+    return numbering
 
 
 def _parsed(number: str) -> tuple[int, str] | None:
