@@ -250,5 +250,6 @@ def is_half_free(device: torch.device) -> bool:
 
 def _gpu_bytes(device: torch.device) -> int:
     """Memory of a GPU that this process may take, which torch knows where several share it."""
-    total: int = torch.cuda.get_device_properties(device).total_memory
-    return int(total * torch.cuda.get_per_process_memory_fraction(device))
+    index = torch.cuda.current_device() if device.index is None else device.index
+    total: int = torch.cuda.get_device_properties(index).total_memory
+    return int(total * torch.cuda.get_per_process_memory_fraction(index))

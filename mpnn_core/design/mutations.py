@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from mpnn_core.constants import AMINO_ACIDS
-from mpnn_core.sampling.labels import label
+from mpnn_core.sampling.labels import label, labels
 from mpnn_core.structures.structure import Structure
 
 if TYPE_CHECKING:
@@ -28,9 +28,10 @@ def mutations(structure: Structure, sequence: str) -> tuple[str, ...]:
     Numbers are the author's, with insertion codes. A native residue that is unknown (X) cannot be
     mutated, and is not listed.
     """
+    pairs = zip(labels(structure), structure.sequence, sequence, strict=True)
     return tuple(
-        f"{label(structure, i)}:{native}>{letter}"
-        for i, (native, letter) in enumerate(zip(structure.sequence, sequence, strict=True))
+        f"{named}:{native}>{letter}"
+        for named, native, letter in pairs
         if native != letter and native in AMINO_ACIDS
     )
 

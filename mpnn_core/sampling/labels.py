@@ -11,6 +11,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -83,6 +84,11 @@ def label(structure: Structure, position: int) -> str:
     return _numbering(structure).label(position)
 
 
+def labels(structure: Structure) -> list[str]:
+    """The label of every position."""
+    return _numbering(structure).labels
+
+
 def chains_named(structure: Structure, chains: str | Sequence[str]) -> list[str]:
     """Chains by id, "A,B" or one by one, in the structure's order."""
     names = split_chains(chains) if isinstance(chains, str) else list(chains)
@@ -134,6 +140,10 @@ class _Numbering:
                 self.plain[f"{chain}:{number}"] = found[0]
                 if times[chain + number] == 1:
                     self.plain[chain + number] = found[0]
+
+    @cached_property
+    def labels(self) -> list[str]:
+        return [self.label(position) for position in range(len(self.chains))]
 
     def label(self, position: int) -> str:
         chain, number = self.chains[position], self.numbers[position]
