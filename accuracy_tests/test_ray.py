@@ -20,6 +20,15 @@ ray = pytest.importorskip("ray", reason="needs Ray: pip install 'mpnn-core[ray]'
 pytestmark = [pytest.mark.proof, pytest.mark.filterwarnings("ignore")]
 
 
+@pytest.fixture(autouse=True)
+def importable(monkeypatch) -> None:
+    """Actors import this file, as this process does."""
+    here = Path(__file__).parent
+    paths = [str(here), str(here.parent / "fixtures")]
+    paths += filter(None, [os.environ.get("PYTHONPATH")])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     made = tmp_path_factory.mktemp("inputs")
@@ -71,6 +80,17 @@ def test_what_an_actor_dies_of_twice_is_lost_alone() -> None:
     found = list(workers.results(iter(range(20)), 3))
     expected = {n * n for n in range(20) if n != 13} | {"lost 13"}
     assert len(found) == 20 and set(found) == expected
+
+
+def unable(place: str):
+    raise ValueError("no such weights")
+
+
+def test_actors_that_cannot_start_are_an_error_and_lose_nothing() -> None:
+    """Every structure would be lost for it, one after the other."""
+    workers: RayWorkers[int, object] = RayWorkers("local", 2, "cpu", unable, lost)
+    with pytest.raises(RunError, match=r"an actor cannot start: .*no such weights"):
+        list(workers.results(iter(range(20)), 3))
 
 
 def slow(place: str):

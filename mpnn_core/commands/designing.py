@@ -537,7 +537,7 @@ def _places(options: argparse.Namespace, items: int) -> list[str]:
 
 
 def _best_count(devices: list[str], items: int) -> int:
-    """How many processes design a run fastest: docs/notes/engine.md and cuda.md have the figures.
+    """How many processes design a run fastest: docs/notes/runs.md has the figures.
 
     Their start takes seconds, so that a few structures are best left to one on each device.
     """

@@ -68,7 +68,13 @@ class RayWorkers(Generic[Item, Result]):
         self.count = min(count or most, most)
 
     def results(self, items: Iterator[Item], batch_size: int) -> Iterator[Result]:
-        """The result of every item, as they are ready; see `Workers.results`."""
+        """The result of every item, as they are ready; see `Workers.results`.
+
+        Raises
+        ------
+        RunError
+            The first actor cannot start.
+        """
         ray = self.ray
         again: deque[tuple[list[Item], int]] = deque()  # batches whose actor died, and their try
         actors = [self._actor(i) for i in range(self.count)]
@@ -86,6 +92,7 @@ class RayWorkers(Generic[Item, Result]):
                 load[a] += 1
 
         try:
+            self._wait_for_one(actors)
             give()
             while busy:
                 (ready,), _ = ray.wait(list(busy), num_returns=1)
@@ -121,6 +128,15 @@ class RayWorkers(Generic[Item, Result]):
                 ray.kill(actor)
             ray.shutdown()
 
+    def _wait_for_one(self, actors: list[Any]) -> None:
+        """What keeps one from starting keeps all, and would lose every item."""
+        (first,), _ = self.ray.wait([actor.started.remote() for actor in actors], num_returns=1)
+        try:
+            self.ray.get(first)
+        except self.ray.exceptions.RayError as error:
+            *_, why = str(error).strip().splitlines()
+            raise RunError(f"--cluster: an actor cannot start: {why}") from None
+
     def _actor(self, number: int) -> Any:
         """An actor; it has a GPU, or a core, for itself."""
         gpus = 1 if self.device.startswith("cuda") else 0
@@ -133,6 +149,9 @@ class _Actor:
 
     def __init__(self, place: str, prepare: Callable[[str], Callable[[list[Any]], list[Any]]]):
         self._compute = prepare(place)
+
+    def started(self) -> None:
+        """It is there."""
 
     def compute(self, batch: list[Any]) -> list[Any]:
         return self._compute(batch)
