@@ -261,6 +261,41 @@ def test_a_run_that_is_begun_again_has_no_rows_of_before(folder, tmp_path, capsy
     assert rows_of_parts(out) == again
 
 
+def test_parts_of_shards_are_joined(folder, tmp_path, capsys) -> None:
+    parquet = ("--format", "parquet")
+    assert design(folder, tmp_path / "whole", *parquet) == 0
+    shards = [tmp_path / f"shard{i}" for i in (1, 2)]
+    for i, shard in enumerate(shards, 1):
+        assert design(folder, shard, *parquet, "--shard", f"{i}/2") == 0
+    assert main(["merge", *map(str, shards), "--out", str(tmp_path / "all")]) == 0
+    joined = rows_of_parts(tmp_path / "all")
+    assert sorted(joined, key=repr) == sorted(rows_of_parts(tmp_path / "whole"), key=repr)
+    capsys.readouterr()
+    assert design(folder, tmp_path / "all", *parquet) == 0
+    assert "continued, 6 of 6 structures are done" in capsys.readouterr().err
+
+
+def test_a_part_that_was_removed_is_designed_again(folder, tmp_path, capsys) -> None:
+    out = tmp_path / "out"
+    parquet = ("--format", "parquet")
+    assert design(sorted(folder.glob("s[0-2].pdb")), out, *parquet) == 0
+    assert design(folder, out, *parquet) == 0
+    whole = sorted(rows_of_parts(out), key=repr)
+    (out / "designs" / "part-00000.parquet").unlink()
+    capsys.readouterr()
+    assert design(folder, out, *parquet) == 0
+    assert "continued, 3 of 6 structures are done" in capsys.readouterr().err
+    assert sorted(rows_of_parts(out), key=repr) == whole
+
+
+def test_a_structure_without_rows_is_done_too(folder, tmp_path, capsys) -> None:
+    out = tmp_path / "out"
+    none = ("--format", "parquet", "--max-mutations", "0")
+    assert design(folder, out, *none) == 0
+    assert design(folder, out, *none) == 0
+    assert "continued, 6 of 6 structures are done" in capsys.readouterr().err
+
+
 def test_a_run_of_many_ends_with_what_it_did(folder, tmp_path, capsys) -> None:
     for i in range(6):
         (tmp_path / f"t{i}.pdb").write_bytes((folder / f"s{i}.pdb").read_bytes())

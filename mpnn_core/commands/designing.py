@@ -42,7 +42,7 @@ from mpnn_core.commands.outcome import Outcome, Page
 from mpnn_core.commands.surroundings import Reader
 
 if TYPE_CHECKING:
-    from mpnn_core.runs.folder import Done, Failed, RunFolder
+    from mpnn_core.runs.folder import Done, Failed, Parts, RunFolder
     from mpnn_core.runs.inputs import Item, Shard
 
 STANDARD_OUTPUT = Path("-")
@@ -402,7 +402,7 @@ class Running:
         parts = None
         if run is not None and self.parquet:
             parts = Parts(run, _write_rows, _read_part, _drop_rows, STRUCTURES_A_PART)
-        names, left = self._left(run)
+        names, left = self._left(run, parts)
         if run is not None:
             _say_what_is_there(self.options, run, len(names), left, self.parquet)
         if run is not None and parts is not None:
@@ -436,7 +436,7 @@ class Running:
                 f"{designed / seconds:.3g} a second"
             )
 
-    def _left(self, run: RunFolder | None) -> tuple[list[str], list[Item]]:
+    def _left(self, run: RunFolder | None, parts: Parts | None) -> tuple[list[str], list[Item]]:
         """The names of the items of this shard, and the items that are not done.
 
         Content is hashed where it says something: which shard it is of, or whether it has changed.
@@ -454,6 +454,8 @@ class Running:
             names.append(item.name)
             results = _results(self.options, item, self.parquet)
             is_done = run is not None and run.is_done(item.name, digest, results)
+            if is_done and parts is not None:
+                is_done = parts.has(item.name)
             if is_done and self.options.table is not None:
                 is_done = bool(known and known.has_rows)  # made without a table
             if not is_done:

@@ -29,7 +29,7 @@ class RunError(ValueError):
 
 class Done(NamedTuple):
     """A structure whose results are written: its name, the sha256 of its content ("" takes back
-    what an earlier line said), and its rows of the table, if there is one."""
+    what an earlier line said), and its rows of the table, or the part that has them."""
 
     name: str
     digest: str
@@ -117,8 +117,7 @@ class RunFolder:
             self.seed: int = manifest["seed"]
         else:
             self.seed = drawn if seed is None else seed
-            self._remove_parts(restart)
-            (self.run / DONE).unlink(missing_ok=True)
+            self.removed = self._begin_again(restart)
             content = {
                 "mpnn_core": version, "seed": self.seed, "shard": shard, "settings": dict(settings),
             }  # fmt: skip
@@ -134,17 +133,18 @@ class RunFolder:
         self._failures: IO[str] | None = None
         self.failed = 0
 
-    def _remove_parts(self, restart: bool) -> None:
-        """Remove parts of what is begun again: their rows would count as done."""
+    def _begin_again(self, restart: bool) -> int:
+        """Remove the log, then the parts, whose rows would count as done; how many of them."""
         parts = sorted(self.folder.glob(PARTS))
         if parts and not restart:
             raise RunError(
                 f"{parts[0]} is of a run of which nothing else is there; choose another folder, or "
                 "begin again with --restart, which removes it"
             )
+        (self.run / DONE).unlink(missing_ok=True)
         for part in parts:
             part.unlink()
-        self.removed = len(parts)
+        return len(parts)
 
     def __enter__(self) -> RunFolder:
         return self
@@ -329,9 +329,13 @@ class Parts:
             for name, digest in sorted(set(read(path))):
                 self.of.setdefault(name, []).append(path)
                 if name not in run.lines:
-                    run.add(Done(name, digest, []))
+                    run.add(Done(name, digest, [{"part": path.name}]))
         numbers = [int(p.stem[5:10]) for p in run.folder.glob(PARTS)]
         self.next = max(numbers, default=-1) + 1
+
+    def has(self, name: str) -> bool:
+        """Whether the rows of a structure that is done are there; their part may be removed."""
+        return name in self.of or not self.run.lines[name].has_rows
 
     def drop(self, names: Iterable[str]) -> None:
         """Take structures that are designed anew out of the parts."""
@@ -354,8 +358,9 @@ class Parts:
         if not self.pending:
             return
         path = self.run.folder / PARTS.replace("*", f"{self.next:05d}")
-        self._write(path, [row for done in self.pending for row in done.rows])
-        self.next += 1
+        if rows := [row for done in self.pending for row in done.rows]:
+            self._write(path, rows)
+            self.next += 1
         for done in self.pending:
-            self.run.add(done._replace(rows=[]))
+            self.run.add(done._replace(rows=[{"part": path.name}] if done.rows else []))
         self.pending = []
