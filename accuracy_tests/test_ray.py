@@ -93,6 +93,43 @@ def test_actors_that_cannot_start_are_an_error_and_lose_nothing() -> None:
         list(workers.results(iter(range(20)), 3))
 
 
+@pytest.fixture
+def cluster_of():
+    """Clusters on this machine that say that they have so many cores and GPUs."""
+    from ray.cluster_utils import Cluster
+
+    made = []
+
+    def of(cores: int, gpus: int) -> Cluster:
+        made.append(
+            Cluster(initialize_head=True, head_node_args={"num_cpus": cores, "num_gpus": gpus})
+        )
+        return made[-1]
+
+    yield of
+    ray.shutdown()
+    for cluster in made:
+        cluster.shutdown()
+
+
+def test_actors_share_gpus(cluster_of) -> None:
+    """The GPUs are no real ones, and nothing is computed on them: it is about who gets one."""
+    address = cluster_of(6, 2).address
+    shared: RayWorkers[int, int] = RayWorkers(address, None, "cuda", slow, lost, 8)
+    assert (shared.count, shared.sharing) == (2, 1), "three cores for each, and two are for one"
+    ray.shutdown()
+    shared = RayWorkers(address, 5, "cuda", slow, lost, 8)
+    assert (shared.count, shared.sharing) == (5, 3)
+    assert sorted(shared.results(iter(range(20)), 2)) == [n * n for n in range(20)]
+    with pytest.raises(RunError, match="6 cores, too few for 7 workers"):
+        RayWorkers(address, 7, "cuda", slow, lost, 8)
+
+
+def test_a_cluster_without_gpus_is_told(cluster_of) -> None:
+    with pytest.raises(RunError, match="the cluster has no GPU"):
+        RayWorkers(cluster_of(2, 0).address, None, "cuda", slow, lost, 8)
+
+
 def slow(place: str):
     import time
 
@@ -103,23 +140,17 @@ def slow(place: str):
     return compute
 
 
-def test_a_node_that_dies_costs_nothing() -> None:
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+def test_a_node_that_dies_costs_nothing(cluster_of) -> None:
+    cluster = cluster_of(1, 0)
     node = cluster.add_node(num_cpus=1)
-    try:
-        workers: RayWorkers[int, object] = RayWorkers(cluster.address, 2, "cpu", slow, lost)
-        found = []
-        for i, value in enumerate(workers.results(iter(range(60)), 2)):
-            found.append(value)
-            if i == 20:
-                cluster.remove_node(node, allow_graceful=False)
-                cluster.add_node(num_cpus=1)
-        assert sorted(found) == [n * n for n in range(60)]
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
+    workers: RayWorkers[int, int] = RayWorkers(cluster.address, 2, "cpu", slow, lost)
+    found = []
+    for i, value in enumerate(workers.results(iter(range(60)), 2)):
+        found.append(value)
+        if i == 20:
+            cluster.remove_node(node, allow_graceful=False)
+            cluster.add_node(num_cpus=1)
+    assert sorted(found) == [n * n for n in range(60)]
 
 
 def test_without_ray_it_says_what_to_install(monkeypatch) -> None:

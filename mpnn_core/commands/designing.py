@@ -476,8 +476,9 @@ class Running:
 
             cluster: RayWorkers[Item, Any] = RayWorkers(
                 self.options.cluster, self.options.workers, self.options.device,
-                partial(_prepare, work), _lost,
+                partial(_prepare, work), _lost, MOST_ON_A_GPU,
             )  # fmt: skip
+            cluster.prepare = partial(_prepare, work._replace(sharing=cluster.sharing))
             yield from cluster.results(iter(items), self._together(items, cluster.count))
             return
         places = [f"{i}:{place}" for i, place in enumerate(self.places)]

@@ -30,14 +30,20 @@ class RayWorkers(Generic[Item, Result]):
     ----------
     address : "local" starts a cluster on this machine; "auto" is the one that this node is of; or
         the address of another
-    count : actors; None takes as many as the cluster has GPUs, or cores where none is wanted
-    device : "cpu" or "cuda", which takes a GPU for each actor
+    count : actors, of which each has a core for itself; None takes as many as there are cores, or,
+        with GPUs, as are good for these
+    device : "cpu" or "cuda"
     prepare, lost : as in `runs.workers.Workers`
+    most_on_a_gpu : actors that may share one, if `count` is None
+
+    Attributes
+    ----------
+    sharing : actors on one GPU; 1 without
 
     Raises
     ------
     RunError
-        Ray is not installed, or there is no such cluster.
+        Ray is not installed, there is no such cluster, or it has too few cores or no GPU.
     """
 
     def __init__(
@@ -47,6 +53,7 @@ class RayWorkers(Generic[Item, Result]):
         device: str,
         prepare: Callable[[str], Callable[[list[Item]], list[Result]]],
         lost: Callable[[Item, str, str], Result],
+        most_on_a_gpu: int = 1,
     ) -> None:
         self.ray = _ray()
         self.device, self.prepare, self.lost = device, prepare, lost
@@ -61,11 +68,20 @@ class RayWorkers(Generic[Item, Result]):
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise RunError(f"--cluster {address}: no Ray cluster there: {error}") from None
         has = self.ray.cluster_resources()
-        kind = "GPU" if device.startswith("cuda") else "CPU"
-        most = int(has.get(kind, 0))
-        if most < 1:
-            raise RunError(f"--cluster {address}: the cluster has no {kind}")
-        self.count = min(count or most, most)
+        cores, gpus = int(has.get("CPU", 0)), int(has.get("GPU", 0))
+        self.on_gpus = device.startswith("cuda")
+        if self.on_gpus and not gpus:
+            raise RunError(f"--cluster {address}: the cluster has no GPU")
+        best = cores
+        if self.on_gpus:
+            best = gpus * max(1, min(most_on_a_gpu, cores // (2 * gpus)))
+        self.count = count or best
+        if not 1 <= self.count <= cores:
+            raise RunError(
+                f"--cluster {address}: the cluster has {cores} cores, too few for {self.count} "
+                "workers, which take one each"
+            )
+        self.sharing = -(-self.count // gpus) if self.on_gpus else 1
 
     def results(self, items: Iterator[Item], batch_size: int) -> Iterator[Result]:
         """The result of every item, as they are ready; see `Workers.results`.
@@ -138,8 +154,8 @@ class RayWorkers(Generic[Item, Result]):
             raise RunError(f"--cluster: an actor cannot start: {why}") from None
 
     def _actor(self, number: int) -> Any:
-        """An actor; it has a GPU, or a core, for itself."""
-        gpus = 1 if self.device.startswith("cuda") else 0
+        """An actor; it has a core for itself, and its part of a GPU."""
+        gpus = 1 / self.sharing if self.on_gpus else 0
         remote = self.ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0)(_Actor)
         return remote.remote(f"{number}:{self.device}", self.prepare)
 
