@@ -540,23 +540,3 @@ def test_a_manifest_that_is_none_is_refused(folder, tmp_path, capsys) -> None:
     assert "no manifest of a run" in capsys.readouterr().err
     assert design(folder, out, "--restart") == 0
     assert json.loads((out / "run" / "run.json").read_text())["seed"] == 7
-
-
-@pytest.mark.proof
-def test_twenty_kills_at_random_moments(tmp_path) -> None:
-    """The union of what the runs wrote is what an undisturbed run writes, byte for byte."""
-    inputs = many(tmp_path / "in", 400)
-    assert design(inputs, tmp_path / "whole") == 0
-    out, rng, moments = tmp_path / "out", np.random.default_rng(0), []
-    for kill in range(20):
-        process = started(inputs, out, *(["--workers", "2"] if kill % 2 else []))
-        wait_for(out, 1 + len(moments and fasta(out)), process)
-        time.sleep(float(rng.uniform(0, 0.6)))
-        process.kill()
-        process.communicate()
-        moments.append((len(fasta(out)), len(read_done(out / "run" / "done.jsonl"))))
-    assert moments[-1][0] > moments[0][0] > 0, "kills came while it wrote"
-    assert design(inputs, out) == 0
-    assert fasta(out) == fasta(tmp_path / "whole")
-    assert not list((out / "seqs").glob(".*.part"))
-    print(moments)
