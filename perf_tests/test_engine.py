@@ -1,4 +1,4 @@
-"""E1, E2, E4 to E7, E10: our engine against the original, as its authors run it.
+"""E1, E2, E4 to E7: our engine against the original, as its authors run it.
 
 Each sequence has its own decoding order; encoding, schedule and random numbers are in the time. The
 coordinates differ between runs, by 1e-3 Å, so that nothing is won by remembering a structure. The
@@ -12,8 +12,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import count
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,7 +21,6 @@ from timing import JITTER, computed_by, jittered
 
 import mpnn_core as mpnn
 from mpnn_core import Constraints
-from mpnn_core.commands.main import main
 from mpnn_core.gate.intervals import Interval
 from mpnn_core.peers import original
 
@@ -167,44 +164,6 @@ def test_many_structures_in_one_call(model, network, timed, judge) -> None:
         control=times.ratio("a tenth", "control"),
         times=times,
         note=f"{how['note']}; the control is of every tenth structure",
-        only_record=how["only_record"],
-    )
-
-
-@pytest.mark.costly(20)
-@pytest.mark.claim("E10", "rate")
-def test_the_command_keeps_the_rate_of_the_model(model, timed, judge, tmp_path) -> None:
-    """Files to files, the loading of the weights included, against `Model.design` of what was read.
-
-    In one process, so that neither pays for importing torch.
-    """
-    files, structures = [path_of(name) for name in TS50], [protein(name) for name in TS50]
-    folders = (tmp_path / str(i) for i in count())
-
-    def command() -> Path:
-        out = next(folders)
-        assert main(["design", *map(str, files), "-n", "8", "--seed", "37", "--out", str(out)]) == 0
-        return out
-
-    def designed() -> list[mpnn.Designs]:
-        designs: list[mpnn.Designs] = model.design(structures, 8, seed=37)
-        return designs
-
-    out = command()
-    for designs in designed():
-        written = (out / "seqs" / f"{designs.structure.name}.fa").read_text().splitlines()
-        assert written[3::2] == designs.sequences
-    times = timed(
-        {"command": command, "model": designed, "control": designed},
-        ours="command",
-        warm_up=lambda: None,  # both have run
-    )
-    how = computed_by(model)
-    judge(
-        times.ratio("command", "model"),
-        control=times.ratio("model", "control"),
-        times=times,
-        note=str(how["note"]),
         only_record=how["only_record"],
     )
 
