@@ -140,6 +140,19 @@ def slow(place: str):
     return compute
 
 
+def test_a_node_that_nobody_replaces_costs_nothing(cluster_of) -> None:
+    """The actor that has no place gets nothing to do."""
+    cluster = cluster_of(1, 0)
+    node = cluster.add_node(num_cpus=1)
+    workers: RayWorkers[int, int] = RayWorkers(cluster.address, 2, "cpu", slow, lost)
+    found = []
+    for i, value in enumerate(workers.results(iter(range(40)), 2)):
+        found.append(value)
+        if i == 10:
+            cluster.remove_node(node, allow_graceful=False)
+    assert sorted(found) == [n * n for n in range(40)]
+
+
 def test_a_node_that_dies_costs_nothing(cluster_of) -> None:
     cluster = cluster_of(1, 0)
     node = cluster.add_node(num_cpus=1)

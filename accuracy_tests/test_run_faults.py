@@ -6,8 +6,10 @@ import csv
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,6 +20,7 @@ import pytest
 from proteins import protein, rows_of
 
 from mpnn_core.runs.folder import read_done
+from mpnn_core.runs.workers import Workers
 from mpnn_core.structures.writers import write_structure
 
 COMMAND = [sys.executable, "-c", "import sys; from mpnn_core.commands.main import main; sys.exit(main())"]  # fmt: skip  # noqa: E501
@@ -151,6 +154,32 @@ def test_a_structure_that_kills_its_worker_is_set_aside(inputs, undisturbed, tmp
     assert designs(out) == {n: t for n, t in undisturbed.items() if n != "b00005.fa"}
     assert run(inputs, out, "-n", 2).returncode == 0
     assert designs(out) == undisturbed and not (out / "failures.csv").exists()
+
+
+def kill_while_it_sends() -> None:
+    """End this process in the middle of a message."""
+    main = threading.main_thread().ident
+    while sys._current_frames()[main].f_code.co_name != "_send":
+        time.sleep(0.001)
+    time.sleep(0.02)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def sending(place: str):
+    """Computes what takes long to send, and is killed meanwhile."""
+
+    def compute(batch: list[int]) -> list[bytes]:
+        if 3 in batch:
+            threading.Thread(target=kill_while_it_sends, daemon=True).start()
+        return [bytes(300_000_000) if n == 3 else b"" for n in batch]
+
+    return compute
+
+
+def test_a_worker_that_dies_in_the_middle_of_a_message_is_missed():
+    workers = Workers(["cpu"], sending, lambda item, place, why: f"lost {item}", "test")
+    found = list(workers.results(iter(range(6)), 2))
+    assert found == [b"", b"", b"", "lost 3", b"", b""]
 
 
 @pytest.mark.proof

@@ -261,6 +261,97 @@ def test_a_run_that_is_begun_again_has_no_rows_of_before(folder, tmp_path, capsy
     assert rows_of_parts(out) == again
 
 
+def test_a_shard_that_has_not_ended_is_missing(folder, tmp_path, capsys) -> None:
+    """What a task that ran out of time left is no whole shard."""
+    parts = [tmp_path / "a" / "designs", tmp_path / "b" / "designs"]
+    for i, part in enumerate(parts, 1):
+        assert design(folder, part, "--format", "parquet", "--shard", f"{i}/2") == 0
+    (parts[1] / "run" / "ended").unlink()
+    capsys.readouterr()
+    assert main(["merge", *map(str, parts), "--out", str(tmp_path / "all")]) == 1
+    assert f"shard 2/2 has not ended: continue it in {parts[1]}" in capsys.readouterr().err
+    assert not (tmp_path / "all" / "run" / "ended").exists()
+    assert design(folder, parts[1], "--format", "parquet", "--shard", "2/2") == 0
+    assert main(["merge", *map(str, parts), "--out", str(tmp_path / "all")]) == 0
+    assert len(rows_of_parts(tmp_path / "all")) == 12
+
+
+def test_a_structure_that_changes_its_shard_is_in_one(folder, tmp_path, capsys) -> None:
+    inputs = tmp_path / "in"
+    inputs.mkdir()
+    for file in sorted(folder.glob("s?.pdb")):
+        (inputs / file.name).write_bytes(file.read_bytes())
+    shards = [tmp_path / f"shard{i}" for i in (1, 2)]
+
+    def designed() -> None:
+        for i, shard in enumerate(shards, 1):
+            assert design(inputs, shard, "--shard", f"{i}/2") == 0
+
+    designed()
+    moving = next(iter(fasta(shards[0]))).removesuffix(".fa")
+    text = (inputs / f"{moving}.pdb").read_text()
+    for i in range(64):  # until the content is of the other shard
+        (inputs / f"{moving}.pdb").write_text(f"REMARK {i}\n{text}")
+        if Shard(2, 2).holds(list_items([inputs / f"{moving}.pdb"], print)[0].digest()):
+            break
+    capsys.readouterr()
+    designed()
+    assert f"{moving} has changed, and is of another shard now" in capsys.readouterr().err
+    assert f"{moving}.fa" not in fasta(shards[0]) and f"{moving}.fa" in fasta(shards[1])
+    assert main(["merge", *map(str, shards), "--out", str(tmp_path / "all")]) == 0
+    assert len(fasta(tmp_path / "all")) == 6
+
+
+def test_rows_are_written_once_if_the_log_cannot_be(folder, tmp_path, monkeypatch) -> None:
+    """SIGTERM, or a full disk, while the structures of a part are logged."""
+    out, add = tmp_path / "out", RunFolder.add
+
+    def failing(run, done) -> None:
+        if done.name == "s2":
+            raise OSError(28, "No space left on device")
+        add(run, done)
+
+    monkeypatch.setattr(RunFolder, "add", failing)
+    assert design(folder, out, "--format", "parquet") != 0
+    monkeypatch.undo()
+    assert design(folder, out, "--format", "parquet") == 0
+    assert len(rows_of_parts(out)) == 12
+
+
+def test_content_that_comes_back_is_not_taken_for_done(folder, tmp_path) -> None:
+    """Killed after the results of the other content were written, and before they were logged."""
+    copy, out = tmp_path / "s.pdb", tmp_path / "out"
+    contents = [(folder / f"s{i}.pdb").read_bytes() for i in (0, 1)]
+    copy.write_bytes(contents[0])
+    assert design(copy, out) == 0
+    first = fasta(out)
+    copy.write_bytes(contents[1])
+    with pytest.MonkeyPatch.context() as patch:
+        add = RunFolder.add
+        patch.setattr(RunFolder, "add", lambda run, done: done.digest or add(run, done))
+        assert design(copy, out) == 0
+    assert fasta(out) != first
+    copy.write_bytes(contents[0])
+    assert design(copy, out) == 0
+    assert fasta(out) == first
+
+
+def test_a_name_that_cannot_be_printed_has_its_rows_once(folder, tmp_path, capsys) -> None:
+    copy, out = tmp_path / "a\u00a0b.pdb", tmp_path / "out"
+    copy.write_bytes((folder / "s0.pdb").read_bytes())
+    for _ in range(2):
+        assert design(copy, out, "--format", "parquet") == 0
+    assert "continued, 1 of 1 structures are done" in capsys.readouterr().err
+    assert len(rows_of_parts(out)) == 2
+
+
+def test_a_table_without_rows_is_made_too(folder, tmp_path, capsys) -> None:
+    out, table = tmp_path / "out", ("--table", tmp_path / "t.csv", "--max-mutations", "0")
+    for _ in range(2):
+        assert design(folder, out, *table) == 0
+    assert "continued, 6 of 6 structures are done" in capsys.readouterr().err
+
+
 def test_parts_of_shards_are_joined(folder, tmp_path, capsys) -> None:
     parquet = ("--format", "parquet")
     assert design(folder, tmp_path / "whole", *parquet) == 0

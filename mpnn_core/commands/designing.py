@@ -163,8 +163,6 @@ class Designing:
                 digest = _digest(partial(file_digest, file))
                 try:
                     structure = self.read(file)
-                    if structure.name != item.name and item.member:
-                        structure = replace(structure, name=item.name)
                     own = self.constraining(structure, file)
                 except mpnn.StructureError as error:
                     error.file = item.source
@@ -177,6 +175,8 @@ class Designing:
         if self.profiles is not None:
             own = replace(own, pssm=self.profiles.of(structure))
         own.check(structure)
+        if structure.name != item.name:  # which its own cannot be in files
+            structure = replace(structure, name=item.name)
         return structure, _Opened(item, digest, own)
 
     def _written(
@@ -200,7 +200,7 @@ def _digest(of_content: Callable[[], str]) -> str:
     """A sha256; "0" where the content cannot be read, which reading it will say."""
     try:
         return of_content()
-    except (OSError, mpnn.StructureError):
+    except Exception:  # whatever damaged content leads libraries to raise
         return "0"
 
 
@@ -273,7 +273,7 @@ def run_design(options: argparse.Namespace) -> int:
                     run.add_failure(failed)
     except (InputError, RunError) as error:
         raise CallError(str(error)) from None
-    return exit_code(failures, len(items))
+    return exit_code(failures, running.count)
 
 
 class _SaidError(ValueError):
@@ -378,7 +378,8 @@ class Running:
         checked = options.ligands or options.fixed_from
         files = [item.path for item in items if not item.member] if checked else []
         prints = options.out == STANDARD_OUTPUT
-        self.places = _places(options, len(items))
+        self.count = len(items) // (1 if shard is None else shard.of)  # about; then of this shard
+        self.places = _places(options, self.count)
         # An actor of a cluster has one core.
         threads = 1 if options.cluster else max(1, _cores() // len(self.places))
         sharing = 1 if options.cluster else self.places.count(self.places[0])
@@ -402,11 +403,18 @@ class Running:
         parts = None
         if run is not None and self.parquet:
             parts = Parts(run, _write_rows, _read_part, _drop_rows, STRUCTURES_A_PART)
-        names, left = self._left(run, parts)
+        names, left, moved = self._left(run, parts)
+        self.count = len(names)
         if run is not None:
-            _say_what_is_there(self.options, run, len(names), left, self.parquet)
-        if run is not None and parts is not None:
-            parts.drop(item.name for item in left)
+            _say_what_is_there(self.options, run, self.count, left, self.parquet)
+            # What an earlier line said is not so while it is designed anew.
+            anew = [item.name for item in left] + moved
+            run.forget([name for name in anew if name in run.lines])
+            if parts is not None:
+                parts.drop(anew)
+            for name in moved:
+                complain(f"note: {name} has changed, and is of another shard now; removed here")
+                (self.options.out / "seqs" / f"{name}.fa").unlink(missing_ok=True)
         seed = self.options.seed if run is None else run.seed
         work = self.work._replace(seed=secrets.randbits(32) if seed is None else seed)
         failed = 0
@@ -419,7 +427,7 @@ class Running:
                         failed += 1
                         yield result
                     elif run is None:
-                        printed += result.rows
+                        printed += result.rows or []
                     elif parts is not None:
                         parts.add(result)
                     else:
@@ -428,6 +436,8 @@ class Running:
             if parts is not None:
                 parts.write()
         self.outcome.finish(printed if run is None else run.rows(names))
+        if run is not None:
+            run.end()
         designed = len(left) - failed
         if run is not None and designed >= MANY:
             seconds = time.monotonic() - began
@@ -436,20 +446,25 @@ class Running:
                 f"{designed / seconds:.3g} a second"
             )
 
-    def _left(self, run: RunFolder | None, parts: Parts | None) -> tuple[list[str], list[Item]]:
-        """The names of the items of this shard, and the items that are not done.
+    def _left(
+        self, run: RunFolder | None, parts: Parts | None
+    ) -> tuple[list[str], list[Item], list[str]]:
+        """The names of the items of this shard, the items that are not done, and the names of those
+        that are done and were of this shard before they changed.
 
         Content is hashed where it says something: which shard it is of, or whether it has changed.
         What is new is hashed where it is read.
         """
         names: list[str] = []
         left: list[Item] = []
+        moved: list[str] = []
         for item in self.items:
             known = None if run is None else run.lines.get(item.name)
             digest = ""
             if self.shard is not None or known is not None:
                 digest = _digest(item.digest)
             if self.shard is not None and not self.shard.holds(digest):
+                moved += [] if known is None else [item.name]
                 continue
             names.append(item.name)
             results = _results(self.options, item, self.parquet)
@@ -457,10 +472,10 @@ class Running:
             if is_done and parts is not None:
                 is_done = parts.has(item.name)
             if is_done and self.options.table is not None:
-                is_done = bool(known and known.has_rows)  # made without a table
+                is_done = known is not None and known.rows is not None  # made with a table
             if not is_done:
                 left.append(item)
-        return names, left
+        return names, left, moved
 
     def _results(self, work: Work, items: list[Item]) -> Iterator[Done | Failed]:
         """Every item's outcome, from this process or from several."""
@@ -571,7 +586,8 @@ def _prepare(work: Work, place: str) -> Callable[[list[Item]], list[Done | Faile
     torch.set_num_threads(work.threads)
     if device.startswith("cuda") and work.sharing > 1:
         # What torch keeps for later is not free for the others; each gets its part of the memory.
-        torch.cuda.set_per_process_memory_fraction(GPU_SHARED / work.sharing, device)
+        index = torch.device(device).index
+        torch.cuda.set_per_process_memory_fraction(GPU_SHARED / work.sharing, index)
     options = _on(work.options, device)
     if number != "0":  # what is said of the model is said once
         with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):

@@ -129,8 +129,9 @@ class Outcome:
             kept = top(kept, options.top)
         return kept
 
-    def write(self, digest: str, designs: Sequence[mpnn.Designs]) -> list[dict[str, Any]]:
-        """Write what the options ask for of the designs of one structure; its rows of the table.
+    def write(self, digest: str, designs: Sequence[mpnn.Designs]) -> list[dict[str, Any]] | None:
+        """Write what the options ask for of the designs of one structure; its rows of the table,
+        or None where there is none.
 
         `digest` is the sha256 of the file that the structure was read from.
         """
@@ -138,8 +139,9 @@ class Outcome:
         from mpnn_core.design.programs import write_inputs
 
         listed = list(designs)  # those without designs count for the names
+        has_table = self.options.table is not None or self.wants_rows
         if not _count(listed):
-            return []
+            return [] if has_table else None
         name = listed[0].structure.name
         odd = odd_composition(listed)
         if odd:
@@ -153,8 +155,8 @@ class Outcome:
         if self.programs:
             for note in write_inputs(self.options.out, listed, self.programs):
                 complain(f"note: {name}: {note}")
-        if self.options.table is None and not self.wants_rows:
-            return []
+        if not has_table:
+            return None
         from mpnn_core.design.table import rows
 
         return rows(listed, digest)

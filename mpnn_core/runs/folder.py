@@ -19,6 +19,7 @@ from typing import IO, Any, NamedTuple
 from mpnn_core.structures.files import write_atomically
 
 RUN, MANIFEST, DONE, LOCK, FAILURES = "run", "run.json", "done.jsonl", "lock", "failures.csv"
+ENDED = "ended"
 PARTS = "designs/part-*.parquet"
 FAILURE_COLUMNS = ("file", "chain", "residue", "reason")
 
@@ -29,19 +30,20 @@ class RunError(ValueError):
 
 class Done(NamedTuple):
     """A structure whose results are written: its name, the sha256 of its content ("" takes back
-    what an earlier line said), and its rows of the table, or the part that has them."""
+    what an earlier line said), and its rows of the table, or the part that has them; None where it
+    was made without a table."""
 
     name: str
     digest: str
-    rows: list[dict[str, Any]]
+    rows: list[dict[str, Any]] | None
 
 
 class Line(NamedTuple):
-    """Where the log says that a structure is done: the sha256 of its content, whether there are
-    rows, and the first byte of the line. The rows stay in the file, for they may be many."""
+    """Where the log says that a structure is done: the sha256 of its content, how many rows there
+    are, and the first byte of the line. The rows stay in the file, for they may be many."""
 
     digest: str
-    has_rows: bool
+    rows: int | None
     start: int
 
 
@@ -121,8 +123,9 @@ class RunFolder:
             content = {
                 "mpnn_core": version, "seed": self.seed, "shard": shard, "settings": dict(settings),
             }  # fmt: skip
-            text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-            write_atomically(path, lambda file: file.write(text.encode("utf-8", "surrogateescape")))
+            text = json.dumps(content, indent=1) + "\n"  # in ASCII: paths may be no UTF-8
+            write_atomically(path, lambda file: file.write(text.encode("ascii")))
+        (self.run / ENDED).unlink(missing_ok=True)
         self.lines = read_done(self.run / DONE)
         self._log = (self.run / DONE).open("ab")
         if self._log.tell() and not _ends_a_line(self.run / DONE):
@@ -167,7 +170,7 @@ class RunFolder:
         """The rows of those of some structures that are done."""
         known = (self.lines[name] for name in names if name in self.lines)
         for done in read_lines(self.run / DONE, known):
-            yield from done.rows
+            yield from done.rows or ()
 
     def add(self, done: Done) -> None:
         """Say that the results of a structure are written."""
@@ -182,7 +185,11 @@ class RunFolder:
     def forget(self, names: Iterable[str]) -> None:
         """Say that structures have no results any more."""
         for name in names:
-            self.add(Done(name, "", []))
+            self.add(Done(name, "", None))
+
+    def end(self) -> None:
+        """Say that nothing is left to be done but what failed."""
+        write_atomically(self.run / ENDED, lambda file: file.write(b""))
 
     def add_failure(self, failed: Failed) -> None:
         """Say that a structure has none."""
@@ -218,7 +225,8 @@ def read_done(path: Path) -> dict[str, Line]:
 
 def _note(lines: dict[str, Line], done: Done, start: int) -> None:
     if done.digest:
-        lines[done.name] = Line(done.digest, bool(done.rows), start)
+        rows = None if done.rows is None else len(done.rows)
+        lines[done.name] = Line(done.digest, rows, start)
     else:  # it is forgotten
         lines.pop(done.name, None)
 
@@ -334,17 +342,17 @@ class Parts:
         self.next = max(numbers, default=-1) + 1
 
     def has(self, name: str) -> bool:
-        """Whether the rows of a structure that is done are there; their part may be removed."""
-        return name in self.of or not self.run.lines[name].has_rows
+        """Whether the rows of a structure that is done are there, once; their part may be removed,
+        or copied."""
+        return len(self.of.get(name, ())) == (1 if self.run.lines[name].rows else 0)
 
     def drop(self, names: Iterable[str]) -> None:
-        """Take structures that are designed anew out of the parts."""
+        """Take structures that are designed anew, and are forgotten, out of the parts."""
         of_part: dict[Path, set[str]] = {}
         for name in names:
             for path in self.of.get(name, ()):
                 of_part.setdefault(path, set()).add(name)
         for path, dropped in of_part.items():
-            self.run.forget(sorted(dropped))  # first: what has no rows is not done
             self._drop(path, dropped)
 
     def add(self, done: Done) -> None:
@@ -355,12 +363,11 @@ class Parts:
 
     def write(self) -> None:
         """Write what is kept; then it is done."""
-        if not self.pending:
-            return
         path = self.run.folder / PARTS.replace("*", f"{self.next:05d}")
-        if rows := [row for done in self.pending for row in done.rows]:
+        rows = [row for done in self.pending for row in done.rows or ()]
+        if rows:
             self._write(path, rows)
-            self.next += 1
-        for done in self.pending:
+        # From here on they are in a part, and a call that comes while they are logged writes none.
+        written, self.pending, self.next = self.pending, [], self.next + bool(rows)
+        for done in written:
             self.run.add(done._replace(rows=[{"part": path.name}] if done.rows else []))
-        self.pending = []

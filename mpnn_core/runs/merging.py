@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from mpnn_core.runs.folder import (
     DONE,
+    ENDED,
     FAILURES,
     RUN,
     Failed,
@@ -68,31 +69,46 @@ def merge(folders: Sequence[Path], out: Path) -> Merged:
     missing = [
         f"shard {k}/{of} is missing" for k in range(1, of + 1) if Shard(k, of) not in numbers
     ]
+    missing += [
+        f"shard {shard} has not ended: continue it in {folder}"
+        for shard, folder in shards.items()
+        if not (folder / RUN / ENDED).exists()
+    ]
     settings, version = first["settings"], first["mpnn_core"]
     failed = 0
     with RunFolder(out, settings, version, first["seed"], first["seed"]) as run:
-        for folder in folders:
-            _join(folder, out)
+        _require_one_content(folders, run)
+        for shard, folder in shards.items():
+            _join(folder, out, shard.replace("/", "of"))
             log = folder / RUN / DONE
             for done in read_lines(log, read_done(log).values()) if log.exists() else ():
-                other = run.lines.get(done.name)
-                if other is not None and other.digest != done.digest:
-                    raise RunError(f"{folder}: {done.name} is another structure in {out}")
                 run.add(done)
             for row in _failures(folder):
                 run.add_failure(Failed("", *row))
                 failed += 1
+        if not missing:
+            run.end()
         return Merged(len(run.lines), failed, missing)
 
 
-def _join(folder: Path, out: Path) -> None:
+def _require_one_content(folders: Sequence[Path], run: RunFolder) -> None:
+    """Refuse names that stand for different contents, before anything is joined."""
+    known = {name: (line.digest, run.folder) for name, line in run.lines.items()}
+    for folder in folders:
+        for name, line in read_done(folder / RUN / DONE).items():
+            digest, where = known.setdefault(name, (line.digest, folder))
+            if digest != line.digest:
+                raise RunError(f"{folder}: {name} is another structure in {where}")
+
+
+def _join(folder: Path, out: Path, shard: str) -> None:
     """Bring the results of a shard; links where the file system has them."""
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
         if path.is_dir() or relative.parts[0] == RUN or relative == Path(FAILURES):
             continue
         if relative.parts[0] == "designs":
-            relative = Path("designs") / f"{relative.stem}-{folder.name}{relative.suffix}"
+            relative = Path("designs") / f"{relative.stem}-{shard}{relative.suffix}"
         target = out / relative
         if target.exists():
             if target.read_bytes() != path.read_bytes():
@@ -110,7 +126,9 @@ def _join(folder: Path, out: Path) -> None:
 
 def _failures(folder: Path) -> list[tuple[str, str, str, str]]:
     try:
-        with (folder / FAILURES).open(newline="", encoding="utf-8") as file:
+        with (folder / FAILURES).open(
+            newline="", encoding="utf-8", errors="surrogateescape"
+        ) as file:
             rows = list(csv.reader(file))[1:]
     except FileNotFoundError:
         return []

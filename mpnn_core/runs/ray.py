@@ -89,29 +89,46 @@ class RayWorkers(Generic[Item, Result]):
         Raises
         ------
         RunError
-            The first actor cannot start.
+            The first actor cannot start, or none is left.
         """
         ray = self.ray
         again: deque[tuple[list[Item], int]] = deque()  # batches whose actor died, and their try
         actors = [self._actor(i) for i in range(self.count)]
+        # An actor for which there is no room yet may never start; it gets nothing until it does.
+        starting = {actor.started.remote(): a for a, actor in enumerate(actors)}
         busy: dict[Any, tuple[int, list[Item], int]] = {}
-        load = [0] * self.count
+        load: dict[int, int] = {}  # of the actors that have started
+        is_all_given = has_one_started = False
 
         def give() -> None:
             """Keep every actor busy; nobody gets more than it will soon compute."""
-            while min(load) < AHEAD:
+            nonlocal is_all_given
+            while load and min(load.values()) < AHEAD:
                 batch, tries = again.popleft() if again else (list(islice(items, batch_size)), 1)
                 if not batch:
+                    is_all_given = True
                     return
-                a = load.index(min(load))
+                a = min(load, key=load.__getitem__)
                 busy[actors[a].compute.remote(batch)] = a, batch, tries
                 load[a] += 1
 
         try:
-            self._wait_for_one(actors)
-            give()
-            while busy:
-                (ready,), _ = ray.wait(list(busy), num_returns=1)
+            while busy or again or not is_all_given:
+                if not busy and not starting:
+                    raise RunError("--cluster: no actor is left; call it again to continue")
+                (ready,), _ = ray.wait([*busy, *starting], num_returns=1)
+                if ready in starting:
+                    a = starting.pop(ready)
+                    try:
+                        ray.get(ready)
+                    except ray.exceptions.RayError as error:
+                        if not has_one_started:  # what keeps one from starting keeps all
+                            *_, why = str(error).strip().splitlines()
+                            raise RunError(f"--cluster: an actor cannot start: {why}") from None
+                    else:
+                        load[a], has_one_started = 0, True
+                    give()
+                    continue
                 a, *_ = busy[ready]
                 died = ""
                 # An actor computes in order. What it died of is the first that has no result; what
@@ -126,7 +143,9 @@ class RayWorkers(Generic[Item, Result]):
                         continue
                     try:
                         results = ray.get(ref)
-                    except ray.exceptions.RayActorError as error:
+                    except ray.exceptions.RayTaskError:  # what computing raised
+                        raise
+                    except ray.exceptions.RayError as error:
                         died = str(error).splitlines()[0]
                         results = []
                         if tries >= TRIES:
@@ -137,25 +156,20 @@ class RayWorkers(Generic[Item, Result]):
                     load[a] -= 1
                     yield from results
                 if died:
-                    load[a], actors[a] = 0, self._actor(a)
+                    ray.kill(actors[a])
+                    del load[a]
+                    actors[a] = self._actor(a)
+                    starting[actors[a].started.remote()] = a
                 give()
         finally:
             for actor in actors:
                 ray.kill(actor)
             ray.shutdown()
 
-    def _wait_for_one(self, actors: list[Any]) -> None:
-        """What keeps one from starting keeps all, and would lose every item."""
-        (first,), _ = self.ray.wait([actor.started.remote() for actor in actors], num_returns=1)
-        try:
-            self.ray.get(first)
-        except self.ray.exceptions.RayError as error:
-            *_, why = str(error).strip().splitlines()
-            raise RunError(f"--cluster: an actor cannot start: {why}") from None
-
     def _actor(self, number: int) -> Any:
         """An actor; it has a core for itself, and its part of a GPU."""
-        gpus = 1 / self.sharing if self.on_gpus else 0
+        # Ray counts in ten-thousandths, and rounds.
+        gpus = 10_000 // self.sharing / 10_000 if self.on_gpus else 0
         remote = self.ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0)(_Actor)
         return remote.remote(f"{number}:{self.device}", self.prepare)
 

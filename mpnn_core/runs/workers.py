@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from itertools import islice
+from itertools import count, islice
 from multiprocessing import current_process, parent_process
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnContext, SpawnProcess
@@ -78,6 +78,7 @@ class Workers(Generic[Item, Result]):
         """
         workers = [self._worker(place) for place in self.places]
         ahead: deque[_Assigned[Item, Result]] = deque()
+        serial = count()
         unreadable: Exception | None = None
 
         def assigned(batch: list[Item], w: int, tries: int = 1) -> _Assigned[Item, Result]:
@@ -86,7 +87,15 @@ class Workers(Generic[Item, Result]):
             except BrokenProcessPool:  # it died while it had nothing to do
                 workers[w] = self._worker(self.places[w])
                 future = workers[w].pool.submit(_computed, batch)
-            return _Assigned(batch, w, workers[w], future, tries)
+            return _Assigned(batch, w, workers[w], future, tries, next(serial))
+
+        def after_death(each: _Assigned[Item, Result], why: str) -> list[_Assigned[Item, Result]]:
+            """What takes the place of the batch that a worker died of."""
+            if each.tries < TRIES:
+                return [assigned([item], each.place, each.tries + 1) for item in each.batch]
+            future: Future[list[Result]] = Future()
+            future.set_result([self.lost(item, each.worker.place, why) for item in each.batch])
+            return [each._replace(future=future)]
 
         def waiting(w: int) -> int:
             return sum(item.place == w and not item.future.done() for item in ahead)
@@ -119,16 +128,18 @@ class Workers(Generic[Item, Result]):
                     if workers[first.place] is first.worker:
                         first.worker.end()
                         workers[first.place] = self._worker(first.worker.place)
-                    for i, other in enumerate(ahead):
-                        if other.worker is first.worker and not other.succeeded:
-                            ahead[i] = assigned(other.batch, other.place, other.tries)
-                    # A worker does one batch after another, so it is this one that it had begun.
-                    if first.tries >= TRIES:
-                        place, why = first.worker.place, str(error)
-                        yield from (self.lost(item, place, why) for item in first.batch)
-                    else:
-                        again = (assigned([i], first.place, first.tries + 1) for i in first.batch)
-                        ahead.extendleft(reversed(list(again)))
+                    held = [first, *ahead]
+                    left = [x for x in held if x.worker is first.worker and not x.succeeded]
+                    # A worker does one batch after another, in the order in which it got them.
+                    begun = min(left, key=lambda x: x.serial)
+                    ahead.clear()
+                    for each in held:
+                        if each is begun:
+                            ahead.extend(after_death(each, str(error)))
+                        elif any(each is x for x in left):
+                            ahead.append(assigned(each.batch, each.place, each.tries))
+                        else:
+                            ahead.append(each)
                     continue
                 yield from results
         finally:
@@ -147,6 +158,9 @@ class _Worker:
         self.context = _Spawning()
         self.pool = ProcessPoolExecutor(1, self.context, _start, (place, prepare))
         self.started = self.pool.submit(_start_is_over)
+        # The process has an end of its own. While this one is open too, a message that the process
+        # was sending when it died seems to go on for ever.
+        self.pool._result_queue._writer.close()  # type: ignore[attr-defined]
 
     @property
     def failed_to_start(self) -> bool:
@@ -177,13 +191,15 @@ class _Spawning(SpawnContext):
 
 
 class _Assigned(NamedTuple, Generic[Item, Result]):
-    """A batch, the number of its worker, the worker, what it will give, and the try it is."""
+    """A batch, the number of its worker, the worker, what it will give, the try it is, and its
+    number among all."""
 
     batch: list[Item]
     place: int
     worker: _Worker
     future: Future[list[Result]]
     tries: int
+    serial: int
 
     @property
     def succeeded(self) -> bool:
