@@ -156,6 +156,26 @@ def test_a_structure_that_kills_its_worker_is_set_aside(inputs, undisturbed, tmp
     assert designs(out) == undisturbed and not (out / "failures.csv").exists()
 
 
+KILLERS = {4, 7, 8, 15}
+
+
+def killing(place: str):
+    def compute(batch: list[int]) -> list[str]:
+        if KILLERS & set(batch):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return [str(n) for n in batch]
+
+    return compute
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_killers_in_neighbouring_batches_take_nobody_along(count):
+    places = ["cpu"] * count
+    workers = Workers(places, killing, lambda item, place, why: f"lost {item}", "test")
+    found = list(workers.results(iter(range(24)), 3))
+    assert found == [f"lost {n}" if n in KILLERS else str(n) for n in range(24)]
+
+
 def kill_while_it_sends() -> None:
     """End this process in the middle of a message."""
     main = threading.main_thread().ident
