@@ -118,9 +118,15 @@ def test_actors_share_gpus(cluster_of) -> None:
     shared: RayWorkers[int, int] = RayWorkers(address, None, "cuda", slow, lost, 8)
     assert (shared.count, shared.sharing) == (2, 1), "three cores for each, and two are for one"
     ray.shutdown()
-    shared = RayWorkers(address, 5, "cuda", slow, lost, 8)
+    shared = RayWorkers(address, 5, "cuda", process, lost, 8)
     assert (shared.count, shared.sharing) == (5, 3)
-    assert sorted(shared.results(iter(range(20)), 2)) == [n * n for n in range(20)]
+    processes = set()
+    for found in shared.results(iter(range(400)), 1):
+        processes.add(found)
+        if len(processes) == 5:
+            break
+    assert len(processes) == 5, "all have a place"
+    ray.shutdown()
     with pytest.raises(RunError, match="6 cores, too few for 7 workers"):
         RayWorkers(address, 7, "cuda", slow, lost, 8)
 
@@ -128,6 +134,16 @@ def test_actors_share_gpus(cluster_of) -> None:
 def test_a_cluster_without_gpus_is_told(cluster_of) -> None:
     with pytest.raises(RunError, match="the cluster has no GPU"):
         RayWorkers(cluster_of(2, 0).address, None, "cuda", slow, lost, 8)
+
+
+def process(place: str):
+    import time
+
+    def compute(batch: list[int]) -> list[int]:
+        time.sleep(0.2)
+        return [os.getpid() for _ in batch]
+
+    return compute
 
 
 def slow(place: str):
@@ -140,20 +156,9 @@ def slow(place: str):
     return compute
 
 
-def test_a_node_that_nobody_replaces_costs_nothing(cluster_of) -> None:
-    """The actor that has no place gets nothing to do."""
-    cluster = cluster_of(1, 0)
-    node = cluster.add_node(num_cpus=1)
-    workers: RayWorkers[int, int] = RayWorkers(cluster.address, 2, "cpu", slow, lost)
-    found = []
-    for i, value in enumerate(workers.results(iter(range(40)), 2)):
-        found.append(value)
-        if i == 10:
-            cluster.remove_node(node, allow_graceful=False)
-    assert sorted(found) == [n * n for n in range(40)]
-
-
-def test_a_node_that_dies_costs_nothing(cluster_of) -> None:
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_a_node_that_dies_costs_nothing(is_replaced, cluster_of) -> None:
+    """Where nobody replaces it, its actor has no place, and gets nothing to do."""
     cluster = cluster_of(1, 0)
     node = cluster.add_node(num_cpus=1)
     workers: RayWorkers[int, int] = RayWorkers(cluster.address, 2, "cpu", slow, lost)
@@ -162,7 +167,8 @@ def test_a_node_that_dies_costs_nothing(cluster_of) -> None:
         found.append(value)
         if i == 20:
             cluster.remove_node(node, allow_graceful=False)
-            cluster.add_node(num_cpus=1)
+            if is_replaced:
+                cluster.add_node(num_cpus=1)
     assert sorted(found) == [n * n for n in range(60)]
 
 

@@ -312,7 +312,9 @@ def test_rows_are_written_once_if_the_log_cannot_be(folder, tmp_path, monkeypatc
         add(run, done)
 
     monkeypatch.setattr(RunFolder, "add", failing)
+    monkeypatch.setattr(designing, "STRUCTURES_A_PART", 3)
     assert design(folder, out, "--format", "parquet") != 0
+    assert len(rows_of_parts(out)) == 6
     monkeypatch.undo()
     assert design(folder, out, "--format", "parquet") == 0
     assert len(rows_of_parts(out)) == 12

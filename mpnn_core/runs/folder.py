@@ -1,9 +1,9 @@
 """A run is a folder: what it is made with, what is done, and what failed.
 
 DIR/run/run.json is the manifest: settings, seed, version. DIR/run/done.jsonl has a line for each
-structure that is done, written after its results; DIR/failures.csv one for each that failed. A line
-that was cut by the end of the process does not count, so its structure is done again, to the same
-bytes. No clock is read.
+structure that is done, written after its results; DIR/failures.csv one for each that failed.
+DIR/run/ended is there once nothing is left. A line that was cut by the end of the process does not
+count, so its structure is done again, to the same bytes. No clock is read.
 """
 
 from __future__ import annotations
